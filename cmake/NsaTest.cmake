@@ -1,0 +1,16 @@
+# nsa_add_tests(LIBRARIES a b [LABELS l])
+# One executable and one ctest entry for each *_test.cc of the calling folder, so that each builds,
+# runs and fails by itself.
+function(nsa_add_tests)
+  cmake_parse_arguments(ARG "" "" "LIBRARIES;LABELS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_test.cc)
+  foreach(source ${sources})
+    get_filename_component(name ${source} NAME_WE)
+    add_executable(${name} ${source})
+    target_link_libraries(${name} PRIVATE nsa_options ${ARG_LIBRARIES} GTest::gtest GTest::gmock
+                                          GTest::gtest_main Threads::Threads)
+    add_test(NAME ${name} COMMAND ${name})
+    set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 600
+                         ENVIRONMENT "NSA_SOURCE_DIR=${CMAKE_SOURCE_DIR}")
+  endforeach()
+endfunction()

@@ -1,0 +1,109 @@
+#ifndef NSA_ENGINE_ENGINE_H_
+#define NSA_ENGINE_ENGINE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "engine/metrics.h"
+#include "engine/request.h"
+#include "engine/tokenizer/chat_template.h"
+#include "engine/tokenizer/tokenizer.h"
+
+namespace nsa::engine {
+
+enum class AttentionFlag : uint8_t { kAuto, kNsa, kFull };
+
+struct EngineOptions {
+  std::string model_path;
+  AttentionFlag attention = AttentionFlag::kAuto;
+  int32_t num_selected_blocks = 0;  // 0: the spec's own
+  int64_t max_context = 0;          // tokens; 0: design.md §8's default
+  double kv_cache_gib = 0;          // 0: what memory allows
+  int num_threads = 0;              // 0: the cores that this process may use
+  int64_t max_step_tokens = 512;    // token budget of a step, so the longest prefill chunk
+  int32_t max_running_requests = 64;
+  int32_t max_queued_requests = 256;
+  int64_t max_queued_tokens = 0;    // 0: 8 times max_context
+  MetricsObserver* metrics = nullptr;  // outlives the engine; may be null
+  /// Told how far loading is, in [0, 1].
+  std::function<void(double)> on_load_progress;
+};
+
+/// What was loaded, for GetModelInfo and `nsa_client info`.
+struct ModelInfo {
+  std::string name;
+  std::string path;
+  std::string family;        // "llama"
+  std::string architecture;  // the file's own word
+  std::string weight_type;   // of the most weights: "Q4_1"
+  std::string kv_cache_dtype;
+  std::string tokenizer_kind;
+  std::string attention;         // AttentionSpec in words
+  std::string attention_source;  // "checkpoint", "flag" or "default"
+  std::string backend;
+  int64_t num_parameters = 0;
+  int64_t weight_bytes = 0;
+  int64_t kv_pool_bytes = 0;
+  int64_t num_pages = 0;
+  int64_t max_context = 0;
+  int64_t trained_context = 0;
+  int32_t num_layers = 0;
+  int32_t num_q_heads = 0;
+  int32_t num_kv_heads = 0;
+  int32_t head_dim = 0;
+  int32_t hidden_size = 0;
+  int32_t vocabulary_size = 0;
+  int32_t num_selected_blocks = 0;
+  int64_t window_size = 0;
+};
+
+struct EngineLoad {
+  int32_t num_running = 0;
+  int32_t num_waiting = 0;
+  int64_t num_waiting_tokens = 0;
+  int64_t num_pages_total = 0;
+  int64_t num_pages_free = 0;
+};
+
+/// The whole engine behind one door: model, cache, scheduler and the one thread that owns them.
+/// All methods may be called from any thread.
+class Engine {
+ public:
+  virtual ~Engine() = default;  // aborts what runs, ends the engine thread
+
+  /// Limits that need no token ids, tested before the prompt is tokenized: ResourceExhausted where
+  /// the queue is full or `prompt_bytes` can't fit (more bytes than max_context tokens can have).
+  virtual absl::Status Admit(int64_t prompt_bytes) const = 0;
+
+  /// Takes the request or says why not (InvalidArgument names field, value and range;
+  /// ResourceExhausted; Unavailable while draining; AlreadyExists for an id in use). After OK, `sink`
+  /// gets exactly one OnDone.
+  virtual absl::Status Submit(Request request, std::shared_ptr<OutputSink> sink) = 0;
+
+  /// Ends a request at the next step boundary with FinishReason::kAborted. Idempotent; unknown ids
+  /// are no error.
+  virtual void Abort(std::string_view request_id) = 0;
+
+  /// Refuses new requests, lets what was accepted finish until `deadline`, aborts the rest, returns.
+  virtual void Drain(absl::Time deadline) = 0;
+
+  virtual EngineLoad load() const = 0;
+  virtual const ModelInfo& model_info() const = 0;
+  virtual const Tokenizer& tokenizer() const = 0;
+  virtual const ChatTemplate* chat_template() const = 0;  // null: the checkpoint has none
+  /// False once the engine thread is gone or has not finished a step for too long.
+  virtual bool healthy() const = 0;
+};
+
+/// Loads the model and starts the engine thread. Memory for weights, pool and the largest step is
+/// checked before loading and taken before this returns.
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& options);
+
+}  // namespace nsa::engine
+
+#endif  // NSA_ENGINE_ENGINE_H_

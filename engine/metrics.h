@@ -1,0 +1,56 @@
+#ifndef NSA_ENGINE_METRICS_H_
+#define NSA_ENGINE_METRICS_H_
+
+#include <cstdint>
+#include <string_view>
+
+#include "absl/time/time.h"
+#include "engine/request.h"
+
+namespace nsa::engine {
+
+/// What one step did, with the state after it.
+struct StepStats {
+  int64_t num_prefill_tokens = 0;
+  int64_t num_decode_tokens = 0;
+  int32_t num_rows_in_batch = 0;  // sequences in the step
+  absl::Duration duration;
+  int32_t num_running = 0;
+  int32_t num_waiting = 0;
+  int64_t num_pages_total = 0;
+  int64_t num_pages_active = 0;
+  int64_t num_pages_cached = 0;
+  // Tokens that attention read, summed over rows (per layer and KV head on average), by branch, and
+  // what full attention would have read.
+  int64_t attention_tokens_cmp = 0;
+  int64_t attention_tokens_slc = 0;
+  int64_t attention_tokens_win = 0;
+  int64_t attention_tokens_full = 0;
+};
+
+/// One request's end.
+struct RequestStats {
+  std::string_view finished_reason;  // "stop", "length", "abort", "error"
+  Usage usage;
+  absl::Duration e2e_latency;
+  absl::Duration time_to_first_token;  // zero where no token came
+  int64_t max_tokens = 0;
+  int64_t num_preemptions = 0;
+};
+
+/// Told by the engine what happens. Called by the engine thread (OnRejected: by any thread); must
+/// be quick. The default does nothing.
+class MetricsObserver {
+ public:
+  virtual ~MetricsObserver() = default;
+  virtual void OnStep(const StepStats&) {}
+  virtual void OnFirstToken(absl::Duration) {}
+  virtual void OnInterToken(absl::Duration) {}
+  virtual void OnRequestDone(const RequestStats&) {}
+  virtual void OnPreemption() {}
+  virtual void OnRejected(std::string_view reason) { (void)reason; }
+};
+
+}  // namespace nsa::engine
+
+#endif  // NSA_ENGINE_METRICS_H_

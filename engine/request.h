@@ -1,0 +1,99 @@
+#ifndef NSA_ENGINE_REQUEST_H_
+#define NSA_ENGINE_REQUEST_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+
+namespace nsa::engine {
+
+/// Sampling and stopping; names, meanings and defaults of serving.md §1.
+struct SamplingParams {
+  float temperature = 1;
+  float top_p = 1;
+  int32_t top_k = 0;  // 0: off
+  float min_p = 0;
+  float presence_penalty = 0;
+  float frequency_penalty = 0;
+  float repetition_penalty = 1;
+  std::vector<std::pair<int32_t, float>> logit_bias;
+  std::vector<int32_t> allowed_token_ids;  // empty: all
+  std::vector<std::string> bad_words;
+  std::optional<uint64_t> seed;
+  std::optional<int64_t> max_tokens;  // none: to the end of the context
+  int64_t min_tokens = 0;
+  std::vector<std::string> stop;
+  std::vector<int32_t> stop_token_ids;
+  bool ignore_eos = false;
+  bool include_stop_str_in_output = false;
+  bool skip_special_tokens = true;
+  bool spaces_between_special_tokens = true;
+};
+
+enum class AttentionMode : uint8_t { kDefault, kNsa, kFull };
+
+/// A request's own sparse budget. Zero or kDefault: the server's.
+struct AttentionOverride {
+  AttentionMode mode = AttentionMode::kDefault;
+  int32_t num_selected_blocks = 0;
+};
+
+struct Request {
+  std::string id;  // unique among running requests
+  std::vector<int32_t> prompt_token_ids;
+  SamplingParams sampling;
+  AttentionOverride attention;
+  int32_t priority = 0;  // lower runs first
+  absl::Time deadline = absl::InfiniteFuture();
+};
+
+enum class FinishReason : uint8_t { kStopToken, kStopString, kLength, kAborted };
+
+struct Usage {
+  int64_t num_prompt_tokens = 0;
+  int64_t num_cached_tokens = 0;
+  int64_t num_generated_tokens = 0;
+  absl::Duration queue_time;
+  absl::Duration prefill_time;
+  absl::Duration decode_time;
+};
+
+/// New tokens of a request and the text that they complete.
+struct Output {
+  std::vector<int32_t> token_ids;
+  std::string text;  // whole characters; may be empty or lag behind token_ids
+};
+
+/// Set by OnDone where the status is OK.
+struct Finish {
+  FinishReason reason = FinishReason::kLength;
+  int32_t stop_token_id = -1;  // where reason is kStopToken
+  std::string stop_string;     // where reason is kStopString
+  Usage usage;
+};
+
+/// Where a request's results go. Called by the engine thread alone, in order; must not block.
+/// OnDone is the last call and comes exactly once for each submitted request.
+class OutputSink {
+ public:
+  virtual ~OutputSink() = default;
+  /// Prompt tokens processed so far; at most once a step.
+  virtual void OnPrefillProgress(int64_t num_processed, int64_t num_prompt_tokens) {
+    (void)num_processed;
+    (void)num_prompt_tokens;
+  }
+  virtual void OnOutput(Output output) = 0;
+  /// `status` is OK (then `finish` says why it ended), Cancelled, DeadlineExceeded or an error.
+  virtual void OnDone(const absl::Status& status, const Finish& finish) = 0;
+  /// False while the reader is too slow: the request then pauses, alone. Any thread may change it.
+  virtual bool Ready() const { return true; }
+};
+
+}  // namespace nsa::engine
+
+#endif  // NSA_ENGINE_REQUEST_H_

@@ -1,0 +1,19 @@
+#ifndef NSA_KERNELS_TENSOR_H_
+#define NSA_KERNELS_TENSOR_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace nsa::kernels {
+
+/// Element types of dense tensors (caches, activations, unquantised weights).
+enum class DType : uint8_t { kF32, kF16, kBF16 };
+
+constexpr size_t SizeOf(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+
+/// Number of tokens in one page of the KV cache (design.md §5).
+inline constexpr int kPageSize = 64;
+
+}  // namespace nsa::kernels
+
+#endif  // NSA_KERNELS_TENSOR_H_
