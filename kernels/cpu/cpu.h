@@ -1,0 +1,66 @@
+#ifndef NSA_KERNELS_CPU_CPU_H_
+#define NSA_KERNELS_CPU_CPU_H_
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/thread_pool.h"
+
+/// The operators for the CPU: Highway with run-time dispatch, split over the pool's threads.
+namespace nsa::kernels::cpu {
+
+/// Memory that only grows and is reused from call to call: 64-byte aligned, not initialised.
+class Scratch {
+ public:
+  Scratch() = default;
+  ~Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  /// At least `count` elements; invalidates what the call before returned.
+  template <typename T>
+  T* Get(size_t count) {
+    return static_cast<T*>(Grow(count * sizeof(T)));
+  }
+
+ private:
+  void* Grow(size_t num_bytes);
+
+  void* data_ = nullptr;
+  size_t capacity_ = 0;
+};
+
+/// What the operators of one backend share: threads and scratch memory.
+struct Context {
+  explicit Context(int num_threads)
+      : pool(num_threads), shared(4), worker(static_cast<size_t>(num_threads)) {}
+
+  ThreadPool pool;
+  std::vector<Scratch> shared;  // for one call: results that all workers read
+  std::vector<Scratch> worker;  // [num_threads], each used by its worker alone
+};
+
+/// The instruction set that dispatch chose: "AVX3_DL".
+std::string TargetName();
+
+std::unique_ptr<PackedMatrix> Pack(std::span<const WeightMatrix> parts);
+void Embed(Context& context, const EmbedParams& params);
+void RmsNorm(Context& context, const RmsNormParams& params);
+void Gemm(Context& context, const GemmParams& params);
+void Swiglu(Context& context, const SwigluParams& params);
+void RopeKvWrite(Context& context, const RopeKvWriteParams& params);
+void CmpPool(Context& context, const CmpPoolParams& params);
+void CmpAttn(Context& context, const CmpAttnParams& params);
+void ScoreTopk(Context& context, const ScoreTopkParams& params);
+void SelAttn(Context& context, const SelAttnParams& params);
+void WinAttn(Context& context, const WinAttnParams& params);
+void FullAttn(Context& context, const FullAttnParams& params);
+void Merge(Context& context, const MergeParams& params);
+void Sample(Context& context, const SampleParams& params);
+
+}  // namespace nsa::kernels::cpu
+
+#endif  // NSA_KERNELS_CPU_CPU_H_
