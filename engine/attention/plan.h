@@ -1,0 +1,95 @@
+#ifndef NSA_ENGINE_ATTENTION_PLAN_H_
+#define NSA_ENGINE_ATTENTION_PLAN_H_
+
+#include <cstdint>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/attention/spec.h"
+#include "kernels/backend.h"
+
+namespace nsa::engine {
+
+/// Sizes that a plan and its workspace need to know of a model.
+struct AttentionShape {
+  int num_q_heads = 0;
+  int num_kv_heads = 0;
+  int head_dim_k = 0;
+  int head_dim_v = 0;
+  float scale = 1;
+};
+
+/// Where the branches of one layer leave their results; reused from layer to layer and step to step.
+class AttentionWorkspace {
+ public:
+  /// For up to `max_rows` rows and `max_selected_blocks` per (row, KV head).
+  AttentionWorkspace(const AttentionShape& shape, int64_t max_rows, int32_t max_selected_blocks);
+
+  kernels::BranchOutput branch(int index);
+  int32_t* selected() { return selected_.data(); }
+  int32_t* num_selected() { return num_selected_.data(); }
+  int32_t max_selected_blocks() const { return max_selected_blocks_; }
+  int64_t num_bytes() const;
+
+ private:
+  int32_t max_selected_blocks_;
+  std::vector<float> out_[kernels::kMaxBranches];  // [max_rows, num_q_heads, head_dim_v]
+  std::vector<float> lse_[kernels::kMaxBranches];  // [max_rows, num_q_heads]
+  std::vector<int32_t> selected_;      // [max_rows, num_kv_heads, max_selected_blocks]
+  std::vector<int32_t> num_selected_;  // [max_rows, num_kv_heads]
+};
+
+/// One layer's attention over the rows [row_begin, row_begin + num_rows) of a batch.
+struct AttentionInputs {
+  kernels::AttentionQuery query;  // its segments' row_begin count from the batch's first row
+  const float* k = nullptr;       // [rows of the batch, num_kv_heads, head_dim_k], not rotated
+  int64_t k_stride = 0;
+  const float* v = nullptr;  // [rows of the batch, num_kv_heads, head_dim_v]
+  int64_t v_stride = 0;
+  const int32_t* row_num_selected_blocks = nullptr;  // [rows of the batch]
+  const float* gate_logits = nullptr;  // [rows of the batch, num_q_heads, branches] or null
+  int64_t gate_stride = 0;
+  int64_t row_begin = 0;
+  int64_t num_rows = 0;
+  float* y = nullptr;  // [rows of the batch, num_q_heads · head_dim_v], dense
+};
+
+/// Tokens that a query reads, by branch; compressed rows count as one each.
+struct AttentionReads {
+  int64_t cmp = 0;
+  int64_t slc = 0;
+  int64_t win = 0;
+};
+
+/// An AttentionSpec resolved into operators with their parameters. Immutable: any thread may read it;
+/// Run belongs to the thread that owns backend and workspace.
+class AttentionPlan {
+ public:
+  static absl::StatusOr<AttentionPlan> Resolve(const AttentionSpec& spec,
+                                               const AttentionShape& shape);
+
+  const AttentionSpec& spec() const { return spec_; }
+  int num_branches() const { return num_branches_; }
+
+  /// Stores K and V of the new rows, closes compression windows, and computes y.
+  void Run(kernels::Backend& backend, const AttentionInputs& inputs,
+           AttentionWorkspace& workspace) const;
+
+  /// What the query at `position` reads with n = `num_selected_blocks`, per KV head.
+  AttentionReads CountReads(int64_t position, int32_t num_selected_blocks) const;
+
+ private:
+  using Step = std::variant<kernels::CmpPoolParams, kernels::CmpAttnParams, kernels::ScoreTopkParams,
+                            kernels::SelAttnParams, kernels::WinAttnParams, kernels::FullAttnParams,
+                            kernels::MergeParams>;
+
+  AttentionSpec spec_;
+  AttentionShape shape_;
+  int num_branches_ = 0;
+  std::vector<Step> steps_;  // parameters without pointers; Run fills in copies
+};
+
+}  // namespace nsa::engine
+
+#endif  // NSA_ENGINE_ATTENTION_PLAN_H_

@@ -1,0 +1,94 @@
+#include "engine/attention/spec.h"
+
+#include <algorithm>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "kernels/tensor.h"
+
+namespace nsa::engine {
+namespace {
+
+using kernels::kPageSize;
+
+// Workspace bound for specs with absolute positions, whose n no trained length limits.
+constexpr int32_t kMaxSelectedBlocks = 256;
+
+absl::Status Contradiction(const char* field, int64_t value, const char* expected) {
+  return absl::InvalidArgumentError(
+      absl::StrFormat("attention spec: %s is %d, expected %s", field, value, expected));
+}
+
+}  // namespace
+
+AttentionSpec FullAttentionSpec() { return AttentionSpec{}; }
+
+AttentionSpec TrainingFreeSpec(int64_t trained_context) {
+  AttentionSpec spec;
+  spec.sparse = true;
+  // Scores from means lose their meaning at distances near the trained length; algorithm.md §3
+  // measured 2,000 tokens as the best clamp on a model trained for 8,192.
+  spec.max_score_page_distance = std::max<int64_t>(1, std::min<int64_t>(31, trained_context / 256));
+  spec.disjoint_window = true;
+  spec.relative_positions = true;
+  spec.combination = Combination::kJoinedSoftmax;
+  spec.num_local_blocks = 0;
+  spec.window_size = std::clamp<int64_t>(trained_context / 4 / kPageSize * kPageSize, kPageSize, 512);
+  spec.num_selected_blocks = std::min(32, MaxSelectedBlocks(spec, trained_context));
+  return spec;
+}
+
+int32_t MaxSelectedBlocks(const AttentionSpec& spec, int64_t trained_context) {
+  if (!spec.relative_positions) return kMaxSelectedBlocks;
+  const int64_t blocks = (trained_context - spec.window_size - kPageSize) / kPageSize;
+  return static_cast<int32_t>(std::clamp<int64_t>(blocks, 1, kMaxSelectedBlocks));
+}
+
+absl::Status Validate(const AttentionSpec& spec) {
+  if (!spec.sparse) return absl::OkStatus();
+  const int l = spec.compression_length, d = spec.compression_stride, block = spec.sel_block_size;
+  if (d < 1 || kPageSize % d != 0) return Contradiction("compression_stride", d, "a divisor of 64");
+  if (l < d || l % d != 0) {
+    return Contradiction("compression_length", l, "a multiple of compression_stride");
+  }
+  if (block < d || block % d != 0 || (kPageSize % block != 0 && block % kPageSize != 0)) {
+    return Contradiction("sel_block_size", block,
+                         "a multiple of compression_stride that divides 64 or is a multiple of it");
+  }
+  if (spec.window_size < 1) return Contradiction("window_size", spec.window_size, "at least 1");
+  const int forced = spec.num_initial_blocks + spec.num_local_blocks;
+  if (spec.num_initial_blocks < 0 || spec.num_local_blocks < 0) {
+    return Contradiction("num_initial_blocks or num_local_blocks", -1, "no negative number");
+  }
+  if (spec.num_selected_blocks < std::max(1, forced)) {
+    return Contradiction("num_selected_blocks", spec.num_selected_blocks,
+                         "at least the number of forced blocks, and at least 1");
+  }
+  if (spec.disjoint_window && spec.window_size % kPageSize != 0) {
+    return Contradiction("window_size", spec.window_size,
+                         "a multiple of 64 where the window is disjoint from the selection");
+  }
+  if (spec.relative_positions && (block != kPageSize || !spec.disjoint_window)) {
+    return Contradiction("sel_block_size", block,
+                         "64 with a disjoint window, as relative positions need");
+  }
+  if (spec.disjoint_window && spec.num_local_blocks != 0) {
+    return Contradiction("num_local_blocks", spec.num_local_blocks, "0 with a disjoint window");
+  }
+  if (spec.combination == Combination::kJoinedSoftmax && spec.compressed_values) {
+    return Contradiction("compressed_values", 1, "false where the branches are joined by softmax");
+  }
+  return absl::OkStatus();
+}
+
+std::string Describe(const AttentionSpec& spec) {
+  if (!spec.sparse) return "full";
+  return absl::StrFormat(
+      "nsa l=%d d=%d l'=%d n=%d w=%d, %s, %s positions", spec.compression_length,
+      spec.compression_stride, spec.sel_block_size, spec.num_selected_blocks, spec.window_size,
+      spec.combination == Combination::kGates ? "gated branches" : "joined softmax",
+      spec.relative_positions ? "relative" : "absolute");
+}
+
+}  // namespace nsa::engine

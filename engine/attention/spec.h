@@ -1,0 +1,63 @@
+#ifndef NSA_ENGINE_ATTENTION_SPEC_H_
+#define NSA_ENGINE_ATTENTION_SPEC_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "kernels/ops/cmp_pool.h"
+#include "kernels/ops/score_topk.h"
+
+namespace nsa::engine {
+
+/// How the branches become one output.
+enum class Combination : uint8_t {
+  kGates,          // NSA Eq. 5: sigmoid gates from the checkpoint
+  kJoinedSoftmax,  // one softmax over selected ∪ window (InfLLM-v2, training-free)
+};
+
+/// The switches of algorithm.md §2: one attention, many checkpoints. Read from a checkpoint or made
+/// for one, validated, then resolved once into an AttentionPlan.
+struct AttentionSpec {
+  bool sparse = false;  // false: full attention; nothing below applies
+
+  int compression_length = 32;  // l
+  int compression_stride = 16;  // d
+  int sel_block_size = 64;      // l'
+  bool compressed_values = false;  // the compressed branch contributes to the output
+  kernels::PooledKeys pooled_keys = kernels::PooledKeys::kRotated;
+
+  kernels::BlockScore block_score = kernels::BlockScore::kOverlapSum;
+  kernels::GroupReduction group_reduction = kernels::GroupReduction::kSum;
+  int64_t max_score_page_distance = -1;  // of compressed rows when scoring; −1: no limit
+
+  int num_selected_blocks = 16;  // n, forced ones included
+  int num_initial_blocks = 1;
+  int num_local_blocks = 2;
+
+  int64_t window_size = 512;  // w
+  bool disjoint_window = false;     // page-aligned window that selection never reads
+  bool relative_positions = false;  // selected pages and window laid end to end (algorithm.md §3)
+  Combination combination = Combination::kGates;
+};
+
+/// Full attention as the checkpoint was trained.
+AttentionSpec FullAttentionSpec();
+
+/// Training-free NSA for any full-attention checkpoint (algorithm.md §3), for a model trained on
+/// `trained_context` tokens: attended tokens keep inside that length.
+AttentionSpec TrainingFreeSpec(int64_t trained_context);
+
+/// The largest n with which n·64 + w + 64 tokens stay inside `trained_context` where positions are
+/// relative; a bound of our own otherwise.
+int32_t MaxSelectedBlocks(const AttentionSpec& spec, int64_t trained_context);
+
+/// InvalidArgument that names the field, the value and what it contradicts.
+absl::Status Validate(const AttentionSpec& spec);
+
+/// For logs and GetModelInfo: "nsa l=32 d=16 l'=64 n=16 w=512 …".
+std::string Describe(const AttentionSpec& spec);
+
+}  // namespace nsa::engine
+
+#endif  // NSA_ENGINE_ATTENTION_SPEC_H_
