@@ -1,0 +1,87 @@
+#include "engine/kv_cache.h"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "absl/memory/memory.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+
+namespace nsa::engine {
+namespace {
+
+int64_t CmpHeadBytes(const KvLayout& layout) {
+  const int64_t width = layout.head_dim_k + (layout.compressed_values ? layout.head_dim_v : 0);
+  return width * layout.cmp_rows_per_page * static_cast<int64_t>(kernels::SizeOf(layout.dtype));
+}
+
+int64_t HeadBytes(const KvLayout& layout) {
+  return int64_t{layout.head_dim_k + layout.head_dim_v} * kernels::kPageSize *
+         static_cast<int64_t>(kernels::SizeOf(layout.dtype));
+}
+
+}  // namespace
+
+KvLayout KvLayout::For(const AttentionSpec& spec, const AttentionShape& shape, int num_layers,
+                       kernels::DType dtype) {
+  return {.num_layers = num_layers,
+          .num_kv_heads = shape.num_kv_heads,
+          .head_dim_k = shape.head_dim_k,
+          .head_dim_v = shape.head_dim_v,
+          .dtype = dtype,
+          .cmp_rows_per_page = spec.sparse ? kernels::kPageSize / spec.compression_stride : 0,
+          .compressed_values = spec.compressed_values};
+}
+
+int64_t KvLayout::SlotBytes() const { return num_kv_heads * HeadBytes(*this); }
+int64_t KvLayout::CmpSlotBytes() const { return num_kv_heads * CmpHeadBytes(*this); }
+int64_t KvLayout::PageBytes() const { return num_layers * (SlotBytes() + CmpSlotBytes()); }
+
+absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(const KvLayout& layout,
+                                                         int32_t num_pages) {
+  auto cache = absl::WrapUnique(new KvCache(layout, num_pages));
+  cache->num_bytes_ = static_cast<size_t>(layout.PageBytes()) * static_cast<size_t>(num_pages);
+  void* memory = mmap(nullptr, cache->num_bytes_, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) {
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("KV cache: cannot take %d bytes for %d pages (%s); lower --kv_cache_gib",
+                        cache->num_bytes_, num_pages, std::strerror(errno)));
+  }
+  // Fewer TLB misses when a query jumps between selected pages. Advice only: failure changes nothing.
+  (void)madvise(memory, cache->num_bytes_, MADV_HUGEPAGE);
+  cache->memory_ = static_cast<std::byte*>(memory);
+  return cache;
+}
+
+KvCache::~KvCache() {
+  if (memory_ != nullptr) munmap(memory_, num_bytes_);
+}
+
+kernels::PagedKv KvCache::view(int layer) const {
+  const int64_t slots_bytes = layout_.SlotBytes() * num_pages_;
+  const int64_t cmp_bytes = layout_.CmpSlotBytes() * num_pages_;
+  const int64_t element = static_cast<int64_t>(kernels::SizeOf(layout_.dtype));
+  kernels::PagedKv view;
+  view.dtype = layout_.dtype;
+  view.num_kv_heads = layout_.num_kv_heads;
+  view.head_dim_k = layout_.head_dim_k;
+  view.head_dim_v = layout_.head_dim_v;
+  view.slots = memory_ + layer * slots_bytes;
+  view.page_stride = layout_.SlotBytes();
+  view.head_stride = HeadBytes(layout_);
+  view.v_offset = int64_t{layout_.head_dim_k} * kernels::kPageSize * element;
+  if (layout_.cmp_rows_per_page > 0) {
+    view.cmp_slots = memory_ + layout_.num_layers * slots_bytes + layer * cmp_bytes;
+    view.cmp_page_stride = layout_.CmpSlotBytes();
+    view.cmp_head_stride = CmpHeadBytes(layout_);
+    view.cmp_v_offset = layout_.compressed_values
+                            ? int64_t{layout_.head_dim_k} * layout_.cmp_rows_per_page * element
+                            : -1;
+  }
+  return view;
+}
+
+}  // namespace nsa::engine

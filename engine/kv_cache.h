@@ -1,0 +1,58 @@
+#ifndef NSA_ENGINE_KV_CACHE_H_
+#define NSA_ENGINE_KV_CACHE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/attention/plan.h"
+#include "kernels/ops/attention.h"
+
+namespace nsa::engine {
+
+/// What one page costs and how it is laid out.
+struct KvLayout {
+  int num_layers = 0;
+  int num_kv_heads = 0;
+  int head_dim_k = 0;
+  int head_dim_v = 0;
+  kernels::DType dtype = kernels::DType::kBF16;
+  int cmp_rows_per_page = 0;       // 0: the plan has no compressed rows
+  bool compressed_values = false;
+
+  static KvLayout For(const AttentionSpec& spec, const AttentionShape& shape, int num_layers,
+                      kernels::DType dtype);
+
+  int64_t SlotBytes() const;     // K and V of one (layer, page)
+  int64_t CmpSlotBytes() const;  // compressed rows of one (layer, page)
+  int64_t PageBytes() const;     // of all layers
+};
+
+/// The memory of the paged cache: for each layer an array of slots (K and V) and one of compressed
+/// rows, apart so that the latter can stay when slots move. Address space is taken at once, memory
+/// as pages are first written. Written by operators on the engine thread alone.
+class KvCache {
+ public:
+  static absl::StatusOr<std::unique_ptr<KvCache>> Create(const KvLayout& layout, int32_t num_pages);
+  ~KvCache();
+  KvCache(const KvCache&) = delete;
+  KvCache& operator=(const KvCache&) = delete;
+
+  const KvLayout& layout() const { return layout_; }
+  int32_t num_pages() const { return num_pages_; }
+  kernels::PagedKv view(int layer) const;
+
+ private:
+  KvCache(const KvLayout& layout, int32_t num_pages) : layout_(layout), num_pages_(num_pages) {}
+
+  KvLayout layout_;
+  int32_t num_pages_;
+  std::byte* memory_ = nullptr;
+  size_t num_bytes_ = 0;
+};
+
+}  // namespace nsa::engine
+
+#endif  // NSA_ENGINE_KV_CACHE_H_

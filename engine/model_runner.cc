@@ -1,0 +1,228 @@
+#include "engine/model_runner.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/memory/memory.h"
+#include "engine/log.h"
+
+namespace nsa::engine {
+namespace {
+
+// Rows whose logits are computed at once. Bounds the logits' memory; results do not depend on it.
+constexpr int64_t kLogitRows = 32;
+
+int64_t QkvWidth(const AttentionShape& a) {
+  return int64_t{a.num_q_heads + a.num_kv_heads} * a.head_dim_k +
+         int64_t{a.num_kv_heads} * a.head_dim_v;
+}
+
+int32_t WorkspaceBlocks(const AttentionSpec& spec, int64_t trained_context) {
+  return spec.sparse ? std::max(spec.num_selected_blocks, MaxSelectedBlocks(spec, trained_context))
+                     : 1;
+}
+
+std::vector<float> Floats(int64_t rows, int64_t columns) {
+  return std::vector<float>(static_cast<size_t>(rows * columns));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Model* model,
+                                                                 kernels::Backend* backend,
+                                                                 KvCache* cache,
+                                                                 const Options& options) {
+  auto plan = AttentionPlan::Resolve(options.spec, model->config.attention);
+  if (!plan.ok()) return plan.status();
+  auto full_plan = AttentionPlan::Resolve(FullAttentionSpec(), model->config.attention);
+  if (!full_plan.ok()) return full_plan.status();
+  return absl::WrapUnique(new ModelRunner(model, backend, cache, *std::move(plan),
+                                          *std::move(full_plan), options));
+}
+
+ModelRunner::ModelRunner(const Model* model, kernels::Backend* backend, KvCache* cache,
+                         AttentionPlan plan, AttentionPlan full_plan, const Options& options)
+    : model_(model),
+      backend_(backend),
+      cache_(cache),
+      plan_(std::move(plan)),
+      full_plan_(std::move(full_plan)),
+      rope_(model->config.inverse_frequencies, options.max_context),
+      workspace_(model->config.attention, options.max_rows,
+                 WorkspaceBlocks(options.spec, model->config.trained_context)) {
+  const ModelConfig& config = model_->config;
+  const AttentionShape& a = config.attention;
+  ids_.resize(static_cast<size_t>(options.max_rows));
+  num_selected_.resize(static_cast<size_t>(options.max_rows));
+  hidden_ = Floats(options.max_rows, config.hidden_size);
+  normed_ = Floats(options.max_rows, config.hidden_size);
+  qkv_ = Floats(options.max_rows, QkvWidth(a));
+  attention_ = Floats(options.max_rows, int64_t{a.num_q_heads} * a.head_dim_v);
+  gate_up_ = Floats(options.max_rows, int64_t{2} * config.ffn_size);
+  logits_ = Floats(kLogitRows, config.vocabulary_size);
+}
+
+int64_t ModelRunner::WorkspaceBytes(const ModelConfig& config, const Options& options) {
+  const AttentionShape& a = config.attention;
+  const int64_t heads_width = int64_t{a.num_q_heads} * (a.head_dim_v + 1);
+  const int64_t row = 2 * int64_t{config.hidden_size} + QkvWidth(a) +
+                      int64_t{a.num_q_heads} * a.head_dim_v + 2 * int64_t{config.ffn_size} +
+                      kernels::kMaxBranches * heads_width +
+                      int64_t{a.num_kv_heads} *
+                          (WorkspaceBlocks(options.spec, config.trained_context) + 1);
+  const int64_t rope = (options.max_context / kernels::kPageSize + 2 + kernels::kPageSize) *
+                       static_cast<int64_t>(config.inverse_frequencies.size()) * 2;
+  return static_cast<int64_t>(sizeof(float)) *
+         (options.max_rows * row + kLogitRows * config.vocabulary_size + rope);
+}
+
+void ModelRunner::LayOut(const Batch& batch) {
+  CHECK(batch.num_rows <= static_cast<int64_t>(ids_.size())) << batch.num_rows << " rows";
+  num_rows_ = 0;
+  entry_row_begin_.assign(batch.entries.size(), 0);
+  for (const bool full : {true, false}) {
+    PlanRows& rows = plan_rows_[full ? 0 : 1];
+    rows.plan = full ? &full_plan_ : &plan_;
+    rows.row_begin = num_rows_;
+    rows.segments.clear();
+    for (size_t e = 0; e < batch.entries.size(); ++e) {
+      const BatchEntry& entry = batch.entries[e];
+      if ((entry.full_attention || !plan_.spec().sparse) != full) continue;
+      entry_row_begin_[e] = num_rows_;
+      const auto num_tokens = static_cast<int32_t>(entry.tokens.size());
+      rows.segments.push_back({.page_table = entry.page_table.data(),
+                               .position = entry.num_cached,
+                               .row_begin = static_cast<int32_t>(num_rows_),
+                               .num_rows = num_tokens});
+      std::copy(entry.tokens.begin(), entry.tokens.end(), ids_.begin() + num_rows_);
+      std::fill_n(num_selected_.begin() + num_rows_, num_tokens,
+                  std::max(1, entry.num_selected_blocks));
+      num_rows_ += num_tokens;
+    }
+    rows.num_rows = num_rows_ - rows.row_begin;
+  }
+  CHECK(num_rows_ == batch.num_rows) << num_rows_ << " laid out of " << batch.num_rows;
+}
+
+void ModelRunner::Run(const Batch& batch, const LogitsConsumer& consumer) {
+  LayOut(batch);
+  backend_->Embed({.table = model_->embedding,
+                   .ids = ids_.data(),
+                   .y = hidden_.data(),
+                   .num_rows = num_rows_});
+  for (int i = 0; i < model_->config.num_layers; ++i) RunLayer(i);
+  EmitLogits(batch, consumer);
+}
+
+void ModelRunner::Product(const float* x, int64_t x_stride, const kernels::PackedMatrix& w,
+                          float* y, int64_t y_stride, int64_t num_rows, bool accumulate,
+                          const float* bias) {
+  backend_->Gemm({.x = x,
+                  .x_stride = x_stride,
+                  .y = y,
+                  .y_stride = y_stride,
+                  .num_rows = num_rows,
+                  .w = &w,
+                  .bias = bias,
+                  .accumulate = accumulate});
+}
+
+void ModelRunner::RunLayer(int index) {
+  const DecoderLayer& layer = model_->layers[static_cast<size_t>(index)];
+  const ModelConfig& config = model_->config;
+  const int64_t hidden = config.hidden_size, ffn = config.ffn_size;
+  const int64_t qkv_width = QkvWidth(config.attention);
+  const int64_t attention_width = layer.output->num_columns();
+  kernels::RmsNormParams norm{.x = hidden_.data(),
+                              .x_stride = hidden,
+                              .weight = layer.attention_norm.data(),
+                              .epsilon = config.rms_norm_epsilon,
+                              .y = normed_.data(),
+                              .y_stride = hidden,
+                              .num_rows = num_rows_,
+                              .num_columns = hidden};
+  backend_->RmsNorm(norm);
+  Product(normed_.data(), hidden, *layer.qkv, qkv_.data(), qkv_width, num_rows_, false,
+          layer.qkv_bias.empty() ? nullptr : layer.qkv_bias.data());
+  RunAttention(index);
+  Product(attention_.data(), attention_width, *layer.output, hidden_.data(), hidden, num_rows_,
+          true);
+  norm.weight = layer.ffn_norm.data();
+  backend_->RmsNorm(norm);
+  Product(normed_.data(), hidden, *layer.gate_up, gate_up_.data(), 2 * ffn, num_rows_, false);
+  backend_->Swiglu({.gate = gate_up_.data(),
+                    .gate_stride = 2 * ffn,
+                    .up = gate_up_.data() + ffn,
+                    .up_stride = 2 * ffn,
+                    .y = gate_up_.data(),
+                    .y_stride = 2 * ffn,
+                    .num_rows = num_rows_,
+                    .num_columns = ffn});
+  Product(gate_up_.data(), 2 * ffn, *layer.down, hidden_.data(), hidden, num_rows_, true);
+}
+
+void ModelRunner::RunAttention(int index) {
+  const AttentionShape& a = model_->config.attention;
+  const int64_t width = QkvWidth(a);
+  const int64_t k_begin = int64_t{a.num_q_heads} * a.head_dim_k;
+  const int64_t v_begin = k_begin + int64_t{a.num_kv_heads} * a.head_dim_k;
+  for (const PlanRows& rows : plan_rows_) {
+    if (rows.num_rows == 0) continue;
+    AttentionInputs inputs;
+    inputs.query.q = qkv_.data();
+    inputs.query.q_stride = width;
+    inputs.query.num_q_heads = a.num_q_heads;
+    inputs.query.scale = a.scale;
+    inputs.query.segments = rows.segments.data();
+    inputs.query.num_segments = static_cast<int>(rows.segments.size());
+    inputs.query.kv = cache_->view(index);
+    inputs.query.rope = rope_.view();
+    inputs.k = qkv_.data() + k_begin;
+    inputs.k_stride = width;
+    inputs.v = qkv_.data() + v_begin;
+    inputs.v_stride = width;
+    inputs.row_num_selected_blocks = num_selected_.data();
+    inputs.row_begin = rows.row_begin;
+    inputs.num_rows = rows.num_rows;
+    inputs.y = attention_.data();
+    rows.plan->Run(*backend_, inputs, workspace_);
+  }
+}
+
+void ModelRunner::EmitLogits(const Batch& batch, const LogitsConsumer& consumer) {
+  const int64_t hidden = model_->config.hidden_size, vocabulary = model_->config.vocabulary_size;
+  struct Wanted {
+    size_t entry;
+    int64_t row;
+  };
+  std::vector<Wanted> wanted;
+  const auto flush = [&] {
+    Product(normed_.data(), hidden, *model_->lm_head, logits_.data(), vocabulary,
+            static_cast<int64_t>(wanted.size()), false);
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      consumer(wanted[i].entry, wanted[i].row,
+               logits_.data() + static_cast<int64_t>(i) * vocabulary);
+    }
+    wanted.clear();
+  };
+  for (size_t e = 0; e < batch.entries.size(); ++e) {
+    const BatchEntry& entry = batch.entries[e];
+    const auto num_tokens = static_cast<int64_t>(entry.tokens.size());
+    for (int64_t row = num_tokens - entry.num_logit_rows; row < num_tokens; ++row) {
+      backend_->RmsNorm({.x = hidden_.data() + (entry_row_begin_[e] + row) * hidden,
+                         .x_stride = hidden,
+                         .weight = model_->output_norm.data(),
+                         .epsilon = model_->config.rms_norm_epsilon,
+                         .y = normed_.data() + static_cast<int64_t>(wanted.size()) * hidden,
+                         .y_stride = hidden,
+                         .num_rows = 1,
+                         .num_columns = hidden});
+      wanted.push_back({e, row});
+      if (static_cast<int64_t>(wanted.size()) == std::min<int64_t>(kLogitRows, ids_.size())) flush();
+    }
+  }
+  if (!wanted.empty()) flush();
+}
+
+}  // namespace nsa::engine

@@ -1,0 +1,92 @@
+#ifndef NSA_ENGINE_MODEL_RUNNER_H_
+#define NSA_ENGINE_MODEL_RUNNER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/attention/plan.h"
+#include "engine/attention/rope_table.h"
+#include "engine/batch.h"
+#include "engine/kv_cache.h"
+#include "engine/models/model.h"
+#include "kernels/backend.h"
+
+namespace nsa::engine {
+
+/// Runs one model over batches: embedding, layers, logits. Holds the activations, sized at the start
+/// for the largest batch. One thread (the engine's); `model`, `backend` and `cache` outlive it.
+class ModelRunner {
+ public:
+  struct Options {
+    AttentionSpec spec;
+    int64_t max_rows = 512;     // of a batch
+    int64_t max_context = 0;    // tokens: how far rotations must reach
+  };
+
+  /// Told the logits [vocabulary_size] of row `row` of entry `entry` (row counts within the entry).
+  /// The logits may be changed; they are valid during the call.
+  using LogitsConsumer = std::function<void(size_t entry, int64_t row, float* logits)>;
+
+  static absl::StatusOr<std::unique_ptr<ModelRunner>> Create(const Model* model,
+                                                             kernels::Backend* backend,
+                                                             KvCache* cache,
+                                                             const Options& options);
+
+  /// Bytes of activations and tables that a runner with these options takes.
+  static int64_t WorkspaceBytes(const ModelConfig& config, const Options& options);
+
+  /// Writes the batch's K and V into its pages and hands out the logits asked for, in entry order.
+  void Run(const Batch& batch, const LogitsConsumer& consumer);
+
+  const AttentionPlan& plan() const { return plan_; }
+  const AttentionPlan& full_plan() const { return full_plan_; }
+  int32_t max_selected_blocks() const { return workspace_.max_selected_blocks(); }
+
+ private:
+  /// Consecutive rows of a batch that run under one plan.
+  struct PlanRows {
+    const AttentionPlan* plan;
+    int64_t row_begin = 0;
+    int64_t num_rows = 0;
+    std::vector<kernels::AttentionSegment> segments;
+  };
+
+  ModelRunner(const Model* model, kernels::Backend* backend, KvCache* cache, AttentionPlan plan,
+              AttentionPlan full_plan, const Options& options);
+
+  void LayOut(const Batch& batch);
+  void RunLayer(int index);
+  void RunAttention(int index);
+  void EmitLogits(const Batch& batch, const LogitsConsumer& consumer);
+  void Product(const float* x, int64_t x_stride, const kernels::PackedMatrix& w, float* y,
+               int64_t y_stride, int64_t num_rows, bool accumulate, const float* bias = nullptr);
+
+  const Model* model_;
+  kernels::Backend* backend_;
+  KvCache* cache_;
+  AttentionPlan plan_;       // the server's
+  AttentionPlan full_plan_;  // for requests that ask for full attention
+  RopeTable rope_;
+  AttentionWorkspace workspace_;
+
+  // This step's rows, sequences with full attention first.
+  int64_t num_rows_ = 0;
+  std::vector<int32_t> ids_;             // [max_rows]
+  std::vector<int32_t> num_selected_;    // [max_rows]: n of each row
+  std::vector<int64_t> entry_row_begin_;  // [entries]
+  PlanRows plan_rows_[2];
+
+  std::vector<float> hidden_;     // [max_rows, hidden_size]
+  std::vector<float> normed_;     // [max_rows, hidden_size]
+  std::vector<float> qkv_;        // [max_rows, q + k + v]
+  std::vector<float> attention_;  // [max_rows, num_q_heads · head_dim_v]
+  std::vector<float> gate_up_;    // [max_rows, 2 · ffn_size]
+  std::vector<float> logits_;     // [kLogitRows, vocabulary_size]
+};
+
+}  // namespace nsa::engine
+
+#endif  // NSA_ENGINE_MODEL_RUNNER_H_
