@@ -15,8 +15,10 @@ enum class BlockScore : uint8_t {
 enum class GroupReduction : uint8_t { kSum, kMean };
 
 /// Importance scores and the top-n choice of sel_blocks per (query row, KV head) (NSA Eq. 8–10):
-/// p = softmax over the visible windows of scale·q·K̂, per query head; block scores from p; reduced
-/// over the group's heads in head order; the best n with the forced ones included. Probabilities are
+/// p = softmax over the visible windows of scale·q·K̂, per query head; p reduced over the group's
+/// heads in head order; block scores from that (the order matters for kOverlapMax: InfLLM-v2 pools
+/// the group's sum); the best n with the forced ones included, which come in index order where n is
+/// smaller than their number. A block without a visible window scores 0. Probabilities are
 /// never written out. Candidates are the sel_blocks that begin at or before the query, or, where
 /// `window_size` > 0, those that end at or before PageAlignedWindowStart (selection and window are
 /// disjoint). If no more than n are candidates, all are taken and nothing is scored. A score that is

@@ -1,0 +1,121 @@
+#include "kernels/ops/score_topk.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "kernels/reference/paged_attention.h"
+#include "kernels/reference/reference.h"
+
+namespace nsa::kernels::reference {
+namespace {
+
+/// Number of sel_blocks that the query at `position` may choose from.
+int64_t NumCandidates(const ScoreTopkParams& params, int64_t position) {
+  if (params.window_size > 0) {
+    return PageAlignedWindowStart(position, params.window_size) / params.sel_block_size;
+  }
+  return position / params.sel_block_size + 1;
+}
+
+/// p over the visible windows, summed over the query heads of `kv_head` (Eq. 8 and 10).
+std::vector<float> GroupProbabilities(const ScoreTopkParams& params,
+                                      const AttentionSegment& segment, int64_t row,
+                                      int64_t position, int kv_head) {
+  const AttentionQuery& query = params.query;
+  const int group = query.num_q_heads / query.kv.num_kv_heads;
+  const PagedRows rows = CmpRows(query.kv, params.stride);
+  const std::vector<VisibleRow> visible =
+      VisibleWindows(segment, position, params.length, params.stride, params.max_page_distance);
+  std::vector<float> probabilities(visible.size(), 0.0f);
+  for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+    const std::vector<float> q = LoadQuery(query, row, head, position);
+    const std::vector<float> scores = Scores(query, rows, kv_head, q, visible);
+    const float lse = params.cmp_lse != nullptr ? params.cmp_lse[row * query.num_q_heads + head]
+                                                : LogSumExp(scores);
+    for (size_t i = 0; i < scores.size(); ++i) probabilities[i] += std::exp(scores[i] - lse);
+  }
+  if (params.group_reduction == GroupReduction::kMean) {
+    for (float& p : probabilities) p /= static_cast<float>(group);
+  }
+  return probabilities;
+}
+
+/// Score of sel_block `block` from the windows that overlap it (Eq. 9); 0 where none is visible.
+float ScoreBlock(const ScoreTopkParams& params, const std::vector<float>& probabilities,
+                 int64_t block) {
+  const int64_t begin = block * params.sel_block_size;
+  const int64_t end = begin + params.sel_block_size;
+  float score = 0;
+  const int64_t first_window = std::max<int64_t>(0, begin - params.length) / params.stride;
+  const int64_t num_windows = static_cast<int64_t>(probabilities.size());
+  for (int64_t window = first_window; window < std::min(num_windows, end / params.stride);
+       ++window) {
+    const int64_t first = window * params.stride;
+    const int64_t overlap = std::min(first + params.length, end) - std::max(first, begin);
+    if (overlap <= 0) continue;
+    const float p = probabilities[window];
+    if (params.block_score == BlockScore::kOverlapSum) {
+      score += static_cast<float>(overlap / params.stride) * p;
+    } else {
+      score = std::isnan(p) || p > score ? p : score;
+    }
+  }
+  return score;
+}
+
+bool IsForced(const ScoreTopkParams& params, int64_t block, int64_t num_candidates) {
+  return block < params.num_initial_blocks ||
+         (params.window_size == 0 && block >= num_candidates - params.num_local_blocks);
+}
+
+/// The best n of the candidates in rising order.
+std::vector<int32_t> ChooseBlocks(const ScoreTopkParams& params,
+                                  const std::vector<float>& probabilities, int64_t num_candidates,
+                                  int n) {
+  std::vector<int32_t> blocks;
+  std::vector<float> scores(num_candidates);
+  for (int64_t block = 0; block < num_candidates; ++block) {
+    scores[block] = IsForced(params, block, num_candidates)
+                        ? std::numeric_limits<float>::infinity()
+                        : ScoreBlock(params, probabilities, block);
+    if (!std::isnan(scores[block])) blocks.push_back(static_cast<int32_t>(block));
+  }
+  std::stable_sort(blocks.begin(), blocks.end(),
+                   [&](int32_t a, int32_t b) { return scores[a] > scores[b]; });
+  if (blocks.size() > static_cast<size_t>(n)) blocks.resize(n);
+  std::sort(blocks.begin(), blocks.end());
+  return blocks;
+}
+
+}  // namespace
+
+void ScoreTopk(const ScoreTopkParams& params) {
+  const int num_kv_heads = params.query.kv.num_kv_heads;
+  ForEachRow(params.query.segments, params.query.num_segments,
+             [&](const AttentionSegment& segment, int64_t row, int64_t position) {
+               const int64_t num_candidates = NumCandidates(params, position);
+               const int n = params.row_num_selected_blocks != nullptr
+                                 ? params.row_num_selected_blocks[row]
+                                 : params.num_selected_blocks;
+               for (int head = 0; head < num_kv_heads; ++head) {
+                 std::vector<int32_t> blocks(std::min<int64_t>(num_candidates, n));
+                 if (num_candidates <= n) {
+                   std::iota(blocks.begin(), blocks.end(), 0);
+                 } else {
+                   blocks = ChooseBlocks(params,
+                                         GroupProbabilities(params, segment, row, position, head),
+                                         num_candidates, n);
+                 }
+                 const int64_t index = row * num_kv_heads + head;
+                 int32_t* selected = params.selected + index * params.num_selected_blocks;
+                 std::fill_n(selected, params.num_selected_blocks, -1);
+                 std::copy(blocks.begin(), blocks.end(), selected);
+                 params.num_selected[index] = static_cast<int32_t>(blocks.size());
+               }
+             });
+}
+
+}  // namespace nsa::kernels::reference

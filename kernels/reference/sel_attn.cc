@@ -1,0 +1,55 @@
+#include "kernels/ops/sel_attn.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "kernels/check.h"
+#include "kernels/reference/paged_attention.h"
+#include "kernels/reference/reference.h"
+
+namespace nsa::kernels::reference {
+namespace {
+
+/// Tokens of the selected sel_blocks in rising order, none after the query and none in the window.
+std::vector<VisibleRow> SelectedTokens(const SelAttnParams& params, const AttentionSegment& segment,
+                                       int64_t position, const int32_t* selected,
+                                       int32_t num_selected) {
+  const int64_t window_start = PageAlignedWindowStart(position, params.window_size);
+  const int64_t limit = params.window_size > 0 ? window_start : position + 1;
+  std::vector<VisibleRow> visible;
+  for (int32_t i = 0; i < num_selected; ++i) {
+    const int64_t begin = int64_t{selected[i]} * params.sel_block_size;
+    std::vector<VisibleRow> tokens = TokenRange(
+        segment, position, begin, std::min<int64_t>(begin + params.sel_block_size, limit));
+    if (params.relative_positions) {
+      // The page stands as if selected pages and window were laid end to end.
+      const int64_t distance = num_selected - i + position / kPageSize - window_start / kPageSize;
+      for (VisibleRow& token : tokens) token.page_distance = distance;
+    }
+    visible.insert(visible.end(), tokens.begin(), tokens.end());
+  }
+  return visible;
+}
+
+}  // namespace
+
+void SelAttn(const SelAttnParams& params) {
+  const AttentionQuery& query = params.query;
+  NSA_CHECK(!params.relative_positions ||
+            (params.sel_block_size == kPageSize && params.window_size > 0));
+  const int num_kv_heads = query.kv.num_kv_heads;
+  const int group = query.num_q_heads / num_kv_heads;
+  ForEachRow(query.segments, query.num_segments,
+             [&](const AttentionSegment& segment, int64_t row, int64_t position) {
+               for (int head = 0; head < query.num_q_heads; ++head) {
+                 const int64_t index = row * num_kv_heads + head / group;
+                 const std::vector<VisibleRow> visible =
+                     SelectedTokens(params, segment, position,
+                                    params.selected + index * params.num_selected_blocks,
+                                    params.num_selected[index]);
+                 Attend(query, TokenRows(query.kv), row, head, position, visible, params.result);
+               }
+             });
+}
+
+}  // namespace nsa::kernels::reference
