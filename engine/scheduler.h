@@ -1,0 +1,72 @@
+#ifndef NSA_ENGINE_SCHEDULER_H_
+#define NSA_ENGINE_SCHEDULER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "engine/batch.h"
+#include "engine/page_pool.h"
+#include "engine/sequence.h"
+
+namespace nsa::engine {
+
+/// Decides what the next step runs, and owns the accepted sequences and their pages. Decode rows come
+/// first, so that a long prompt never stops others' tokens; prefill chunks fill the token budget in
+/// order of priority and arrival. Where pages run out the sequence that would run last gives its
+/// pages back and is computed again later: row-invariant operators make that invisible in its output.
+/// Engine thread.
+class Scheduler {
+ public:
+  struct Limits {
+    int64_t max_step_tokens = 512;
+    int32_t max_running = 64;
+  };
+
+  Scheduler(PagePool* pool, const Limits& limits) : pool_(pool), limits_(limits) {}
+
+  void Add(std::unique_ptr<Sequence> sequence);
+
+  /// The next step's batch; entry.sequence_index indexes running(). Empty: nothing can run now.
+  /// `default_blocks` is n for sequences that ask for none.
+  Batch Schedule(int32_t default_blocks, absl::Time now);
+
+  /// After a step: the batch's tokens are in the cache.
+  void Complete(const Batch& batch);
+
+  /// Takes a sequence out and returns its pages.
+  std::unique_ptr<Sequence> Remove(std::string_view id);
+  /// Takes out all for which `ended` says so.
+  std::vector<std::unique_ptr<Sequence>> RemoveIf(
+      const std::function<bool(const Sequence&)>& ended);
+
+  Sequence& running(int32_t index) { return *running_[static_cast<size_t>(index)]; }
+  int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
+  int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
+  int64_t num_waiting_tokens() const;
+  int64_t num_preemptions() const { return num_preemptions_; }
+  bool idle() const { return running_.empty() && waiting_.empty(); }
+  /// Whether each sequence's pages are its own and all are counted once.
+  bool Consistent() const;
+
+ private:
+  void Admit(absl::Time now);
+  /// Makes pages for `num_tokens` tokens in all, preempting later sequences if need be.
+  bool Reserve(Sequence& sequence, int64_t num_tokens);
+  bool PreemptLastAfter(const Sequence& sequence);
+  void AddEntry(Batch& batch, int32_t index, int64_t num_tokens, int32_t default_blocks);
+  void ReleasePages(Sequence& sequence);
+
+  PagePool* pool_;
+  Limits limits_;
+  std::vector<std::unique_ptr<Sequence>> waiting_;  // by priority, then arrival
+  std::vector<std::unique_ptr<Sequence>> running_;  // by priority, then arrival
+  std::vector<std::unique_ptr<Sequence>> preempted_;  // during Schedule
+  int64_t num_preemptions_ = 0;
+};
+
+}  // namespace nsa::engine
+
+#endif  // NSA_ENGINE_SCHEDULER_H_

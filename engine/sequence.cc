@@ -1,0 +1,84 @@
+#include "engine/sequence.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace nsa::engine {
+
+Sequence::Sequence(Request request_in, std::shared_ptr<OutputSink> sink_in,
+                   const Tokenizer& tokenizer, int64_t max_tokens_in, uint64_t seed,
+                   absl::Time arrival_in)
+    : request(std::move(request_in)),
+      sink(std::move(sink_in)),
+      tokens(request.prompt_token_ids),
+      max_tokens(max_tokens_in),
+      arrival(arrival_in),
+      sampler(request.sampling, tokens, StopIds(request, tokenizer), tokenizer, seed),
+      num_prompt_tokens_(static_cast<int64_t>(tokens.size())),
+      stop_ids_(StopIds(request, tokenizer)),
+      detokenizer_(&tokenizer, request.sampling.skip_special_tokens),
+      stop_matcher_(request.sampling.stop, request.sampling.include_stop_str_in_output) {}
+
+std::vector<int32_t> Sequence::StopIds(const Request& request, const Tokenizer& tokenizer) {
+  std::vector<int32_t> ids = request.sampling.stop_token_ids;
+  if (!request.sampling.ignore_eos) {
+    const std::vector<int32_t>& own = tokenizer.stop_ids();
+    ids.insert(ids.end(), own.begin(), own.end());
+  }
+  return ids;
+}
+
+bool Sequence::IsStopToken(int32_t token_id) const {
+  return std::find(stop_ids_.begin(), stop_ids_.end(), token_id) != stop_ids_.end();
+}
+
+bool Sequence::AcceptToken(int32_t token_id, absl::Time now) {
+  sampler.Accept(token_id);
+  tokens.push_back(token_id);
+  if (first_token == absl::InfiniteFuture()) first_token = now;
+  last_token = now;
+  Output output;
+  output.token_ids.push_back(token_id);
+  bool ended = false;
+  if (IsStopToken(token_id)) {
+    // The stop token itself is not shown: what is held back before it is.
+    output.text = stop_matcher_.Append(detokenizer_.Flush()).text + stop_matcher_.Flush();
+    finish.reason = FinishReason::kStopToken;
+    finish.stop_token_id = token_id;
+    ended = true;
+  } else {
+    StopMatcher::Result match = stop_matcher_.Append(detokenizer_.Append(token_id));
+    output.text = std::move(match.text);
+    if (match.stop_string.has_value() && num_generated() >= request.sampling.min_tokens) {
+      finish.reason = FinishReason::kStopString;
+      finish.stop_string = *std::move(match.stop_string);
+      ended = true;
+    } else if (match.stop_string.has_value()) {
+      if (!request.sampling.include_stop_str_in_output) output.text += *match.stop_string;
+    }
+    if (!ended && num_generated() >= max_tokens) {
+      StopMatcher::Result rest = stop_matcher_.Append(detokenizer_.Flush());
+      output.text += rest.text;
+      if (!rest.stop_string.has_value()) output.text += stop_matcher_.Flush();
+      finish.reason = FinishReason::kLength;
+      ended = true;
+    }
+  }
+  sink->OnOutput(std::move(output));
+  return ended;
+}
+
+void Sequence::Finish(const absl::Status& status, FinishReason reason, absl::Time now) {
+  finish.reason = reason;
+  Usage& usage = finish.usage;
+  usage.num_prompt_tokens = num_prompt_tokens_;
+  usage.num_generated_tokens = num_generated();
+  const absl::Time scheduled = std::min(first_scheduled, now);
+  const absl::Time answered = std::min(first_token, now);
+  usage.queue_time = scheduled - arrival;
+  usage.prefill_time = answered - scheduled;
+  usage.decode_time = now - answered;
+  sink->OnDone(status, finish);
+}
+
+}  // namespace nsa::engine
