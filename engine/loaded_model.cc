@@ -168,7 +168,8 @@ absl::Status LoadText(LoadedModel& loaded, const ModelConfig& config) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(const EngineOptions& options) {
+absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(
+    const EngineOptions& options, const BackendWrapper& wrap_backend) {
   auto loaded = std::make_unique<LoadedModel>();
   auto file = GgufFile::Open(options.model_path);
   if (!file.ok()) return file.status();
@@ -191,6 +192,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(const EngineOpti
 
   const int num_threads = options.num_threads > 0 ? options.num_threads : NumUsableCores();
   loaded->backend = kernels::MakeCpuBackend(num_threads);
+  if (wrap_backend) loaded->backend = wrap_backend(std::move(loaded->backend));
   auto model = LoadModel(*loaded->file, *loaded->backend, options.on_load_progress);
   if (!model.ok()) return model.status();
   loaded->model = *std::move(model);

@@ -2,6 +2,7 @@
 #define NSA_ENGINE_LOADED_MODEL_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -33,7 +34,11 @@ struct LoadedModel {
 /// Decides attention and sizes from the file and the options, checks memory, then packs the weights.
 /// Errors: those of the reader, the tokenizer and the family; InvalidArgument where options
 /// contradict the checkpoint; ResourceExhausted, before loading, where memory does not suffice.
-absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(const EngineOptions& options);
+/// `wrap_backend`, where given, may put another backend around the one that was made (to measure it).
+using BackendWrapper =
+    std::function<std::unique_ptr<kernels::Backend>(std::unique_ptr<kernels::Backend>)>;
+absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(
+    const EngineOptions& options, const BackendWrapper& wrap_backend = nullptr);
 
 }  // namespace nsa::engine
 

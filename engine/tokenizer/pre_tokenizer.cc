@@ -1,0 +1,128 @@
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include "engine/tokenizer/pre_tokenizer.h"
+
+#include <pcre2.h>
+
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "engine/tokenizer/pre_tokenizer_patterns.h"
+#include "kernels/check.h"
+
+namespace nsa::engine {
+namespace {
+
+struct FreeCode {
+  void operator()(pcre2_code* code) const { pcre2_code_free(code); }
+};
+struct FreeMatchData {
+  void operator()(pcre2_match_data* data) const { pcre2_match_data_free(data); }
+};
+struct FreeContext {
+  void operator()(pcre2_match_context* context) const { pcre2_match_context_free(context); }
+};
+
+}  // namespace
+
+struct PreTokenizer::Stage {
+  std::unique_ptr<pcre2_code, FreeCode> code;
+
+  static absl::StatusOr<std::unique_ptr<Stage>> Compile(std::string_view pattern);
+  void Split(std::string_view piece, pcre2_match_data* data, pcre2_match_context* context,
+             std::vector<std::string_view>& pieces) const;
+};
+
+absl::StatusOr<std::unique_ptr<PreTokenizer::Stage>> PreTokenizer::Stage::Compile(
+    std::string_view pattern) {
+  int error = 0;
+  PCRE2_SIZE offset = 0;
+  auto stage = std::make_unique<Stage>();
+  stage->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                                  PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr));
+  if (stage->code == nullptr) {
+    return absl::InternalError(absl::StrFormat(
+        "PCRE2 refuses the split pattern at offset %d with error %d; is it built with Unicode?",
+        offset, error));
+  }
+  // Without a just-in-time compiler (some hardened kernels) the same patterns are interpreted.
+  pcre2_jit_compile(stage->code.get(), PCRE2_JIT_COMPLETE);
+  return stage;
+}
+
+void PreTokenizer::Stage::Split(std::string_view piece, pcre2_match_data* data,
+                                pcre2_match_context* context,
+                                std::vector<std::string_view>& pieces) const {
+  size_t done = 0;
+  size_t start = 0;
+  while (start < piece.size()) {
+    const int rc =
+        pcre2_match(code.get(), reinterpret_cast<PCRE2_SPTR>(piece.data()), piece.size(), start,
+                    PCRE2_NO_UTF_CHECK, data, context);
+    if (rc == PCRE2_ERROR_NOMATCH) break;
+    // No pattern of the table can run out of stack or of the match limits raised in Split.
+    NSA_CHECK(rc > 0);
+    const PCRE2_SIZE* match = pcre2_get_ovector_pointer(data);
+    NSA_CHECK(match[1] > match[0]);
+    if (match[0] > done) pieces.push_back(piece.substr(done, match[0] - done));
+    pieces.push_back(piece.substr(match[0], match[1] - match[0]));
+    done = start = match[1];
+  }
+  if (done < piece.size()) pieces.push_back(piece.substr(done));
+}
+
+PreTokenizer::~PreTokenizer() = default;
+
+absl::StatusOr<std::unique_ptr<PreTokenizer>> PreTokenizer::Create(std::string_view name) {
+  if (name.empty()) name = "default";
+  for (const PrePattern& pattern : kPrePatterns) {
+    bool found = false;
+    for (std::string_view known : absl::StrSplit(pattern.names, ' ')) found |= known == name;
+    if (!found) continue;
+    std::unique_ptr<PreTokenizer> pre_tokenizer(new PreTokenizer());
+    pre_tokenizer->ignores_merges_ = pattern.ignores_merges;
+    pre_tokenizer->adds_bos_ = pattern.adds_bos;
+    for (std::string_view text : pattern.stages) {
+      if (text.empty()) break;
+      auto stage = Stage::Compile(text);
+      if (!stage.ok()) return stage.status();
+      pre_tokenizer->stages_.push_back(*std::move(stage));
+    }
+    return pre_tokenizer;
+  }
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "tokenizer.ggml.pre is \"%s\", expected one of %s; such a model needs its split pattern added "
+      "to engine/tokenizer/pre_tokenizer_patterns.h",
+      name, absl::StrJoin(KnownNames(), ", ")));
+}
+
+std::vector<std::string_view> PreTokenizer::Split(std::string_view text) const {
+  std::unique_ptr<pcre2_match_data, FreeMatchData> data(pcre2_match_data_create(1, nullptr));
+  std::unique_ptr<pcre2_match_context, FreeContext> context(pcre2_match_context_create(nullptr));
+  NSA_CHECK(data != nullptr && context != nullptr);
+  // Both count steps, so a megabyte of one class of character would pass the defaults. Time stays
+  // linear: no pattern of the table backtracks more than once over a run.
+  pcre2_set_match_limit(context.get(), UINT32_MAX);
+  std::vector<std::string_view> pieces;
+  if (!text.empty()) pieces.push_back(text);
+  std::vector<std::string_view> next;
+  for (const auto& stage : stages_) {
+    next.clear();
+    next.reserve(pieces.size() + text.size() / 8);
+    for (std::string_view piece : pieces) stage->Split(piece, data.get(), context.get(), next);
+    pieces.swap(next);
+  }
+  return pieces;
+}
+
+std::vector<std::string> PreTokenizer::KnownNames() {
+  std::vector<std::string> names;
+  for (const PrePattern& pattern : kPrePatterns) {
+    for (std::string_view name : absl::StrSplit(pattern.names, ' ')) names.emplace_back(name);
+  }
+  return names;
+}
+
+}  // namespace nsa::engine

@@ -1,0 +1,219 @@
+// The engine without gRPC: prefill and decode speed at given contexts, per operator time and bytes,
+// beside the machine's own read bandwidth measured in the same run.
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "engine/memory.h"
+#include "nlohmann/json.hpp"
+#include "tests/tools/profiling_backend.h"
+#include "tests/tools/read_bandwidth.h"
+#include "tests/tools/single_sequence.h"
+
+ABSL_FLAG(std::string, context, "4096", "prompt lengths in tokens, separated by commas");
+ABSL_FLAG(bool, json, false, "one JSON object a line and context");
+ABSL_FLAG(int32_t, batch, 1, "sequences of that length, decoded together");
+ABSL_FLAG(int32_t, decode_tokens, 32, "tokens decoded per sequence");
+ABSL_FLAG(std::string, kernel, "", "report this operator alone");
+
+namespace nsa::tools {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+double Seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::vector<int32_t> RandomTokens(int64_t count, int32_t vocabulary, uint64_t seed) {
+  std::mt19937_64 generator(seed);
+  std::uniform_int_distribution<int32_t> uniform(0, vocabulary - 1);
+  std::vector<int32_t> tokens(static_cast<size_t>(count));
+  for (int32_t& token : tokens) token = uniform(generator);
+  return tokens;
+}
+
+/// K and V bytes that one decode step's attention reads by branch, over layers and KV heads.
+Json AttentionBytes(const engine::LoadedModel& model, int64_t position, int64_t batch) {
+  const engine::AttentionPlan& plan = model.runner->plan();
+  const engine::AttentionReads reads =
+      plan.CountReads(position, model.info.num_selected_blocks);
+  const kernels::PagedKv kv = model.cache->view(0);
+  const auto element = static_cast<int64_t>(kernels::SizeOf(kv.dtype));
+  const int64_t heads = batch * model.info.num_layers * kv.num_kv_heads * element;
+  Json bytes;
+  if (plan.spec().sparse) {
+    bytes["score_topk"] = reads.cmp * kv.head_dim_k * heads;
+    bytes["sel_attn"] = reads.slc * (kv.head_dim_k + kv.head_dim_v) * heads;
+    bytes["win_attn"] = reads.win * (kv.head_dim_k + kv.head_dim_v) * heads;
+  } else {
+    bytes["full_attn"] = reads.win * (kv.head_dim_k + kv.head_dim_v) * heads;
+  }
+  return bytes;
+}
+
+Json OperatorTable(const ProfilingBackend& profiler, const Json& attention_bytes, double steps) {
+  Json table;
+  const std::string only = absl::GetFlag(FLAGS_kernel);
+  for (const auto& [name, profile] : profiler.profiles()) {
+    if (!only.empty() && name != only) continue;
+    int64_t bytes = static_cast<int64_t>(static_cast<double>(profile.weight_bytes) / steps);
+    if (attention_bytes.contains(name)) bytes = attention_bytes[name].get<int64_t>();
+    const double seconds = profile.seconds / steps;
+    table[name] = {{"calls_per_step", static_cast<double>(profile.num_calls) / steps},
+                   {"seconds_per_step", seconds},
+                   {"bytes_per_step", bytes},
+                   {"gb_per_s", seconds > 0 ? static_cast<double>(bytes) / seconds / 1e9 : 0.0}};
+  }
+  return table;
+}
+
+/// Prefills `batch` sequences of `context` tokens, then decodes them together.
+Json Measure(engine::LoadedModel& model, ProfilingBackend& profiler, int64_t context, int32_t batch,
+             int64_t chunk) {
+  const int32_t vocabulary = model.info.vocabulary_size;
+  const int32_t decode_tokens = absl::GetFlag(FLAGS_decode_tokens);
+  const int32_t pages = model.info.num_pages / batch;
+  std::vector<SingleSequence> sequences;
+  std::vector<int32_t> next(static_cast<size_t>(batch), 0);
+  profiler.Reset();
+  const double began = Seconds();
+  for (int32_t b = 0; b < batch; ++b) {
+    sequences.emplace_back(&model, b * pages, pages);
+    const auto prompt = RandomTokens(context, vocabulary, static_cast<uint64_t>(b) + 1);
+    sequences.back().Append(prompt, chunk, context - 1, [&](int64_t, float* logits) {
+      next[static_cast<size_t>(b)] = ArgMax(logits, vocabulary);
+    });
+  }
+  const double prefilled = Seconds();
+  Json result = {{"context", context}, {"batch", batch}};
+  const double prefill_steps =
+      static_cast<double>(batch) * static_cast<double>((context + chunk - 1) / chunk);
+  Json prefill_operators = OperatorTable(profiler, Json::object(), prefill_steps);
+  profiler.Reset();
+  const double decode_began = Seconds();
+  for (int32_t step = 0; step < decode_tokens; ++step) {
+    engine::Batch rows;
+    rows.num_rows = batch;
+    for (int32_t b = 0; b < batch; ++b) {
+      const auto i = static_cast<size_t>(b);
+      rows.entries.push_back(sequences[i].EntryFor(std::span(&next[i], 1), 1));
+    }
+    model.runner->Run(rows, [&](size_t entry, int64_t, float* logits) {
+      next[entry] = ArgMax(logits, vocabulary);
+    });
+    for (SingleSequence& sequence : sequences) sequence.Advance(1);
+  }
+  const double decode_s = Seconds() - decode_began;
+  result["prefill_tokens_per_s"] = static_cast<double>(context * batch) / (prefilled - began);
+  result["decode_tokens_per_s"] = static_cast<double>(decode_tokens) * batch / decode_s;
+  result["peak_rss_bytes"] = engine::PeakResidentBytes();
+  const double steps = decode_tokens;
+  result["decode_operators"] =
+      OperatorTable(profiler, AttentionBytes(model, context + decode_tokens / 2, batch), steps);
+  double in_operators = 0;
+  for (const auto& [name, profile] : profiler.profiles()) in_operators += profile.seconds;
+  result["decode_outside_operators"] = 1.0 - in_operators / decode_s;
+  result["prefill_operators"] = std::move(prefill_operators);
+  return result;
+}
+
+void PrintTable(const Json& result) {
+  std::printf("context %lld, batch %d: prefill %.1f tokens/s, decode %.1f tokens/s, peak %.2f GiB\n",
+              result["context"].get<long long>(), result["batch"].get<int>(),
+              result["prefill_tokens_per_s"].get<double>(),
+              result["decode_tokens_per_s"].get<double>(),
+              result["peak_rss_bytes"].get<double>() / (1 << 30));
+  for (const auto& [name, entry] : result["decode_operators"].items()) {
+    std::printf("  %-14s %8.3f ms a step  %6.2f GB/s\n", name.c_str(),
+                entry["seconds_per_step"].get<double>() * 1e3, entry["gb_per_s"].get<double>());
+  }
+  std::fflush(stdout);
+}
+
+/// The array that it reads would count in this process's peak memory, so a child measures. Called
+/// before this process has threads.
+double BandwidthFromChild(int threads) {
+  int ends[2];
+  if (pipe(ends) != 0) return 0;
+  const pid_t child = fork();
+  if (child == 0) {
+    const double measured = MeasureReadBandwidth(threads);
+    const bool sent = write(ends[1], &measured, sizeof(measured)) == sizeof(measured);
+    _exit(sent ? 0 : 1);
+  }
+  close(ends[1]);
+  double measured = 0;
+  if (child < 0 || read(ends[0], &measured, sizeof(measured)) != sizeof(measured)) measured = 0;
+  close(ends[0]);
+  if (child > 0) waitpid(child, nullptr, 0);
+  return measured;
+}
+
+int Run() {
+  std::vector<int64_t> contexts;
+  int64_t longest = 0;
+  for (const auto& word : absl::StrSplit(absl::GetFlag(FLAGS_context), ',')) {
+    int64_t context = 0;
+    if (!absl::SimpleAtoi(word, &context) || context < 1) {
+      std::fprintf(stderr, "--context: '%s' is no positive number\n", std::string(word).c_str());
+      return 2;
+    }
+    contexts.push_back(context);
+    longest = std::max(longest, context);
+  }
+  const int32_t batch = absl::GetFlag(FLAGS_batch);
+  if (batch < 1 || batch > 256) {
+    std::fprintf(stderr, "--batch is %d, expected 1 to 256\n", batch);
+    return 2;
+  }
+  auto options = OptionsFromFlags(longest + absl::GetFlag(FLAGS_decode_tokens) + 1, batch);
+  if (!options.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(options.status().message()).c_str());
+    return 2;
+  }
+  const int threads = options->num_threads > 0 ? options->num_threads : engine::NumUsableCores();
+  const double bandwidth = BandwidthFromChild(threads);
+  ProfilingBackend* profiler = nullptr;
+  const auto model =
+      engine::LoadModelWithCache(*options, [&](std::unique_ptr<kernels::Backend> inner) {
+        auto wrapped = std::make_unique<ProfilingBackend>(std::move(inner));
+        profiler = wrapped.get();
+        return wrapped;
+      });
+  if (!model.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(model.status().message()).c_str());
+    return 1;
+  }
+  for (const int64_t context : contexts) {
+    Json result = Measure(**model, *profiler, context, batch, options->max_step_tokens);
+    result["attention"] = (*model)->info.attention;
+    result["num_threads"] = threads;
+    result["read_bandwidth_gb_s"] = bandwidth;
+    if (absl::GetFlag(FLAGS_json)) {
+      std::cout << result.dump() << std::endl;
+    } else {
+      PrintTable(result);
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace nsa::tools
+
+int main(int argc, char** argv) {
+  absl::ParseCommandLine(argc, argv);
+  return nsa::tools::Run();
+}

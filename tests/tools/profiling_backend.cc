@@ -1,0 +1,57 @@
+#include "tests/tools/profiling_backend.h"
+
+#include <chrono>
+
+namespace nsa::tools {
+
+using kernels::Backend;
+
+template <typename Params>
+void ProfilingBackend::Measure(const char* name, void (Backend::*call)(const Params&),
+                               const Params& p) {
+  const auto began = std::chrono::steady_clock::now();
+  (inner_.get()->*call)(p);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - began;
+  OperatorProfile& profile = profiles_[name];
+  ++profile.num_calls;
+  profile.seconds += seconds.count();
+}
+
+void ProfilingBackend::Gemm(const kernels::GemmParams& p) {
+  Measure("gemm", &Backend::Gemm, p);
+  profiles_["gemm"].weight_bytes += p.w->num_bytes();
+}
+void ProfilingBackend::Embed(const kernels::EmbedParams& p) { Measure("embed", &Backend::Embed, p); }
+void ProfilingBackend::RmsNorm(const kernels::RmsNormParams& p) {
+  Measure("rms_norm", &Backend::RmsNorm, p);
+}
+void ProfilingBackend::Swiglu(const kernels::SwigluParams& p) {
+  Measure("swiglu", &Backend::Swiglu, p);
+}
+void ProfilingBackend::RopeKvWrite(const kernels::RopeKvWriteParams& p) {
+  Measure("rope_kv_write", &Backend::RopeKvWrite, p);
+}
+void ProfilingBackend::CmpPool(const kernels::CmpPoolParams& p) {
+  Measure("cmp_pool", &Backend::CmpPool, p);
+}
+void ProfilingBackend::CmpAttn(const kernels::CmpAttnParams& p) {
+  Measure("cmp_attn", &Backend::CmpAttn, p);
+}
+void ProfilingBackend::ScoreTopk(const kernels::ScoreTopkParams& p) {
+  Measure("score_topk", &Backend::ScoreTopk, p);
+}
+void ProfilingBackend::SelAttn(const kernels::SelAttnParams& p) {
+  Measure("sel_attn", &Backend::SelAttn, p);
+}
+void ProfilingBackend::WinAttn(const kernels::WinAttnParams& p) {
+  Measure("win_attn", &Backend::WinAttn, p);
+}
+void ProfilingBackend::FullAttn(const kernels::FullAttnParams& p) {
+  Measure("full_attn", &Backend::FullAttn, p);
+}
+void ProfilingBackend::Merge(const kernels::MergeParams& p) { Measure("merge", &Backend::Merge, p); }
+void ProfilingBackend::Sample(const kernels::SampleParams& p) {
+  Measure("sample", &Backend::Sample, p);
+}
+
+}  // namespace nsa::tools

@@ -1,0 +1,57 @@
+#ifndef NSA_TESTS_TOOLS_PROFILING_BACKEND_H_
+#define NSA_TESTS_TOOLS_PROFILING_BACKEND_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "kernels/backend.h"
+
+namespace nsa::tools {
+
+/// One operator's account.
+struct OperatorProfile {
+  int64_t num_calls = 0;
+  double seconds = 0;
+  int64_t weight_bytes = 0;  // packed weights read, each once a call (gemm)
+};
+
+/// Measures another backend: time and calls of every operator. One thread.
+class ProfilingBackend final : public kernels::Backend {
+ public:
+  explicit ProfilingBackend(std::unique_ptr<kernels::Backend> inner) : inner_(std::move(inner)) {}
+
+  const std::map<std::string, OperatorProfile>& profiles() const { return profiles_; }
+  void Reset() { profiles_.clear(); }
+
+  std::string Description() const override { return inner_->Description(); }
+  std::unique_ptr<kernels::PackedMatrix> Pack(
+      std::span<const kernels::WeightMatrix> parts) override {
+    return inner_->Pack(parts);
+  }
+  void Embed(const kernels::EmbedParams& p) override;
+  void RmsNorm(const kernels::RmsNormParams& p) override;
+  void Gemm(const kernels::GemmParams& p) override;
+  void Swiglu(const kernels::SwigluParams& p) override;
+  void RopeKvWrite(const kernels::RopeKvWriteParams& p) override;
+  void CmpPool(const kernels::CmpPoolParams& p) override;
+  void CmpAttn(const kernels::CmpAttnParams& p) override;
+  void ScoreTopk(const kernels::ScoreTopkParams& p) override;
+  void SelAttn(const kernels::SelAttnParams& p) override;
+  void WinAttn(const kernels::WinAttnParams& p) override;
+  void FullAttn(const kernels::FullAttnParams& p) override;
+  void Merge(const kernels::MergeParams& p) override;
+  void Sample(const kernels::SampleParams& p) override;
+
+ private:
+  template <typename Params>
+  void Measure(const char* name, void (kernels::Backend::*call)(const Params&), const Params& p);
+
+  std::unique_ptr<kernels::Backend> inner_;
+  std::map<std::string, OperatorProfile> profiles_;
+};
+
+}  // namespace nsa::tools
+
+#endif  // NSA_TESTS_TOOLS_PROFILING_BACKEND_H_

@@ -1,0 +1,97 @@
+#include "tests/tools/single_sequence.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <numeric>
+
+#include "absl/flags/flag.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/tensor.h"
+
+ABSL_FLAG(std::string, model, "", "path of a GGUF file");
+ABSL_FLAG(std::string, attention, "auto", "auto, nsa or full");
+ABSL_FLAG(int32_t, num_selected_blocks, 0, "n; 0: the model's own");
+ABSL_FLAG(int64_t, max_step_tokens, 512, "longest prefill chunk");
+ABSL_FLAG(int32_t, num_threads, 0, "0: all usable cores");
+
+namespace nsa::tools {
+
+SingleSequence::SingleSequence(engine::LoadedModel* model, int32_t first_page, int32_t num_pages)
+    : model_(model), pages_(static_cast<size_t>(num_pages)) {
+  std::iota(pages_.begin(), pages_.end(), first_page);
+}
+
+engine::BatchEntry SingleSequence::EntryFor(std::span<const int32_t> tokens,
+                                            int32_t num_logit_rows) const {
+  engine::BatchEntry entry;
+  entry.tokens = tokens;
+  entry.num_cached = num_tokens_;
+  entry.page_table = pages_;
+  entry.num_selected_blocks = model_->info.num_selected_blocks;
+  entry.num_logit_rows = num_logit_rows;
+  return entry;
+}
+
+void SingleSequence::Append(const std::vector<int32_t>& tokens, int64_t chunk, int64_t logits_from,
+                            const LogitsConsumer& consumer) {
+  const std::span<const int32_t> all(tokens);
+  const auto total = static_cast<int64_t>(tokens.size());
+  for (int64_t begin = 0; begin < total; begin += chunk) {
+    const int64_t size = std::min(chunk, total - begin);
+    const int64_t first = num_tokens_;
+    const int64_t wanted = std::clamp<int64_t>(first + size - logits_from, 0, size);
+    engine::Batch batch;
+    batch.num_rows = size;
+    batch.entries.push_back(EntryFor(all.subspan(static_cast<size_t>(begin), static_cast<size_t>(size)),
+                                     static_cast<int32_t>(wanted)));
+    model_->runner->Run(batch, [&](size_t, int64_t row, float* logits) {
+      consumer(first + row, logits);
+    });
+    num_tokens_ += size;
+  }
+}
+
+int32_t SingleSequence::Step(int32_t token) {
+  int32_t best = -1;
+  Append({token}, 1, num_tokens_, [&](int64_t, float* logits) {
+    best = ArgMax(logits, model_->info.vocabulary_size);
+  });
+  return best;
+}
+
+absl::StatusOr<engine::EngineOptions> OptionsFromFlags(int64_t max_context, int num_sequences) {
+  engine::EngineOptions options;
+  options.model_path = absl::GetFlag(FLAGS_model);
+  const std::string attention = absl::GetFlag(FLAGS_attention);
+  if (attention == "full") {
+    options.attention = engine::AttentionFlag::kFull;
+  } else if (attention == "nsa") {
+    options.attention = engine::AttentionFlag::kNsa;
+  } else if (attention != "auto") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--attention is '", attention, "', expected auto, nsa or full"));
+  }
+  options.num_selected_blocks = absl::GetFlag(FLAGS_num_selected_blocks);
+  options.max_step_tokens = absl::GetFlag(FLAGS_max_step_tokens);
+  options.num_threads = absl::GetFlag(FLAGS_num_threads);
+  options.max_context = max_context;
+  options.max_running_requests = num_sequences;
+  return options;
+}
+
+absl::StatusOr<std::vector<int32_t>> ReadTokens(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path));
+  std::vector<int32_t> tokens;
+  for (int32_t id; file.read(reinterpret_cast<char*>(&id), sizeof(id));) tokens.push_back(id);
+  if (tokens.empty()) return absl::InvalidArgumentError(absl::StrCat(path, " holds no tokens"));
+  return tokens;
+}
+
+int32_t ArgMax(const float* logits, int64_t size) {
+  return static_cast<int32_t>(std::max_element(logits, logits + size) - logits);
+}
+
+}  // namespace nsa::tools
