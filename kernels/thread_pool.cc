@@ -1,8 +1,7 @@
 #include "kernels/thread_pool.h"
 
 #include <atomic>
-#include <condition_variable>
-#include <mutex>
+#include <chrono>
 #include <thread>
 #include <vector>
 
@@ -11,32 +10,41 @@
 namespace nsa::kernels {
 namespace {
 
-// A decode step makes some three hundred calls; between two of them workers look for work this many
-// times before they sleep (about 50 µs), for a wake-up costs more than most calls.
-constexpr int kSpins = 2000;
+// A decode step makes some 300 calls a few microseconds apart, and waking a sleeper costs more than
+// that; longer spinning would take a core from the rest of the server.
+constexpr std::chrono::microseconds kSpinTime{40};
 
-inline void Pause() {
-#if defined(__x86_64__)
+void Pause() {
+#if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
 #endif
+}
+
+// Returns when `state` no longer holds `old`: spins first, then sleeps.
+void WaitForChange(const std::atomic<uint32_t>& state, uint32_t old) {
+  const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (state.load(std::memory_order_acquire) != old) return;
+      Pause();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  state.wait(old, std::memory_order_acquire);
 }
 
 }  // namespace
 
+// One word says all: the number of helpers inside the job, whether the job may be entered, and the
+// job's number. A helper enters by adding one to an open word; the caller closes the word when the
+// tasks are all handed out and waits only for helpers that are inside. So a helper that slept
+// through a job is never waited for, and none can touch a job that has returned.
 struct ThreadPool::State {
-  // One call. Written under `mutex` before `generation` rises.
-  TaskFunction function = nullptr;
-  void* context = nullptr;
-  int64_t num_tasks = 0;
-
-  std::atomic<uint64_t> generation{0};  // rises with each call
-  std::atomic<int64_t> next_task{0};
-  std::atomic<int> num_busy{0};  // workers that have not finished the present call
-  std::atomic<bool> stop{false};
-
-  std::mutex mutex;
-  std::condition_variable wake;
-  std::vector<std::thread> threads;
+  static constexpr uint32_t kInside = 0xffff;
+  static constexpr uint32_t kOpen = 1u << 16;
+  static constexpr uint32_t kStop = 1u << 17;
+  static constexpr uint32_t kJob = 1u << 18;  // unit of the job's number, which may wrap
 
   void RunTasks(int worker) {
     for (;;) {
@@ -46,69 +54,72 @@ struct ThreadPool::State {
     }
   }
 
-  bool Changed(uint64_t seen) const {
-    return generation.load(std::memory_order_acquire) != seen ||
-           stop.load(std::memory_order_acquire);
-  }
-
-  void Work(int worker) {
-    uint64_t seen = 0;
+  void HelperLoop(int worker) {
+    uint32_t last_job = 0;
+    uint32_t seen = word.load(std::memory_order_acquire);
     for (;;) {
-      for (int spin = 0; spin < kSpins && !Changed(seen); ++spin) Pause();
-      if (!Changed(seen)) {
-        std::unique_lock<std::mutex> lock(mutex);
-        wake.wait(lock, [&] { return Changed(seen); });
+      if (seen & kStop) return;
+      if ((seen & kOpen) == 0 || seen / kJob == last_job) {
+        WaitForChange(word, seen);
+        seen = word.load(std::memory_order_acquire);
+        continue;
       }
-      if (stop.load(std::memory_order_acquire)) return;
-      seen = generation.load(std::memory_order_acquire);
+      if (!word.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel,
+                                      std::memory_order_acquire)) {
+        continue;
+      }
+      last_job = seen / kJob;
       RunTasks(worker);
-      num_busy.fetch_sub(1, std::memory_order_release);
+      seen = word.fetch_sub(1, std::memory_order_acq_rel) - 1;
+      if ((seen & (kOpen | kInside)) == 0) word.notify_all();
     }
   }
+
+  std::atomic<uint32_t> word{0};
+  alignas(64) std::atomic<int64_t> next_task{0};
+  // Written by the caller while the word is closed and nobody is inside.
+  alignas(64) int64_t num_tasks = 0;
+  TaskFunction function = nullptr;
+  void* context = nullptr;
+  std::vector<std::thread> helpers;
 };
 
 ThreadPool::ThreadPool(int num_threads) : state_(std::make_unique<State>()) {
-  NSA_CHECK(num_threads >= 1);
+  NSA_CHECK(num_threads >= 1 && num_threads < static_cast<int>(State::kInside));
+  // Job numbers start at 1, so that a helper's "last job" of 0 is none.
+  state_->word.store(State::kJob);
   for (int worker = 1; worker < num_threads; ++worker) {
-    state_->threads.emplace_back([state = state_.get(), worker] { state->Work(worker); });
+    state_->helpers.emplace_back([state = state_.get(), worker] { state->HelperLoop(worker); });
   }
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    const std::lock_guard<std::mutex> lock(state_->mutex);
-    state_->stop.store(true, std::memory_order_release);
-  }
-  state_->wake.notify_all();
-  for (std::thread& thread : state_->threads) thread.join();
+  state_->word.fetch_or(State::kStop, std::memory_order_acq_rel);
+  state_->word.notify_all();
+  for (std::thread& helper : state_->helpers) helper.join();
 }
 
-int ThreadPool::num_threads() const { return static_cast<int>(state_->threads.size()) + 1; }
+int ThreadPool::num_threads() const { return static_cast<int>(state_->helpers.size()) + 1; }
 
 void ThreadPool::Run(int64_t num_tasks, TaskFunction function, void* context) {
   State& state = *state_;
-  if (state.threads.empty() || num_tasks <= 1) {
+  if (state.helpers.empty() || num_tasks <= 1) {
     for (int64_t task = 0; task < num_tasks; ++task) function(context, task, 0);
     return;
   }
-  {
-    const std::lock_guard<std::mutex> lock(state.mutex);
-    state.function = function;
-    state.context = context;
-    state.num_tasks = num_tasks;
-    state.next_task.store(0, std::memory_order_relaxed);
-    state.num_busy.store(static_cast<int>(state.threads.size()), std::memory_order_relaxed);
-    state.generation.fetch_add(1, std::memory_order_release);
-  }
-  state.wake.notify_all();
+  state.num_tasks = num_tasks;
+  state.function = function;
+  state.context = context;
+  state.next_task.store(0, std::memory_order_relaxed);
+  const uint32_t closed = state.word.load(std::memory_order_relaxed);
+  NSA_CHECK((closed & (State::kOpen | State::kInside)) == 0);  // one caller at a time
+  state.word.store((closed + State::kJob) | State::kOpen, std::memory_order_release);
+  state.word.notify_all();
   state.RunTasks(0);
-  // Every worker takes part in every call, so that none can read the next call's fields too early.
-  for (int spin = 0; state.num_busy.load(std::memory_order_acquire) != 0; ++spin) {
-    if (spin < 100 * kSpins) {
-      Pause();
-    } else {
-      std::this_thread::yield();
-    }
+  uint32_t word = state.word.fetch_and(~State::kOpen, std::memory_order_acq_rel) & ~State::kOpen;
+  while ((word & State::kInside) != 0) {
+    WaitForChange(state.word, word);
+    word = state.word.load(std::memory_order_acquire);
   }
 }
 
