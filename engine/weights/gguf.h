@@ -10,9 +10,12 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "engine/weights/mapped_file.h"
 #include "kernels/ops/gemm.h"
 
 namespace nsa::engine {
+
+class ByteCursor;
 
 /// A metadata value. Arrays are flat; arrays of arrays are refused. Strings view the mapped file.
 struct GgufValue {
@@ -43,7 +46,7 @@ class GgufFile {
 
   const std::string& path() const { return path_; }
   uint32_t version() const { return version_; }
-  int64_t file_bytes() const { return static_cast<int64_t>(size_); }
+  int64_t file_bytes() const { return static_cast<int64_t>(file_->bytes().size()); }
 
   /// Null where there is none.
   const GgufValue* FindValue(std::string_view key) const;
@@ -63,10 +66,10 @@ class GgufFile {
  private:
   GgufFile() = default;
   absl::Status Parse();
+  absl::Status ParseHeader(ByteCursor& cursor, uint64_t& num_tensors, uint64_t& num_values);
 
   std::string path_;
-  const std::byte* data_ = nullptr;
-  size_t size_ = 0;
+  std::unique_ptr<MappedFile> file_;
   uint32_t version_ = 0;
   absl::flat_hash_map<std::string_view, GgufValue> values_;
   std::vector<GgufTensor> tensors_;

@@ -1,0 +1,48 @@
+#include "engine/weights/mapped_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "absl/memory/memory.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace nsa::engine {
+namespace {
+
+absl::Status FromErrno(const std::string& path, const char* action) {
+  return absl::ErrnoToStatus(errno, absl::StrCat("cannot ", action, " ", path));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& path) {
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return FromErrno(path, "open");
+  struct stat info {};
+  absl::Status status;
+  void* memory = MAP_FAILED;
+  if (fstat(descriptor, &info) != 0) {
+    status = FromErrno(path, "read");
+  } else if (!S_ISREG(info.st_mode)) {
+    status = absl::InvalidArgumentError(absl::StrCat(path, " is no regular file"));
+  } else if (info.st_size == 0) {
+    status = absl::InvalidArgumentError(absl::StrCat(path, " is empty"));
+  } else {
+    memory = mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ, MAP_PRIVATE, descriptor, 0);
+    if (memory == MAP_FAILED) status = FromErrno(path, "map");
+  }
+  close(descriptor);
+  if (!status.ok()) return status;
+  return absl::WrapUnique(
+      new MappedFile(static_cast<const std::byte*>(memory), static_cast<size_t>(info.st_size)));
+}
+
+MappedFile::~MappedFile() { munmap(const_cast<std::byte*>(data_), size_); }
+
+}  // namespace nsa::engine
