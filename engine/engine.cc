@@ -21,6 +21,7 @@
 #include "engine/page_pool.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
+#include "engine/text.h"
 
 namespace nsa::engine {
 namespace {
@@ -240,7 +241,7 @@ absl::Status EngineImpl::Submit(Request request, std::shared_ptr<OutputSink> sin
 void EngineImpl::Abort(std::string_view request_id) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (!ids_.contains(request_id)) return;
+    if (!ids_.contains(View(request_id))) return;
     aborts_.emplace_back(request_id);
   }
   wake_.notify_all();

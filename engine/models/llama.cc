@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/attention/rope_table.h"
+#include "engine/text.h"
 #include "engine/weights/weight_reader.h"
 #include "kernels/quant.h"
 
@@ -73,7 +74,7 @@ absl::Status ReadRope(const GgufFile& file, int64_t rotary_dim, ModelConfig& con
   if (*type == "none") return absl::OkStatus();
   if (*type != "linear") {
     return absl::UnimplementedError(absl::StrCat(file.path(), ": ", prefix, "scaling.type is '",
-                                                 *type, "'; this server knows: none, linear"));
+                                                 View(*type), "'; this server knows: none, linear"));
   }
   const absl::StatusOr<double> factor = file.GetFloat(prefix + "scaling.factor");
   if (!factor.ok()) return factor.status();

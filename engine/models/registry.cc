@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "engine/models/llama.h"
+#include "engine/text.h"
 
 namespace nsa::engine {
 namespace {
@@ -28,10 +29,10 @@ absl::StatusOr<const Family*> FindFamily(const GgufFile& file) {
   std::string known;
   for (const Family& family : kFamilies) {
     if (family.architecture == *architecture) return &family;
-    absl::StrAppend(&known, known.empty() ? "" : ", ", family.architecture);
+    absl::StrAppend(&known, known.empty() ? "" : ", ", View(family.architecture));
   }
   return absl::UnimplementedError(absl::StrCat(file.path(), ": general.architecture is '",
-                                               *architecture, "'; this server knows: ", known));
+                                               View(*architecture), "'; this server knows: ", known));
 }
 
 }  // namespace

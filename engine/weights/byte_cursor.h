@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "engine/text.h"
 
 namespace nsa::engine {
 
@@ -42,12 +43,12 @@ class ByteCursor {
 
   /// InvalidArgument with path and place.
   absl::Status Error(std::string_view message) const {
-    return absl::InvalidArgumentError(absl::StrCat(path_, ": ", message, " (byte ", offset_, ")"));
+    return absl::InvalidArgumentError(absl::StrCat(path_, ": ", View(message), " (byte ", offset_, ")"));
   }
 
  private:
   absl::Status Truncated(std::string_view what, uint64_t needed) const {
-    return Error(absl::StrCat("file ends within a ", what, ": ", needed, " bytes needed, ",
+    return Error(absl::StrCat("file ends within a ", View(what), ": ", needed, " bytes needed, ",
                               remaining(), " left"));
   }
 

@@ -10,6 +10,7 @@
 #include "absl/memory/memory.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/text.h"
 #include "engine/weights/byte_cursor.h"
 #include "engine/weights/mapped_file.h"
 
@@ -172,7 +173,7 @@ absl::Status ReadShape(ByteCursor& cursor, uint32_t num_dimensions, GgufTensor& 
     if (!size.ok()) return size.status();
     const auto limit = static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) / 512;
     if (*size == 0 || *size > limit / num_elements) {
-      return cursor.Error(absl::StrCat("tensor '", tensor.name, "': dimension ", i, " is ", *size,
+      return cursor.Error(absl::StrCat("tensor '", View(tensor.name), "': dimension ", i, " is ", *size,
                                        ", expected at least 1 and a product below 2^54"));
     }
     num_elements *= *size;
@@ -189,7 +190,7 @@ absl::StatusOr<TensorInfo> ReadTensorInfo(ByteCursor& cursor) {
   const auto num_dimensions = cursor.Read<uint32_t>("number of dimensions");
   if (!num_dimensions.ok()) return num_dimensions.status();
   if (*num_dimensions < 1 || *num_dimensions > kMaxDimensions) {
-    return cursor.Error(absl::StrCat("tensor '", *name, "' has ", *num_dimensions,
+    return cursor.Error(absl::StrCat("tensor '", View(*name), "' has ", *num_dimensions,
                                      " dimensions, expected 1 to ", kMaxDimensions));
   }
   uint64_t num_elements = 0;
@@ -201,11 +202,11 @@ absl::StatusOr<TensorInfo> ReadTensorInfo(ByteCursor& cursor) {
   info.tensor.type = static_cast<kernels::WeightType>(*type);
   const kernels::WeightBlock* block = kernels::FindWeightBlock(info.tensor.type);
   if (block == nullptr) {
-    return cursor.Error(absl::StrCat("tensor '", *name, "' has type ", *type,
+    return cursor.Error(absl::StrCat("tensor '", View(*name), "' has type ", *type,
                                      ", which is not supported; supported: ", SupportedTypes()));
   }
   if (info.tensor.shape.back() % block->num_elements != 0) {
-    return cursor.Error(absl::StrCat("tensor '", *name, "' of type ", block->name, " has rows of ",
+    return cursor.Error(absl::StrCat("tensor '", View(*name), "' of type ", block->name, " has rows of ",
                                      info.tensor.shape.back(), " elements, expected a multiple of ",
                                      block->num_elements));
   }
@@ -225,11 +226,11 @@ absl::Status PlaceTensors(const ByteCursor& cursor, uint64_t alignment, uint64_t
   for (TensorInfo& info : infos) {
     const auto bytes = static_cast<uint64_t>(info.tensor.num_bytes);
     if (info.offset % alignment != 0) {
-      return cursor.Error(absl::StrCat("tensor '", info.tensor.name, "' at offset ", info.offset,
+      return cursor.Error(absl::StrCat("tensor '", View(info.tensor.name), "' at offset ", info.offset,
                                        ", expected a multiple of ", alignment));
     }
     if (info.offset > data_size || bytes > data_size - info.offset) {
-      return cursor.Error(absl::StrCat("tensor '", info.tensor.name, "' needs ", bytes,
+      return cursor.Error(absl::StrCat("tensor '", View(info.tensor.name), "' needs ", bytes,
                                        " bytes at offset ", info.offset, ", the data section has ",
                                        data_size, " (is the file truncated?)"));
     }
@@ -240,8 +241,8 @@ absl::Status PlaceTensors(const ByteCursor& cursor, uint64_t alignment, uint64_t
   for (size_t i = 1; i < order.size(); ++i) {
     const TensorInfo& before = *order[i - 1].second;
     if (before.offset + static_cast<uint64_t>(before.tensor.num_bytes) > order[i].first) {
-      return cursor.Error(absl::StrCat("tensors '", before.tensor.name, "' and '",
-                                       order[i].second->tensor.name, "' overlap"));
+      return cursor.Error(absl::StrCat("tensors '", View(before.tensor.name), "' and '",
+                                       View(order[i].second->tensor.name), "' overlap"));
     }
   }
   return absl::OkStatus();
@@ -299,7 +300,7 @@ absl::Status GgufFile::Parse() {
     auto value = ReadValue(cursor);
     if (!value.ok()) return value.status();
     if (!values_.emplace(*key, *std::move(value)).second) {
-      return cursor.Error(absl::StrCat("metadata key '", *key, "' stands twice"));
+      return cursor.Error(absl::StrCat("metadata key '", View(*key), "' stands twice"));
     }
   }
   uint64_t alignment = kDefaultAlignment;
@@ -327,7 +328,7 @@ absl::Status GgufFile::Parse() {
   }
   for (TensorInfo& info : infos) {
     if (!tensor_index_.emplace(info.tensor.name, tensors_.size()).second) {
-      return cursor.Error(absl::StrCat("tensor '", info.tensor.name, "' stands twice"));
+      return cursor.Error(absl::StrCat("tensor '", View(info.tensor.name), "' stands twice"));
     }
     tensors_.push_back(std::move(info.tensor));
   }

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/text.h"
 #include "engine/weights/gguf.h"
 
 namespace nsa::engine {
@@ -63,12 +64,12 @@ constexpr bool kConvertible = requires(Stored value, T& result) {
 };
 
 absl::Status Missing(const GgufFile& file, std::string_view key) {
-  return absl::NotFoundError(absl::StrCat(file.path(), ": metadata key '", key, "' is missing"));
+  return absl::NotFoundError(absl::StrCat(file.path(), ": metadata key '", View(key), "' is missing"));
 }
 
 absl::Status WrongType(const GgufFile& file, std::string_view key, std::string_view expected) {
   return absl::InvalidArgumentError(
-      absl::StrCat(file.path(), ": metadata key '", key, "' is not ", expected, " or out of range"));
+      absl::StrCat(file.path(), ": metadata key '", View(key), "' is not ", View(expected), " or out of range"));
 }
 
 template <typename T>

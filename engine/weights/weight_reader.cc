@@ -5,6 +5,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "engine/text.h"
 #include "kernels/quant.h"
 
 namespace nsa::engine {
@@ -14,11 +15,11 @@ absl::StatusOr<const GgufTensor*> FindShaped(const GgufFile& file, std::string_v
                                              const std::vector<int64_t>& shape) {
   const GgufTensor* tensor = file.FindTensor(name);
   if (tensor == nullptr) {
-    return absl::NotFoundError(absl::StrCat(file.path(), ": tensor '", name, "' is missing"));
+    return absl::NotFoundError(absl::StrCat(file.path(), ": tensor '", View(name), "' is missing"));
   }
   if (tensor->shape != shape) {
     return absl::InvalidArgumentError(absl::StrCat(
-        file.path(), ": tensor '", name, "' has shape [", absl::StrJoin(tensor->shape, ", "),
+        file.path(), ": tensor '", View(name), "' has shape [", absl::StrJoin(tensor->shape, ", "),
         "], expected [", absl::StrJoin(shape, ", "), "]"));
   }
   return tensor;
