@@ -3,12 +3,12 @@
 
 #include <pcre2.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "engine/tokenizer/pre_tokenizer_patterns.h"
 #include "kernels/check.h"
 
@@ -24,6 +24,22 @@ struct FreeMatchData {
 struct FreeContext {
   void operator()(pcre2_match_context* context) const { pcre2_match_context_free(context); }
 };
+
+std::vector<std::string_view> SplitNames(std::string_view names) {
+  std::vector<std::string_view> split;
+  while (!names.empty()) {
+    const std::string_view name = names.substr(0, names.find(' '));
+    split.push_back(name);
+    names.remove_prefix(std::min(name.size() + 1, names.size()));
+  }
+  return split;
+}
+
+int Match(const pcre2_code* code, std::string_view text, size_t start, uint32_t options,
+          pcre2_match_data* data, pcre2_match_context* context) {
+  return pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), start,
+                     options | PCRE2_NO_UTF_CHECK, data, context);
+}
 
 }  // namespace
 
@@ -58,12 +74,13 @@ void PreTokenizer::Stage::Split(std::string_view piece, pcre2_match_data* data,
   size_t done = 0;
   size_t start = 0;
   while (start < piece.size()) {
-    const int rc =
-        pcre2_match(code.get(), reinterpret_cast<PCRE2_SPTR>(piece.data()), piece.size(), start,
-                    PCRE2_NO_UTF_CHECK, data, context);
+    int rc = Match(code.get(), piece, start, 0, data, context);
+    // Compiled code has a small fixed stack; the interpreter takes the heap.
+    if (rc == PCRE2_ERROR_JIT_STACKLIMIT) {
+      rc = Match(code.get(), piece, start, PCRE2_NO_JIT, data, context);
+    }
     if (rc == PCRE2_ERROR_NOMATCH) break;
-    // No pattern of the table can run out of stack or of the match limits raised in Split.
-    NSA_CHECK(rc > 0);
+    NSA_CHECK(rc > 0);  // the limits are raised in PreTokenizer::Split
     const PCRE2_SIZE* match = pcre2_get_ovector_pointer(data);
     NSA_CHECK(match[1] > match[0]);
     if (match[0] > done) pieces.push_back(piece.substr(done, match[0] - done));
@@ -78,9 +95,8 @@ PreTokenizer::~PreTokenizer() = default;
 absl::StatusOr<std::unique_ptr<PreTokenizer>> PreTokenizer::Create(std::string_view name) {
   if (name.empty()) name = "default";
   for (const PrePattern& pattern : kPrePatterns) {
-    bool found = false;
-    for (std::string_view known : absl::StrSplit(pattern.names, ' ')) found |= known == name;
-    if (!found) continue;
+    const std::vector<std::string_view> names = SplitNames(pattern.names);
+    if (std::find(names.begin(), names.end(), name) == names.end()) continue;
     std::unique_ptr<PreTokenizer> pre_tokenizer(new PreTokenizer());
     pre_tokenizer->ignores_merges_ = pattern.ignores_merges;
     pre_tokenizer->adds_bos_ = pattern.adds_bos;
@@ -92,19 +108,21 @@ absl::StatusOr<std::unique_ptr<PreTokenizer>> PreTokenizer::Create(std::string_v
     }
     return pre_tokenizer;
   }
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "tokenizer.ggml.pre is \"%s\", expected one of %s; such a model needs its split pattern added "
-      "to engine/tokenizer/pre_tokenizer_patterns.h",
-      name, absl::StrJoin(KnownNames(), ", ")));
+  return absl::InvalidArgumentError(
+      absl::StrFormat("tokenizer.ggml.pre is \"%s\", expected one of %s; such a model needs its "
+                      "split pattern added "
+                      "to engine/tokenizer/pre_tokenizer_patterns.h",
+                      name, absl::StrJoin(KnownNames(), ", ")));
 }
 
 std::vector<std::string_view> PreTokenizer::Split(std::string_view text) const {
   std::unique_ptr<pcre2_match_data, FreeMatchData> data(pcre2_match_data_create(1, nullptr));
   std::unique_ptr<pcre2_match_context, FreeContext> context(pcre2_match_context_create(nullptr));
   NSA_CHECK(data != nullptr && context != nullptr);
-  // Both count steps, so a megabyte of one class of character would pass the defaults. Time stays
-  // linear: no pattern of the table backtracks more than once over a run.
+  // A megabyte of one class of character could pass the defaults. Time stays linear: no pattern of
+  // the table backtracks more than once over a run.
   pcre2_set_match_limit(context.get(), UINT32_MAX);
+  pcre2_set_heap_limit(context.get(), UINT32_MAX);
   std::vector<std::string_view> pieces;
   if (!text.empty()) pieces.push_back(text);
   std::vector<std::string_view> next;
@@ -120,7 +138,7 @@ std::vector<std::string_view> PreTokenizer::Split(std::string_view text) const {
 std::vector<std::string> PreTokenizer::KnownNames() {
   std::vector<std::string> names;
   for (const PrePattern& pattern : kPrePatterns) {
-    for (std::string_view name : absl::StrSplit(pattern.names, ' ')) names.emplace_back(name);
+    for (std::string_view name : SplitNames(pattern.names)) names.emplace_back(name);
   }
   return names;
 }

@@ -28,10 +28,10 @@ struct PrePattern {
 #define NSA_GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+|" NSA_SYMBOLS "|" NSA_SPACES
 #define NSA_LLAMA3(digits) \
   NSA_CONTRACTION "|" NSA_WORD "|\\p{N}" digits "|" NSA_SYMBOLS "[\\r\\n]*|" NSA_LINES
-#define NSA_CASED_WORD(suffix)                                                                 \
-  "[^\\r\\n\\p{L}\\p{N}]?[" NSA_UPPER "]*[" NSA_LOWER "]+" suffix "|[^\\r\\n\\p{L}\\p{N}]?[" \
-  NSA_UPPER "]+[" NSA_LOWER "]*" suffix
-#define NSA_GPT4O(digits, suffix)                                                       \
+#define NSA_CASED_WORD(suffix)                                    \
+  "[^\\r\\n\\p{L}\\p{N}]?[" NSA_UPPER "]*[" NSA_LOWER "]+" suffix \
+  "|[^\\r\\n\\p{L}\\p{N}]?[" NSA_UPPER "]+[" NSA_LOWER "]*" suffix
+#define NSA_GPT4O(digits, suffix) \
   NSA_CASED_WORD(suffix) "|\\p{N}" digits "|" NSA_SYMBOLS "[\\r\\n/]*|" NSA_LINES
 
 // The cased letters of DeepSeek's first tokenizers, which list them one by one and leave out, among
@@ -49,7 +49,8 @@ struct PrePattern {
   "\\x{210A}-\\x{2113}\\x{2115}\\x{2119}-\\x{211D}\\x{2124}\\x{2126}\\x{2128}\\x{212A}-\\x{212D}"  \
   "\\x{212F}-\\x{2134}\\x{2139}\\x{213C}-\\x{213F}\\x{2145}-\\x{2149}\\x{214E}\\x{2183}\\x{2184}"  \
   "\\x{2C00}-\\x{2C7B}\\x{2C7E}-\\x{2CE4}\\x{2CEB}-\\x{2CEE}\\x{2CF2}\\x{2CF3}\\x{A640}-\\x{A66D}" \
-  "\\x{A680}-\\x{A69B}\\x{A722}-\\x{A76F}\\x{A771}-\\x{A787}\\x{A78B}-\\x{A78E}\\x{AB70}-\\x{ABBF}"\
+  "\\x{A680}-\\x{A69B}\\x{A722}-\\x{A76F}\\x{A771}-\\x{A787}\\x{A78B}-\\x{A78E}\\x{AB70}-\\x{"     \
+  "ABBF}"                                                                                          \
   "\\x{FB00}-\\x{FB06}\\x{FB13}-\\x{FB17}\\x{FF21}-\\x{FF3A}\\x{FF41}-\\x{FF5A}"                   \
   "\\x{10400}-\\x{1044F}\\x{104B0}-\\x{104D3}\\x{104D8}-\\x{104FB}\\x{10C80}-\\x{10CB2}"           \
   "\\x{10CC0}-\\x{10CF2}\\x{118A0}-\\x{118DF}\\x{1E900}-\\x{1E943}"
@@ -57,10 +58,8 @@ struct PrePattern {
 // Patterns as the checkpoints' own tokenizer.json files have them; the names, and for "default" and
 // "falcon" the stages, as llama.cpp has them.
 inline constexpr PrePattern kPrePatterns[] = {
-    {"default",
-     {"[\\p{P}$+<=>^~|]+", NSA_GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
-    {"gpt-2 phi-2 olmo mpt jais trillion exaone4 granite-docling modern-bert gigachat",
-     {NSA_GPT2}},
+    {"default", {"[\\p{P}$+<=>^~|]+", NSA_GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
+    {"gpt-2 phi-2 olmo mpt jais trillion exaone4 granite-docling modern-bert gigachat", {NSA_GPT2}},
     {"smollm starcoder refact command-r codeshell exaone minerva-7b", {"\\p{N}", NSA_GPT2}},
     {"llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2",
      {NSA_LLAMA3("{1,3}")},
@@ -71,8 +70,8 @@ inline constexpr PrePattern kPrePatterns[] = {
     {"qwen35",
      {NSA_CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^" NSA_S
                       "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" NSA_LINES}},
-    // The look-behind changes no match: leftmost matches begin at the head of a run anyway. It spares
-    // the search from the middle of every run, which would make long runs quadratic.
+    // The look-behind changes no match: leftmost matches begin at the head of a run anyway. It
+    // spares the search from the middle of every run, which would make long runs quadratic.
     {"deepseek-llm",
      {"[\\r\\n]", "[" NSA_S "]?[" NSA_DEEPSEEK_LETTERS "]+",
       "[" NSA_S "]?[!-/:-~\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF5E}\\x{2018}-\\x{201F}"

@@ -14,7 +14,8 @@ namespace nsa::engine {
 class GgufFile;
 
 struct EncodeOptions {
-  /// Put the checkpoint's begin-of-sequence token (and end token, where it asks for one) around the text.
+  /// Put the checkpoint's begin-of-sequence token (and end token, where it asks for one) around the
+  /// text.
   bool add_special_tokens = true;
   /// Take special tokens' names in the text ("<|im_start|>") for the tokens, not for plain text.
   bool parse_special_tokens = true;
@@ -25,8 +26,10 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  /// Any bytes are accepted. Invalid UTF-8 is encoded as the reference implementation of the kind does.
-  virtual std::vector<int32_t> Encode(std::string_view text, const EncodeOptions& options) const = 0;
+  /// Any bytes are accepted. Invalid UTF-8 is encoded as the reference implementation of the kind
+  /// does.
+  virtual std::vector<int32_t> Encode(std::string_view text,
+                                      const EncodeOptions& options) const = 0;
 
   /// The bytes that `id` stands for when it follows other tokens; they may be part of a character.
   /// Control tokens give their name. `id` is in [0, vocabulary_size).
@@ -43,7 +46,8 @@ class Tokenizer {
   virtual const std::vector<int32_t>& stop_ids() const = 0;
   /// "bpe/smollm", "sentencepiece/unigram", … for GetModelInfo.
   virtual std::string kind() const = 0;
-  /// Whether the first piece's leading space is dropped when decoding (SentencePiece's dummy prefix).
+  /// Whether the first piece's leading space is dropped when decoding (SentencePiece's dummy
+  /// prefix).
   virtual bool strips_leading_space() const = 0;
 };
 
@@ -53,9 +57,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const GgufFile& file);
 /// From a SentencePiece `.model` file.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSentencePieceModel(const std::string& path);
 
-/// Turns a stream of tokens into a stream of text. Never emits part of a character: bytes wait until
-/// their character is complete; bytes that cannot become one are emitted as U+FFFD. All pieces and
-/// Flush's rest join to Tokenizer::Decode of all ids.
+/// Turns a stream of tokens into a stream of text. Never emits part of a character: bytes wait
+/// until their character is complete; bytes that cannot become one are emitted as U+FFFD. All
+/// pieces and Flush's rest join to Tokenizer::Decode of all ids.
 class Detokenizer {
  public:
   Detokenizer(const Tokenizer* tokenizer, bool skip_special_tokens)

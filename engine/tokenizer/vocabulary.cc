@@ -29,15 +29,16 @@ absl::Status ReadId(const GgufFile& file, std::string_view name, size_t num_toke
   // Converters write 2^32 − 1 for "none".
   if (*id == -1 || *id == std::numeric_limits<uint32_t>::max()) return absl::OkStatus();
   if (*id < 0 || static_cast<size_t>(*id) >= num_tokens) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "%s is %d, but the vocabulary has %d tokens; convert the checkpoint again", Key(name), *id,
-        num_tokens));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s is %d, but the vocabulary has %d tokens; convert the checkpoint again",
+                        Key(name), *id, num_tokens));
   }
   out = static_cast<int32_t>(*id);
   return absl::OkStatus();
 }
 
-absl::Status ReadFlag(const GgufFile& file, std::string_view name, bool& out) {
+template <typename Flag>
+absl::Status ReadFlag(const GgufFile& file, std::string_view name, Flag& out) {
   if (!Has(file, name)) return absl::OkStatus();
   const absl::StatusOr<bool> value = file.GetBool(Key(name));
   if (!value.ok()) return value.status();
@@ -160,7 +161,8 @@ absl::Status CheckVocabulary(const Vocabulary& vocabulary) {
           it->second, id, vocabulary.tokens[id]));
     }
   }
-  if (auto s = CheckId("begin-of-sequence", vocabulary.bos_id, num_tokens, vocabulary.add_bos);
+  if (auto s = CheckId("begin-of-sequence", vocabulary.bos_id, num_tokens,
+                       vocabulary.add_bos.value_or(false));
       !s.ok()) {
     return s;
   }
@@ -173,9 +175,8 @@ absl::Status CheckVocabulary(const Vocabulary& vocabulary) {
 
 void AddStopTokensByName(Vocabulary& vocabulary) {
   static constexpr std::array<std::string_view, 10> kNames = {
-      "<|eot_id|>",       "<|im_end|>",    "<|end|>",           "<end_of_turn>",
-      "<|endoftext|>",    "<|eom_id|>",    "<|end_of_text|>",   "<|return|>",
-      "<|end_of_turn|>",  "<｜end▁of▁sentence｜>",
+      "<|eot_id|>", "<|im_end|>",      "<|end|>",    "<end_of_turn>",   "<|endoftext|>",
+      "<|eom_id|>", "<|end_of_text|>", "<|return|>", "<|end_of_turn|>", "<｜end▁of▁sentence｜>",
   };
   std::vector<int32_t>& stop_ids = vocabulary.stop_ids;
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {

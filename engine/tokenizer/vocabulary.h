@@ -2,6 +2,7 @@
 #define NSA_ENGINE_TOKENIZER_VOCABULARY_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,7 +34,7 @@ struct Vocabulary {
   int32_t eos_id = -1;
   int32_t unknown_id = -1;
   std::vector<int32_t> stop_ids;  // ascending, unique
-  bool add_bos = false;
+  std::optional<bool> add_bos;    // nothing: as the kind of tokenizer does by default
   bool add_eos = false;
   bool add_space_prefix = false;
 };
@@ -44,8 +45,9 @@ absl::StatusOr<Vocabulary> ReadVocabulary(const GgufFile& file);
 /// Sizes, uniqueness, ids in range, and that add_bos and add_eos have a token to add.
 absl::Status CheckVocabulary(const Vocabulary& vocabulary);
 
-/// Adds tokens that end a turn by their well-known names ("<|im_end|>", "<|eot_id|>", …) to stop_ids:
-/// checkpoints name only one end token in their metadata, and chat models often use another.
+/// Adds tokens that end a turn by their well-known names ("<|im_end|>", "<|eot_id|>", …) to
+/// stop_ids: checkpoints name only one end token in their metadata, and chat models often use
+/// another.
 void AddStopTokensByName(Vocabulary& vocabulary);
 
 }  // namespace nsa::engine
