@@ -1,0 +1,347 @@
+#include "server/convert.h"
+
+#include <cmath>
+#include <limits>
+#include <string_view>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+
+namespace nsa::server {
+namespace {
+
+constexpr int kMaxIdBytes = 256;
+constexpr int kMaxStops = 16;
+constexpr int kMaxStopBytes = 1024;
+constexpr int kMaxStopTokens = 128;
+constexpr int kMaxBadWords = 128;
+constexpr int kMaxBadWordBytes = 256;
+constexpr int kMaxBiases = 1024;
+
+absl::Status OutOfRange(const char* field, double value, const char* range) {
+  return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", expected ", range));
+}
+
+absl::Status TooMany(const char* field, int64_t count, int64_t most) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " has ", count, " entries, expected at most ", most));
+}
+
+absl::Status TooLong(const char* field, size_t bytes, int64_t least, int64_t most) {
+  return absl::InvalidArgumentError(absl::StrCat(field, " has ", bytes, " bytes, expected ", least,
+                                                 " to ", most));
+}
+
+absl::Status CheckTokenId(const char* field, int64_t index, int32_t id, int32_t vocabulary) {
+  if (id >= 0 && id < vocabulary) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, "[", index, "] is ", id,
+                                                 ", expected 0 to ", vocabulary - 1));
+}
+
+/// An optional float with its range. The comparisons are false for NaN, so NaN is out of range.
+struct FloatRange {
+  const char* field;
+  bool present;
+  float value;
+  float low;
+  float high;
+  bool low_excluded;
+  const char* range;
+};
+
+absl::Status CheckFloats(const v1::SamplingParams& s) {
+  const FloatRange ranges[] = {
+      {"sampling.temperature", s.has_temperature(), s.temperature(), 0, 100, false, "0 to 100"},
+      {"sampling.top_p", s.has_top_p(), s.top_p(), 0, 1, true, "above 0 and at most 1"},
+      {"sampling.min_p", s.has_min_p(), s.min_p(), 0, 1, false, "0 to 1"},
+      {"sampling.presence_penalty", s.has_presence_penalty(), s.presence_penalty(), -2, 2, false,
+       "-2 to 2"},
+      {"sampling.frequency_penalty", s.has_frequency_penalty(), s.frequency_penalty(), -2, 2, false,
+       "-2 to 2"},
+      {"sampling.repetition_penalty", s.has_repetition_penalty(), s.repetition_penalty(), 0, 10,
+       true, "above 0 and at most 10"},
+  };
+  for (const FloatRange& r : ranges) {
+    if (!r.present) continue;
+    const bool inside = r.value >= r.low && r.value <= r.high && !(r.low_excluded && r.value == r.low);
+    if (!inside) return OutOfRange(r.field, r.value, r.range);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckSampling(const v1::SamplingParams& s, int32_t vocabulary) {
+  if (absl::Status status = CheckFloats(s); !status.ok()) return status;
+  if (s.top_k() < 0) return OutOfRange("sampling.top_k", s.top_k(), "at least 0 (0: off)");
+  if (s.logit_bias_size() > kMaxBiases) {
+    return TooMany("sampling.logit_bias", s.logit_bias_size(), kMaxBiases);
+  }
+  absl::flat_hash_set<int32_t> biased;
+  for (int i = 0; i < s.logit_bias_size(); ++i) {
+    const v1::LogitBias& bias = s.logit_bias(i);
+    absl::Status status = CheckTokenId("sampling.logit_bias.token_id", i, bias.token_id(), vocabulary);
+    if (!status.ok()) return status;
+    if (!(bias.bias() >= -100 && bias.bias() <= 100)) {
+      return OutOfRange("sampling.logit_bias.bias", bias.bias(), "-100 to 100");
+    }
+    if (!biased.insert(bias.token_id()).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("sampling.logit_bias has token ", bias.token_id(), " twice"));
+    }
+  }
+  if (s.allowed_token_ids_size() > vocabulary) {
+    return TooMany("sampling.allowed_token_ids", s.allowed_token_ids_size(), vocabulary);
+  }
+  for (int i = 0; i < s.allowed_token_ids_size(); ++i) {
+    absl::Status status =
+        CheckTokenId("sampling.allowed_token_ids", i, s.allowed_token_ids(i), vocabulary);
+    if (!status.ok()) return status;
+  }
+  if (s.bad_words_size() > kMaxBadWords) {
+    return TooMany("sampling.bad_words", s.bad_words_size(), kMaxBadWords);
+  }
+  for (const std::string& word : s.bad_words()) {
+    if (word.empty() || word.size() > kMaxBadWordBytes) {
+      return TooLong("sampling.bad_words entry", word.size(), 1, kMaxBadWordBytes);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckStopping(const v1::StoppingParams& s, int32_t vocabulary) {
+  if (s.has_max_tokens() && s.max_tokens() < 1) {
+    return OutOfRange("stopping.max_tokens", static_cast<double>(s.max_tokens()), "at least 1");
+  }
+  const int64_t most = s.has_max_tokens() ? s.max_tokens() : std::numeric_limits<int32_t>::max();
+  if (s.min_tokens() < 0 || s.min_tokens() > most) {
+    return OutOfRange("stopping.min_tokens", static_cast<double>(s.min_tokens()),
+                      "0 to max_tokens");
+  }
+  if (s.stop_size() > kMaxStops) return TooMany("stopping.stop", s.stop_size(), kMaxStops);
+  for (const std::string& stop : s.stop()) {
+    if (stop.empty() || stop.size() > kMaxStopBytes) {
+      return TooLong("stopping.stop entry", stop.size(), 1, kMaxStopBytes);
+    }
+  }
+  if (s.stop_token_ids_size() > kMaxStopTokens) {
+    return TooMany("stopping.stop_token_ids", s.stop_token_ids_size(), kMaxStopTokens);
+  }
+  for (int i = 0; i < s.stop_token_ids_size(); ++i) {
+    absl::Status status =
+        CheckTokenId("stopping.stop_token_ids", i, s.stop_token_ids(i), vocabulary);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckUnserved(const v1::GenerateRequest& wire) {
+  const v1::SamplingParams& s = wire.sampling();
+  if (s.has_n() && s.n() < 1) return OutOfRange("sampling.n", s.n(), "at least 1");
+  const char* field = s.has_n() && s.n() != 1        ? "sampling.n above 1"
+                      : s.has_logprobs()             ? "sampling.logprobs"
+                      : s.has_prompt_logprobs()      ? "sampling.prompt_logprobs"
+                      : wire.has_structured_output() ? "structured_output"
+                                                     : nullptr;
+  if (field == nullptr) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat(field, " is not served by this version"));
+}
+
+engine::SamplingParams ToSampling(const v1::GenerateRequest& wire) {
+  const v1::SamplingParams& s = wire.sampling();
+  const v1::StoppingParams& stopping = wire.stopping();
+  engine::SamplingParams p;
+  if (s.has_temperature()) p.temperature = s.temperature();
+  if (s.has_top_p()) p.top_p = s.top_p();
+  p.top_k = s.top_k();
+  p.min_p = s.min_p();
+  p.presence_penalty = s.presence_penalty();
+  p.frequency_penalty = s.frequency_penalty();
+  if (s.has_repetition_penalty()) p.repetition_penalty = s.repetition_penalty();
+  for (const v1::LogitBias& bias : s.logit_bias()) {
+    p.logit_bias.emplace_back(bias.token_id(), bias.bias());
+  }
+  p.allowed_token_ids.assign(s.allowed_token_ids().begin(), s.allowed_token_ids().end());
+  p.bad_words.assign(s.bad_words().begin(), s.bad_words().end());
+  if (s.has_seed()) p.seed = s.seed();
+  if (stopping.has_max_tokens()) p.max_tokens = stopping.max_tokens();
+  p.min_tokens = stopping.min_tokens();
+  p.stop.assign(stopping.stop().begin(), stopping.stop().end());
+  p.stop_token_ids.assign(stopping.stop_token_ids().begin(), stopping.stop_token_ids().end());
+  p.ignore_eos = stopping.ignore_eos();
+  p.include_stop_str_in_output = stopping.include_stop_str_in_output();
+  const v1::ResponseOptions& response = wire.response();
+  if (response.has_skip_special_tokens()) p.skip_special_tokens = response.skip_special_tokens();
+  if (response.has_spaces_between_special_tokens()) {
+    p.spaces_between_special_tokens = response.spaces_between_special_tokens();
+  }
+  return p;
+}
+
+absl::StatusOr<std::string> RenderChat(const v1::ChatMessages& chat, const engine::Engine& engine) {
+  if (engine.chat_template() == nullptr) {
+    return absl::InvalidArgumentError(
+        "prompt.chat: this checkpoint has no usable chat template; send prompt.text");
+  }
+  if (chat.messages_size() == 0) {
+    return absl::InvalidArgumentError("prompt.chat.messages is empty, expected at least 1");
+  }
+  std::vector<engine::ChatMessage> messages;
+  for (const v1::ChatMessage& message : chat.messages()) {
+    if (message.role().empty() || message.role().size() > kMaxIdBytes) {
+      return TooLong("prompt.chat.messages.role", message.role().size(), 1, kMaxIdBytes);
+    }
+    messages.push_back({message.role(), message.content()});
+  }
+  const bool generation = !chat.has_add_generation_prompt() || chat.add_generation_prompt();
+  return engine.chat_template()->Render(messages, generation);
+}
+
+/// A rendered template holds its own begin-of-sequence token, so none is added to it.
+absl::StatusOr<std::vector<int32_t>> ChatTokens(const v1::ChatMessages& chat,
+                                                const engine::Engine& engine) {
+  const auto text = RenderChat(chat, engine);
+  if (!text.ok()) return text.status();
+  return engine.tokenizer().Encode(*text,
+                                   {.add_special_tokens = false, .parse_special_tokens = true});
+}
+
+std::vector<int32_t> TextTokens(const std::string& text, bool add_special, bool parse_special,
+                                const engine::Engine& engine) {
+  return engine.tokenizer().Encode(
+      text, {.add_special_tokens = add_special, .parse_special_tokens = parse_special});
+}
+
+}  // namespace
+
+absl::Status CheckGenerateRequest(const v1::GenerateRequest& wire,
+                                  const engine::ModelInfo& model) {
+  if (wire.request_id().size() > kMaxIdBytes) {
+    return TooLong("request_id", wire.request_id().size(), 0, kMaxIdBytes);
+  }
+  if (wire.cache_salt().size() > kMaxIdBytes) {
+    return TooLong("cache_salt", wire.cache_salt().size(), 0, kMaxIdBytes);
+  }
+  if (wire.prompt_case() == v1::GenerateRequest::PROMPT_NOT_SET) {
+    return absl::InvalidArgumentError("prompt is missing, expected text, token_ids or chat");
+  }
+  if (!v1::AttentionMode_IsValid(wire.attention().mode())) {
+    return OutOfRange("attention.mode", wire.attention().mode(), "0 to 2");
+  }
+  if (absl::Status status = CheckUnserved(wire); !status.ok()) return status;
+  if (absl::Status status = CheckSampling(wire.sampling(), model.vocabulary_size); !status.ok()) {
+    return status;
+  }
+  return CheckStopping(wire.stopping(), model.vocabulary_size);
+}
+
+absl::StatusOr<engine::Request> ToRequest(const v1::GenerateRequest& wire,
+                                          const engine::Engine& engine, std::string request_id,
+                                          absl::Time deadline) {
+  if (absl::Status status = CheckGenerateRequest(wire, engine.model_info()); !status.ok()) {
+    return status;
+  }
+  engine::Request request;
+  request.id = std::move(request_id);
+  request.deadline = deadline;
+  request.priority = wire.priority();
+  request.sampling = ToSampling(wire);
+  request.attention.mode = static_cast<engine::AttentionMode>(wire.attention().mode());
+  request.attention.num_selected_blocks = wire.attention().num_selected_blocks();
+  switch (wire.prompt_case()) {
+    case v1::GenerateRequest::kTokenIds:
+      request.prompt_token_ids.assign(wire.token_ids().ids().begin(), wire.token_ids().ids().end());
+      break;
+    case v1::GenerateRequest::kChat: {
+      auto tokens = ChatTokens(wire.chat(), engine);
+      if (!tokens.ok()) return tokens.status();
+      request.prompt_token_ids = *std::move(tokens);
+      break;
+    }
+    default:
+      request.prompt_token_ids =
+          TextTokens(wire.text(), !wire.has_add_special_tokens() || wire.add_special_tokens(),
+                     !wire.has_parse_special_tokens() || wire.parse_special_tokens(), engine);
+  }
+  return request;
+}
+
+absl::StatusOr<std::vector<int32_t>> ToTokens(const v1::TokenizeRequest& wire,
+                                              const engine::Engine& engine) {
+  if (wire.input_case() == v1::TokenizeRequest::kChat) return ChatTokens(wire.chat(), engine);
+  if (wire.input_case() == v1::TokenizeRequest::INPUT_NOT_SET) {
+    return absl::InvalidArgumentError("input is missing, expected text or chat");
+  }
+  return TextTokens(wire.text(), !wire.has_add_special_tokens() || wire.add_special_tokens(),
+                    !wire.has_parse_special_tokens() || wire.parse_special_tokens(), engine);
+}
+
+int64_t PromptBytes(const v1::GenerateRequest& wire) {
+  if (wire.prompt_case() == v1::GenerateRequest::kTokenIds) return wire.token_ids().ids_size();
+  if (wire.prompt_case() != v1::GenerateRequest::kChat) return static_cast<int64_t>(wire.text().size());
+  int64_t bytes = 0;
+  for (const v1::ChatMessage& message : wire.chat().messages()) {
+    bytes += static_cast<int64_t>(message.content().size());
+  }
+  return bytes;
+}
+
+void FillFinished(const engine::Finish& finish, const std::string& request_id, v1::Finished& wire) {
+  switch (finish.reason) {
+    case engine::FinishReason::kStopToken:
+      wire.mutable_stop()->set_token_id(finish.stop_token_id);
+      break;
+    case engine::FinishReason::kStopString:
+      wire.mutable_stop()->set_stop_string(finish.stop_string);
+      break;
+    case engine::FinishReason::kLength:
+      wire.mutable_length();
+      break;
+    case engine::FinishReason::kAborted:
+      wire.mutable_aborted();
+      break;
+  }
+  v1::Usage& usage = *wire.mutable_usage();
+  usage.set_prompt_tokens(finish.usage.num_prompt_tokens);
+  usage.set_cached_tokens(finish.usage.num_cached_tokens);
+  usage.set_generated_tokens(finish.usage.num_generated_tokens);
+  usage.set_queue_seconds(absl::ToDoubleSeconds(finish.usage.queue_time));
+  usage.set_prefill_seconds(absl::ToDoubleSeconds(finish.usage.prefill_time));
+  usage.set_decode_seconds(absl::ToDoubleSeconds(finish.usage.decode_time));
+  wire.set_request_id(request_id);
+}
+
+void FillModelInfo(const engine::ModelInfo& info, bool has_chat_template,
+                   v1::GetModelInfoResponse& wire) {
+  wire.set_name(info.name);
+  wire.set_path(info.path);
+  wire.set_family(info.family);
+  wire.set_architecture(info.architecture);
+  wire.set_weight_type(info.weight_type);
+  wire.set_kv_cache_dtype(info.kv_cache_dtype);
+  wire.set_tokenizer_kind(info.tokenizer_kind);
+  wire.set_attention(info.attention);
+  wire.set_attention_source(info.attention_source);
+  wire.set_backend(info.backend);
+  wire.set_num_parameters(info.num_parameters);
+  wire.set_weight_bytes(info.weight_bytes);
+  wire.set_kv_pool_bytes(info.kv_pool_bytes);
+  wire.set_num_pages(info.num_pages);
+  wire.set_max_context(info.max_context);
+  wire.set_trained_context(info.trained_context);
+  wire.set_num_layers(info.num_layers);
+  wire.set_num_q_heads(info.num_q_heads);
+  wire.set_num_kv_heads(info.num_kv_heads);
+  wire.set_head_dim(info.head_dim);
+  wire.set_hidden_size(info.hidden_size);
+  wire.set_vocabulary_size(info.vocabulary_size);
+  wire.set_num_selected_blocks(info.num_selected_blocks);
+  wire.set_window_size(info.window_size);
+  wire.set_has_chat_template(has_chat_template);
+}
+
+grpc::Status ToGrpc(const absl::Status& status) {
+  // The two enumerations have the same values by design.
+  return {static_cast<grpc::StatusCode>(status.code()), std::string(status.message())};
+}
+
+}  // namespace nsa::server

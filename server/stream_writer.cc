@@ -1,0 +1,93 @@
+#include "server/stream_writer.h"
+
+#include <utility>
+
+#include "server/convert.h"
+
+namespace nsa::server {
+namespace {
+
+// Messages that may wait for a slow reader before its request pauses. The engine may add those of
+// the step that runs, so the outbox can exceed this by a few.
+constexpr size_t kMaxOutbox = 64;
+
+}  // namespace
+
+void StreamWriter::OnPrefillProgress(int64_t num_processed, int64_t num_prompt_tokens) {
+  if (!options_.prefill_progress) return;
+  v1::GenerateResponse message;
+  message.mutable_prefill_progress()->set_processed_tokens(num_processed);
+  message.mutable_prefill_progress()->set_prompt_tokens(num_prompt_tokens);
+  Push(std::move(message));
+}
+
+void StreamWriter::OnOutput(engine::Output output) {
+  if (output.text.empty() && !options_.token_ids) return;  // nothing to see yet
+  v1::GenerateResponse message;
+  v1::Delta& delta = *message.mutable_delta();
+  delta.set_text(std::move(output.text));
+  if (options_.token_ids) delta.mutable_token_ids()->Assign(output.token_ids.begin(), output.token_ids.end());
+  Push(std::move(message));
+}
+
+void StreamWriter::OnDone(const absl::Status& status, const engine::Finish& finish) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (status.ok() && !client_gone_) {
+      FillFinished(finish, options_.request_id, *outbox_.emplace_back().mutable_finished());
+    }
+    final_status_ = status;
+  }
+  Pump();
+}
+
+bool StreamWriter::Ready() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return client_gone_ || outbox_.size() < kMaxOutbox;
+}
+
+void StreamWriter::OnWriteDone(bool ok) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    writing_ = false;
+    outbox_.pop_front();
+    if (!ok) {
+      client_gone_ = true;
+      outbox_.clear();
+    }
+  }
+  Pump();
+}
+
+void StreamWriter::Push(v1::GenerateResponse message) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (client_gone_) return;
+    outbox_.push_back(std::move(message));
+  }
+  Pump();
+}
+
+void StreamWriter::Pump() {
+  const v1::GenerateResponse* next = nullptr;
+  std::optional<absl::Status> end;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (writing_ || finished_) return;
+    if (!outbox_.empty()) {
+      writing_ = true;
+      next = &outbox_.front();  // a deque keeps references valid while others are added
+    } else if (final_status_.has_value()) {
+      finished_ = true;
+      end = final_status_;
+    }
+  }
+  // Outside the lock: gRPC may call back at once.
+  if (next != nullptr) {
+    stream_->StartWrite(next);
+  } else if (end.has_value()) {
+    stream_->Finish(*end);
+  }
+}
+
+}  // namespace nsa::server
