@@ -1,0 +1,188 @@
+#include "kernels/ops/cmp_pool.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "kernels/check.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/quant.h"
+
+// Plain loops: a window is pooled once and read for ever, so this is a small part of a prefill.
+// They do the reference's rounding steps, so that both give the same bits.
+namespace nsa::kernels::cpu {
+namespace {
+
+struct Bf16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
+inline float ToFloat(float x) { return x; }
+inline float ToFloat(Bf16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
+inline float ToFloat(F16 x) { return F16ToF32(x.bits); }
+inline void Store(float x, float* to) { *to = x; }
+inline void Store(float x, Bf16* to) { to->bits = F32ToBF16(x); }
+inline void Store(float x, F16* to) { to->bits = F32ToF16(x); }
+
+/// Rotates x by one row of a rotary table; `sign` −1 turns back.
+void Rotate(const float* cosines, const float* sines, int half, float sign, float* x) {
+  for (int i = 0; i < half; ++i) {
+    const float sine = sign * sines[i];
+    const float a = x[i];
+    const float b = x[i + half];
+    x[i] = a * cosines[i] - b * sine;
+    x[i + half] = b * cosines[i] + a * sine;
+  }
+}
+
+/// One window of one KV head.
+template <typename T>
+struct WindowPool {
+  const CmpPoolParams& params;
+  const AttentionSegment& segment;
+  int kv_head;
+  int64_t first_token;
+  float* sum;  // [max(head_dim_k, head_dim_v)]
+  float* key;  // [head_dim_k]
+
+  int64_t end_token() const { return first_token + params.length; }
+  const T* Slot(int64_t page, int64_t offset_bytes) const {
+    return reinterpret_cast<const T*>(params.kv.slots +
+                                      segment.page_table[page] * params.kv.page_stride +
+                                      kv_head * params.kv.head_stride + offset_bytes);
+  }
+
+  /// Adds tokens [begin, end) of a page, as stored, in token order.
+  void AddKeys(int64_t page, int begin, int end) {
+    const T* keys = Slot(page, 0);
+    for (int dim = 0; dim < params.kv.head_dim_k; ++dim) {
+      float s = sum[dim];
+      for (int token = begin; token < end; ++token) s += ToFloat(keys[dim * kPageSize + token]);
+      sum[dim] = s;
+    }
+  }
+
+  /// As AddKeys, each key turned back to offset 0 first.
+  void AddUnrotatedKeys(int64_t page, int begin, int end) {
+    const T* keys = Slot(page, 0);
+    const int half = params.rope.rotary_dim / 2;
+    for (int token = begin; token < end; ++token) {
+      for (int dim = 0; dim < params.kv.head_dim_k; ++dim) {
+        key[dim] = ToFloat(keys[dim * kPageSize + token]);
+      }
+      Rotate(params.rope.fine_cos + token * half, params.rope.fine_sin + token * half, half, -1,
+             key);
+      for (int dim = 0; dim < params.kv.head_dim_k; ++dim) sum[dim] += key[dim];
+    }
+  }
+
+  /// Turns the sum back by whole pages, into the frame of a later page.
+  void TurnBack(int64_t num_pages) {
+    const int half = params.rope.rotary_dim / 2;
+    if (half == 0) return;
+    NSA_CHECK(num_pages < params.rope.num_coarse);
+    Rotate(params.rope.coarse_cos + num_pages * half, params.rope.coarse_sin + num_pages * half,
+           half, -1, sum);
+  }
+
+  void PoolKeys() {
+    const int half = params.rope.rotary_dim / 2;
+    const bool unrotated = params.pooled_keys == PooledKeys::kUnrotated && half > 0;
+    const int64_t first_page = first_token / kPageSize;
+    const int64_t last_page = (end_token() - 1) / kPageSize;
+    std::fill_n(sum, params.kv.head_dim_k, 0.0f);
+    for (int64_t page = first_page; page <= last_page; ++page) {
+      const int begin = static_cast<int>(std::max<int64_t>(0, first_token - page * kPageSize));
+      const int end =
+          static_cast<int>(std::min<int64_t>(kPageSize, end_token() - page * kPageSize));
+      if (unrotated) {
+        AddUnrotatedKeys(page, begin, end);
+      } else {
+        if (page > first_page) TurnBack(1);
+        AddKeys(page, begin, end);
+      }
+    }
+    for (int dim = 0; dim < params.kv.head_dim_k; ++dim) {
+      sum[dim] /= static_cast<float>(params.length);
+    }
+    if (!unrotated) return;
+    const int64_t fine = first_token % kPageSize * half;
+    Rotate(params.rope.fine_cos + fine, params.rope.fine_sin + fine, half, 1, sum);
+    TurnBack(last_page - first_page);
+  }
+
+  void PoolValues() {
+    const int head_dim = params.kv.head_dim_v;
+    std::fill_n(sum, head_dim, 0.0f);
+    for (int64_t token = first_token; token < end_token(); ++token) {
+      const T* value = Slot(token / kPageSize, params.kv.v_offset) + token % kPageSize * head_dim;
+      for (int dim = 0; dim < head_dim; ++dim) sum[dim] += ToFloat(value[dim]);
+    }
+    for (int dim = 0; dim < head_dim; ++dim) sum[dim] /= static_cast<float>(params.length);
+  }
+
+  void Run() {
+    const PagedKv& kv = params.kv;
+    const int rows_per_page = kPageSize / params.stride;
+    const CmpSlot slot = FindCmpSlot(first_token / params.stride, params.length, params.stride);
+    std::byte* target = kv.cmp_slots + segment.page_table[slot.page_index] * kv.cmp_page_stride +
+                        kv_head * kv.cmp_head_stride;
+    PoolKeys();
+    T* keys = reinterpret_cast<T*>(target);
+    for (int dim = 0; dim < kv.head_dim_k; ++dim) {
+      Store(sum[dim], keys + dim * rows_per_page + slot.slot);
+    }
+    if (kv.cmp_v_offset < 0) return;
+    PoolValues();
+    T* values = reinterpret_cast<T*>(target + kv.cmp_v_offset) + slot.slot * kv.head_dim_v;
+    for (int dim = 0; dim < kv.head_dim_v; ++dim) Store(sum[dim], values + dim);
+  }
+};
+
+void PoolWindow(const CmpPoolParams& params, const AttentionSegment& segment, int kv_head,
+                int64_t window, Scratch& scratch) {
+  const int width = std::max(params.kv.head_dim_k, params.kv.head_dim_v);
+  float* sum = scratch.Get<float>(static_cast<size_t>(2 * width));
+  const int64_t first_token = window * params.stride;
+  float* key = sum + width;
+  switch (params.kv.dtype) {
+    case DType::kF32:
+      return WindowPool<float>{params, segment, kv_head, first_token, sum, key}.Run();
+    case DType::kF16:
+      return WindowPool<F16>{params, segment, kv_head, first_token, sum, key}.Run();
+    case DType::kBF16:
+      return WindowPool<Bf16>{params, segment, kv_head, first_token, sum, key}.Run();
+  }
+}
+
+}  // namespace
+
+void CmpPool(Context& context, const CmpPoolParams& params) {
+  NSA_CHECK(params.stride > 0 && kPageSize % params.stride == 0);
+  NSA_CHECK(params.length >= params.stride && params.length % params.stride == 0);
+  struct Window {
+    const AttentionSegment* segment;
+    int64_t index;
+  };
+  std::vector<Window> windows;
+  for (int s = 0; s < params.num_segments; ++s) {
+    const AttentionSegment& segment = params.segments[s];
+    const int64_t end = segment.position + segment.num_rows;
+    const int64_t first = NumVisibleWindows(segment.position - 1, params.length, params.stride);
+    const int64_t last = NumVisibleWindows(end - 1, params.length, params.stride);
+    for (int64_t window = first; window < last; ++window) windows.push_back({&segment, window});
+  }
+  const int num_kv_heads = params.kv.num_kv_heads;
+  context.pool.ParallelFor(
+      static_cast<int64_t>(windows.size()) * num_kv_heads, [&](int64_t index, int worker) {
+        const Window& window = windows[index / num_kv_heads];
+        PoolWindow(params, *window.segment, static_cast<int>(index % num_kv_heads), window.index,
+                   context.worker[worker]);
+      });
+}
+
+}  // namespace nsa::kernels::cpu

@@ -1,0 +1,266 @@
+// Scores of compressed rows, compiled once for each Highway target: no include guard of the usual
+// kind.
+#if defined(NSA_KERNELS_CPU_CMP_SCORES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NSA_KERNELS_CPU_CMP_SCORES_INL_H_
+#undef NSA_KERNELS_CPU_CMP_SCORES_INL_H_
+#else
+#define NSA_KERNELS_CPU_CMP_SCORES_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstdint>
+
+#include "hwy/highway.h"
+#include "kernels/check.h"
+#include "kernels/cpu/attention-inl.h"
+#include "kernels/cpu/paged_attention.h"
+#include "kernels/ops/attention.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace nsa::kernels::cpu {
+namespace HWY_NAMESPACE {
+
+/// Adds the upper half of a vector to the lower until `rows` lanes are left, and stores them.
+template <class D>
+HWY_INLINE void FoldAndStore(D d, hn::Vec<D> x, int rows, float* to) {
+#if HWY_TARGET != HWY_SCALAR
+  if constexpr (hn::MaxLanes(D()) > 1) {
+    if (static_cast<int>(hn::Lanes(d)) > rows) {
+      const hn::Half<D> half;
+      FoldAndStore(half, hn::Add(hn::LowerHalf(half, x), hn::UpperHalf(half, x)), rows, to);
+      return;
+    }
+  }
+#else
+  (void)rows;
+#endif
+  hn::StoreU(x, d, to);
+}
+
+/// out[i·rows + r] = x[i] for r < rows: lays a vector out like a page of `rows` compressed keys.
+HWY_INLINE void Spread(const float* HWY_RESTRICT x, int count, int rows, float* HWY_RESTRICT out) {
+  const F32Tag d;
+  const hn::RebindToSigned<F32Tag> di;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  int i = 0;
+  if (rows <= lanes) {
+    HWY_ALIGN int32_t index[16];
+    for (; i + lanes <= count; i += lanes) {
+      const auto values = hn::LoadU(d, x + i);
+      for (int part = 0; part < rows; ++part) {
+        for (int lane = 0; lane < lanes; ++lane) index[lane] = (part * lanes + lane) / rows;
+        const auto table = hn::IndicesFromVec(d, hn::Load(di, index));
+        hn::StoreU(hn::TableLookupLanes(values, table), d, out + (i * rows + part * lanes));
+      }
+    }
+  }
+  for (; i < count; ++i) std::fill_n(out + int64_t{i} * rows, rows, x[i]);
+}
+
+/// out[q][page·rows + r] = Σ_dim query[q][dim]·k_page[dim][r] for kPages pages. `patterns` are the
+/// queries as Spread lays them out. Lanes run over rows and dimensions; the lanes of one row are
+/// added up at the end.
+template <int kQueries, int kPages, typename T>
+HWY_NOINLINE void ScorePatterns(const T* const* pages, int rows, int head_dim,
+                                const float* HWY_RESTRICT patterns, float* scores,
+                                int64_t scores_stride) {
+  const F32Tag d;
+  const int size = head_dim * rows;
+  hn::Vec<F32Tag> sum[kQueries][kPages];
+  for (int q = 0; q < kQueries; ++q) {
+    for (int p = 0; p < kPages; ++p) sum[q][p] = hn::Zero(d);
+  }
+  for (int i = 0; i < size; i += static_cast<int>(hn::Lanes(d))) {
+    hn::Vec<F32Tag> key[kPages];
+    for (int p = 0; p < kPages; ++p) key[p] = LoadCache(d, pages[p] + i);
+    for (int q = 0; q < kQueries; ++q) {
+      const auto x = hn::LoadU(d, patterns + int64_t{q} * size + i);
+      for (int p = 0; p < kPages; ++p) sum[q][p] = hn::MulAdd(x, key[p], sum[q][p]);
+    }
+  }
+  for (int q = 0; q < kQueries; ++q) {
+    for (int p = 0; p < kPages; ++p) {
+      FoldAndStore(d, sum[q][p], rows, scores + q * scores_stride + p * rows);
+    }
+  }
+}
+
+/// Scores scale·q·K̂ of a tile's rows and one KV head's query heads, page by page.
+///
+/// The tile's rows stand in one page, so one rotation of a page of compressed keys serves them all:
+/// that is cheaper than rotating every query for every page. Pages from `max_page_distance` on
+/// share one rotation, which is put into the queries once. T: element type of the cache.
+template <typename T>
+class CmpScorer {
+ public:
+  CmpScorer(const AttentionQuery& query, int stride, int64_t max_page_distance, const RowTile& tile,
+            int kv_head)
+      : query_(query),
+        kv_(query.kv),
+        tile_(tile),
+        kv_head_(kv_head),
+        group_(query.num_q_heads / query.kv.num_kv_heads),
+        rows_(kPageSize / stride),
+        size_(query.kv.head_dim_k * rows_),
+        query_page_(tile.Row(0).position / kPageSize),
+        max_page_distance_(max_page_distance),
+        uses_patterns_(rows_ < static_cast<int>(hn::Lanes(F32Tag())) &&
+                       size_ % static_cast<int>(hn::Lanes(F32Tag())) == 0) {}
+
+  int num_queries() const { return tile_.num_rows * group_; }
+
+  /// Rotates and lays out the queries in `memory` (CmpScorerFloats), which Score reads.
+  void Prepare(float* memory) {
+    near_ = memory;
+    far_ = near_ + num_queries() * QueryFloats();
+    page_ = far_ + num_queries() * QueryFloats();
+    tables_ = page_ + 2 * size_;
+    float* row = tables_ + 2 * size_;
+    const RopeView& rope = query_.rope;
+    const int half = rope.rotary_dim / 2;
+    // Without rotation all pages are alike.
+    num_far_pages_ = half == 0 ? query_page_ + 1
+                     : max_page_distance_ < 0
+                         ? 0
+                         : std::max<int64_t>(0, query_page_ - max_page_distance_ + 1);
+    NSA_CHECK(half == 0 || query_page_ < rope.num_coarse || max_page_distance_ >= 0);
+    NSA_CHECK(half == 0 || max_page_distance_ < rope.num_coarse);
+    for (int q = 0; q < num_queries(); ++q) {
+      const QueryRow query_row = tile_.Row(q / group_);
+      const int64_t fine = query_row.position % kPageSize * half;
+      const int64_t head = int64_t{kv_head_} * group_ + q % group_;
+      RotateRow(rope.fine_cos + fine, rope.fine_sin + fine, half, kv_.head_dim_k,
+                query_.q + query_row.row * query_.q_stride + head * kv_.head_dim_k, row);
+      for (int dim = 0; dim < kv_.head_dim_k; ++dim) row[dim] *= query_.scale;
+      LayOut(row, near_ + q * QueryFloats());
+      if (num_far_pages_ == 0) continue;
+      const int64_t coarse = std::max<int64_t>(0, max_page_distance_) * half;
+      RotateRow(rope.coarse_cos + coarse, rope.coarse_sin + coarse, half, kv_.head_dim_k, row,
+                row + kv_.head_dim_k);
+      LayOut(row + kv_.head_dim_k, far_ + q * QueryFloats());
+    }
+  }
+
+  /// scores[q·scores_stride + (page − first_page)·rows + slot] for pages [first_page, end_page).
+  void Score(int64_t first_page, int64_t end_page, float* scores, int64_t scores_stride) {
+    int64_t page = first_page;
+    const int64_t far_end = std::min(end_page, num_far_pages_);
+    for (; page + 2 <= far_end; page += 2) {
+      const T* const pages[2] = {Keys(page), Keys(page + 1)};
+      ScorePages<2>(pages, far_, scores + (page - first_page) * rows_, scores_stride);
+    }
+    for (; page < far_end; ++page) {
+      const T* const pages[1] = {Keys(page)};
+      ScorePages<1>(pages, far_, scores + (page - first_page) * rows_, scores_stride);
+    }
+    for (; page + 2 <= end_page; page += 2) {
+      RotatePage(page, page_);
+      RotatePage(page + 1, page_ + size_);
+      const float* const pages[2] = {page_, page_ + size_};
+      ScorePages<2>(pages, near_, scores + (page - first_page) * rows_, scores_stride);
+    }
+    for (; page < end_page; ++page) {
+      RotatePage(page, page_);
+      const float* const pages[1] = {page_};
+      ScorePages<1>(pages, near_, scores + (page - first_page) * rows_, scores_stride);
+    }
+  }
+
+ private:
+  int64_t QueryFloats() const { return uses_patterns_ ? size_ : kv_.head_dim_k; }
+
+  void LayOut(const float* x, float* out) const {
+    if (uses_patterns_) {
+      Spread(x, kv_.head_dim_k, rows_, out);
+    } else {
+      std::copy_n(x, kv_.head_dim_k, out);
+    }
+  }
+
+  const T* Keys(int64_t page) const {
+    return reinterpret_cast<const T*>(kv_.cmp_slots +
+                                      tile_.segment->page_table[page] * kv_.cmp_page_stride +
+                                      kv_head_ * kv_.cmp_head_stride);
+  }
+
+  /// out = the page's keys turned back by its distance from the queries.
+  void RotatePage(int64_t page, float* HWY_RESTRICT out) {
+    const RopeView& rope = query_.rope;
+    const int half = rope.rotary_dim / 2;
+    const int64_t coarse = (query_page_ - page) * half;
+    Spread(rope.coarse_cos + coarse, half, rows_, tables_);
+    Spread(rope.coarse_sin + coarse, half, rows_, tables_ + size_);
+    const T* keys = Keys(page);
+    const int count = half * rows_;
+    const F32Tag d;
+    const int lanes = static_cast<int>(hn::Lanes(d));
+    int i = 0;
+    for (; i + lanes <= count; i += lanes) RotatePair(d, keys, i, count, out);
+    for (; i < count; ++i) RotatePair(F32Tail(), keys, i, count, out);
+    for (i = 2 * count; i + lanes <= size_; i += lanes)
+      hn::StoreU(LoadCache(d, keys + i), d, out + i);
+    for (; i < size_; ++i) hn::StoreU(LoadCache(F32Tail(), keys + i), F32Tail(), out + i);
+  }
+
+  template <class D>
+  HWY_INLINE void RotatePair(D d, const T* HWY_RESTRICT keys, int i, int count,
+                             float* HWY_RESTRICT out) const {
+    const auto c = hn::LoadU(d, tables_ + i);
+    const auto s = hn::LoadU(d, tables_ + size_ + i);
+    const auto a = LoadCache(d, keys + i);
+    const auto b = LoadCache(d, keys + i + count);
+    hn::StoreU(hn::MulAdd(b, s, hn::Mul(a, c)), d, out + i);
+    hn::StoreU(hn::NegMulAdd(a, s, hn::Mul(b, c)), d, out + i + count);
+  }
+
+  template <int kPages, typename K>
+  void ScorePages(const K* const* pages, const float* queries, float* scores, int64_t stride) {
+    ForEachQueryBlock(num_queries(), [&](auto count, int first) {
+      const float* block = queries + first * QueryFloats();
+      float* out = scores + first * stride;
+      if (uses_patterns_) {
+        ScorePatterns<count.value, kPages>(pages, rows_, kv_.head_dim_k, block, out, stride);
+        return;
+      }
+      for (int p = 0; p < kPages; ++p) {
+        if (rows_ >= static_cast<int>(hn::Lanes(F32Tag()))) {
+          ScoreRows<count.value>(pages[p], rows_, 0, rows_, kv_.head_dim_k, block, out + p * rows_,
+                                 stride);
+        } else {
+          for (int row = 0; row < rows_; ++row) {
+            ScoreTile<count.value, 1>(F32Tail(), pages[p] + row, rows_, kv_.head_dim_k, block,
+                                      out + p * rows_ + row, stride);
+          }
+        }
+      }
+    });
+  }
+
+  const AttentionQuery& query_;
+  const PagedKv& kv_;
+  const RowTile tile_;
+  const int kv_head_;
+  const int group_;
+  const int rows_;  // compressed rows per page
+  const int size_;  // floats of a page's keys
+  const int64_t query_page_;
+  const int64_t max_page_distance_;
+  const bool uses_patterns_;
+  int64_t num_far_pages_ = 0;
+  float* near_ = nullptr;    // [num_queries, QueryFloats()], rotated inside the page only
+  float* far_ = nullptr;     // [num_queries, QueryFloats()], rotated by the longest distance
+  float* page_ = nullptr;    // [2, size_]
+  float* tables_ = nullptr;  // [2, size_]: cosines, sines
+};
+
+/// scores[i] = −inf outside of [begin, end), for i in [0, size).
+HWY_INLINE void MaskOutside(int64_t begin, int64_t end, int64_t size, float* scores) {
+  std::fill(scores, scores + std::min(begin, size), kNegativeInfinity);
+  std::fill(scores + std::min(end, size), scores + size, kNegativeInfinity);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace nsa::kernels::cpu
+HWY_AFTER_NAMESPACE();
+
+#endif  // NSA_KERNELS_CPU_CMP_SCORES_INL_H_

@@ -1,0 +1,117 @@
+#ifndef NSA_KERNELS_CPU_PAGED_ATTENTION_H_
+#define NSA_KERNELS_CPU_PAGED_ATTENTION_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/ops/attention.h"
+
+/// Softmax attention over lists of page pieces: what win_attn, full_attn and sel_attn share.
+namespace nsa::kernels::cpu {
+
+/// Pieces are joined in splits of this many: the grain of parallel work for one row. A constant of
+/// the arithmetic, so independent of rows and threads.
+inline constexpr int kPiecesPerSplit = 8;
+
+/// Consecutive tokens of one page.
+struct PagePiece {
+  int64_t page_index;     // in the sequence's page table
+  int64_t page_distance;  // pages by which the query is rotated
+  int begin;              // first token, in the page
+  int end;                // one past the last; an empty piece has end ≤ begin
+};
+
+/// What one (row, KV head) reads, in rising order: all pages of a token range, or sel_blocks of it.
+struct RowPieces {
+  int64_t begin_token = 0;
+  int64_t end_token = 0;
+  int64_t query_page = 0;
+  int64_t num_pieces = 0;
+  const int32_t* sel_blocks = nullptr;  // null: every page of the range
+  int sel_block_size = kPageSize;
+  int64_t relative_base = -1;  // ≥ 0: piece i stands at page distance relative_base − i
+
+  PagePiece Get(int64_t i) const {
+    int64_t token = (begin_token / kPageSize + i) * kPageSize;
+    int64_t end = token + kPageSize;
+    if (sel_blocks != nullptr) {
+      const int64_t per_block = std::max(1, sel_block_size / kPageSize);
+      token = sel_blocks[i / per_block] * int64_t{sel_block_size} + i % per_block * kPageSize;
+      end = token + std::min(sel_block_size, kPageSize);
+    }
+    const int64_t page = token / kPageSize;
+    return {page, relative_base >= 0 ? relative_base - i : query_page - page,
+            static_cast<int>(std::max(token, begin_token) - page * kPageSize),
+            static_cast<int>(std::min(end, end_token) - page * kPageSize)};
+  }
+};
+
+/// All pages of tokens [begin, end), end > begin, as the query at `position` sees them.
+inline RowPieces PiecesOfRange(int64_t position, int64_t begin, int64_t end) {
+  RowPieces pieces;
+  pieces.begin_token = begin;
+  pieces.end_token = end;
+  pieces.query_page = position / kPageSize;
+  pieces.num_pieces = (end - 1) / kPageSize - begin / kPageSize + 1;
+  return pieces;
+}
+
+/// A row of a call: where it stands and what it belongs to.
+struct QueryRow {
+  const AttentionSegment* segment;
+  int64_t row;       // in the call's row arrays
+  int64_t position;  // t
+};
+
+using PieceFunction = std::function<RowPieces(const QueryRow& row, int kv_head)>;
+
+/// Consecutive rows of one segment: the rows of one task.
+struct RowTile {
+  const AttentionSegment* segment;
+  int32_t first;  // counted from the segment's first row
+  int32_t num_rows;
+
+  QueryRow Row(int32_t i) const {
+    return {segment, int64_t{segment->row_begin} + first + i, segment->position + first + i};
+  }
+};
+
+/// Cuts the segments into tiles of up to `max_rows`, and at page borders: a tile's rows stand in
+/// one page.
+inline std::vector<RowTile> MakeTiles(const AttentionSegment* segments, int num_segments,
+                                      int32_t max_rows) {
+  std::vector<RowTile> tiles;
+  for (int s = 0; s < num_segments; ++s) {
+    const AttentionSegment& segment = segments[s];
+    for (int32_t first = 0; first < segment.num_rows;) {
+      const int64_t to_border = kPageSize - (segment.position + first) % kPageSize;
+      const int32_t num_rows =
+          static_cast<int32_t>(std::min<int64_t>({max_rows, to_border, segment.num_rows - first}));
+      tiles.push_back({&segment, first, num_rows});
+      first += num_rows;
+    }
+  }
+  return tiles;
+}
+
+/// Floats that scoring compressed rows needs for `num_queries` queries at once.
+inline int64_t CmpScorerFloats(int64_t num_queries, int64_t head_dim_k, int64_t rows_per_page) {
+  const int64_t page_floats = head_dim_k * rows_per_page;
+  // Queries are laid out like a page, unless a page's rows fill a vector of any target.
+  return 2 * num_queries * (rows_per_page < 16 ? page_floats : head_dim_k) + 2 * head_dim_k +
+         4 * page_floats;
+}
+
+/// Attention of every row over the pieces that `pieces_of` gives (called from many threads).
+/// Row-invariant. For one row the pieces are read in order; an online softmax runs over the pieces
+/// of a split, and the splits are joined in order, whether one task makes them all or one task
+/// each.
+void PagedAttention(Context& context, const AttentionQuery& query, const PieceFunction& pieces_of,
+                    const BranchOutput& result);
+
+}  // namespace nsa::kernels::cpu
+
+#endif  // NSA_KERNELS_CPU_PAGED_ATTENTION_H_

@@ -1,0 +1,359 @@
+#include "kernels/ops/score_topk.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "kernels/check.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/paged_attention.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/score_topk.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+#include "kernels/cpu/cmp_scores-inl.h"
+
+// What all targets share.
+#ifndef NSA_KERNELS_CPU_SCORE_TOPK_ONCE_
+#define NSA_KERNELS_CPU_SCORE_TOPK_ONCE_
+
+namespace nsa::kernels::cpu {
+
+/// Arrays that are read in whole vectors are this much longer than what they hold.
+inline constexpr int64_t kVectorPadding = 16;
+
+/// One call: how many windows and candidates its rows have. Windows are counted by the stride that
+/// they end with, as the cache does: row u of the cache is window u + 1 − length/stride.
+struct ScoreCall {
+  const ScoreTopkParams& params;
+  int group;
+  int rows_per_page;
+  std::vector<RowTile> tiles = {};
+
+  int NumQueries(const RowTile& tile) const { return tile.num_rows * group; }
+  int64_t FirstRow() const { return params.length / params.stride - 1; }
+  int64_t EndRow(int64_t position) const {
+    return std::max(FirstRow(), (position + 1) / params.stride);
+  }
+  int64_t NumCandidates(int64_t position) const {
+    const int64_t size = params.sel_block_size;
+    if (params.window_size == 0) return position / size + 1;
+    return PageAlignedWindowStart(position, params.window_size) / size;
+  }
+  int64_t NumSelected(int64_t row) const {
+    return params.row_num_selected_blocks != nullptr ? params.row_num_selected_blocks[row]
+                                                     : params.num_selected_blocks;
+  }
+  /// Pages to score for a tile: none where every row may take all its candidates.
+  int64_t NumPages(const RowTile& tile) const {
+    for (int32_t i = 0; i < tile.num_rows; ++i) {
+      const QueryRow row = tile.Row(i);
+      if (NumCandidates(row.position) <= NumSelected(row.row)) continue;
+      const int64_t end = EndRow(tile.Row(tile.num_rows - 1).position);
+      return end == FirstRow() ? 0 : (end + rows_per_page - 1) / rows_per_page;
+    }
+    return 0;
+  }
+  /// Floats of one query's scores.
+  int64_t ScoreFloats(const RowTile& tile) const {
+    return (NumPages(tile) * rows_per_page + 2 * kVectorPadding) / kVectorPadding * kVectorPadding;
+  }
+  int64_t ScorerFloats(const RowTile& tile) const {
+    return CmpScorerFloats(NumQueries(tile), params.query.kv.head_dim_k, rows_per_page);
+  }
+  /// Floats that choosing needs: the group's probabilities, then a key for each candidate.
+  int64_t ChooserFloats(const RowTile& tile) const {
+    const int64_t num_candidates = NumCandidates(tile.Row(tile.num_rows - 1).position);
+    return ProbabilityFloats(num_candidates) + num_candidates + kVectorPadding;
+  }
+  int64_t ProbabilityFloats(int64_t num_candidates) const {
+    const int64_t count = num_candidates * (params.sel_block_size / params.stride) + FirstRow();
+    return (count + 2 * kVectorPadding) / kVectorPadding * kVectorPadding;
+  }
+};
+
+}  // namespace nsa::kernels::cpu
+
+#endif  // NSA_KERNELS_CPU_SCORE_TOPK_ONCE_
+
+HWY_BEFORE_NAMESPACE();
+namespace nsa::kernels::cpu {
+namespace HWY_NAMESPACE {
+
+template <typename T>
+void ScoreTyped(const ScoreCall& call, const RowTile& tile, int kv_head, int64_t first_page,
+                int64_t end_page, float* memory, float* scores) {
+  CmpScorer<T> scorer(call.params.query, call.params.stride, call.params.max_page_distance, tile,
+                      kv_head);
+  scorer.Prepare(memory);
+  scorer.Score(first_page, end_page, scores + first_page * call.rows_per_page,
+               call.ScoreFloats(tile));
+}
+
+/// Scores of a tile's queries for pages [first_page, end_page): scores[query][cache row].
+void ScorePages(const ScoreCall& call, const RowTile& tile, int kv_head, int64_t first_page,
+                int64_t end_page, float* memory, float* scores) {
+  switch (call.params.query.kv.dtype) {
+    case DType::kF32:
+      return ScoreTyped<float>(call, tile, kv_head, first_page, end_page, memory, scores);
+    case DType::kF16:
+      return ScoreTyped<hwy::float16_t>(call, tile, kv_head, first_page, end_page, memory, scores);
+    case DType::kBF16:
+      return ScoreTyped<hwy::bfloat16_t>(call, tile, kv_head, first_page, end_page, memory, scores);
+  }
+}
+
+/// Turns scores[0, size) into exp(score − origin) in place and returns their sum.
+HWY_INLINE float ExpInPlace(float origin, int64_t size, float* HWY_RESTRICT scores) {
+  const F32Tag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  auto sum = hn::Zero(d);
+  for (int64_t i = 0; i < size; i += lanes) {
+    const auto weight = Exp(d, hn::Sub(hn::LoadU(d, scores + i), hn::Set(d, origin)));
+    hn::StoreU(weight, d, scores + i);
+    sum = hn::Add(sum, weight);
+  }
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+HWY_INLINE float MaximumOf(int64_t size, const float* HWY_RESTRICT scores) {
+  const F32Tag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  auto maximum = hn::Set(d, kNegativeInfinity);
+  for (int64_t i = 0; i < size; i += lanes) {
+    maximum = hn::Max(maximum, hn::LoadU(d, scores + i));
+  }
+  return hn::GetLane(hn::MaxOfLanes(d, maximum));
+}
+
+/// Probabilities of one row's windows, reduced over the group: probabilities[cache row], 0 for rows
+/// that the query does not see. Overwrites the scores ([group] × stride apart).
+HWY_INLINE void GroupProbabilities(const ScoreCall& call, const QueryRow& row, int kv_head,
+                                   float* scores, int64_t stride, int64_t num_probabilities,
+                                   float* HWY_RESTRICT probabilities) {
+  const F32Tag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const ScoreTopkParams& params = call.params;
+  std::fill_n(probabilities, num_probabilities, 0.0f);
+  const int64_t end = call.EndRow(row.position);
+  if (end == call.FirstRow()) return;
+  const int64_t size = (end + lanes - 1) / lanes * lanes;
+  for (int h = 0; h < call.group; ++h) {
+    float* head_scores = scores + h * stride;
+    MaskOutside(call.FirstRow(), end, size, head_scores);
+    float factor = params.group_reduction == GroupReduction::kMean ? 1.0f / call.group : 1.0f;
+    if (params.cmp_lse != nullptr) {
+      const int64_t head = int64_t{kv_head} * call.group + h;
+      ExpInPlace(params.cmp_lse[row.row * params.query.num_q_heads + head],
+                 std::min(size, num_probabilities), head_scores);
+    } else {
+      factor /= ExpInPlace(FiniteMaximum(MaximumOf(size, head_scores)), size, head_scores);
+    }
+    for (int64_t i = 0; i < std::min(size, num_probabilities); i += lanes) {
+      const auto sum = hn::LoadU(d, probabilities + i);
+      const auto weight = hn::LoadU(d, head_scores + i);
+      hn::StoreU(hn::MulAdd(weight, hn::Set(d, factor), sum), d, probabilities + i);
+    }
+  }
+}
+
+/// Score of a block as an integer with the same order: −1 for NaN, scores being sums of
+/// probabilities and so not negative.
+HWY_INLINE int32_t ScoreKey(float score) {
+  if (!(score >= 0)) return -1;
+  return std::bit_cast<int32_t>(score + 0.0f);
+}
+
+/// keys[block] for all candidates (Eq. 9). Cache rows block·b … block·b + a + b − 2 overlap a
+/// block, a = length/stride and b = sel_block_size/stride, the e-th of them in min(e + 1, a, b, a +
+/// b − 1 − e) strides.
+HWY_INLINE void ScoreBlocks(const ScoreCall& call, int64_t num_candidates,
+                            const float* HWY_RESTRICT probabilities, int32_t* HWY_RESTRICT keys) {
+  const ScoreTopkParams& params = call.params;
+  const int a = params.length / params.stride;
+  const int b = params.sel_block_size / params.stride;
+  for (int64_t block = 0; block < num_candidates; ++block) {
+    const float* p = probabilities + block * b;
+    float score = 0;
+    if (params.block_score == BlockScore::kOverlapSum) {
+      for (int e = 0; e < a + b - 1; ++e) {
+        score += static_cast<float>(std::min({e + 1, a, b, a + b - 1 - e})) * p[e];
+      }
+    } else {
+      for (int e = 0; e < a + b - 1; ++e) score = p[e] <= score ? score : p[e];  // keeps NaN
+    }
+    keys[block] = ScoreKey(score);
+  }
+  const int32_t forced = std::numeric_limits<int32_t>::max();
+  std::fill_n(keys, std::min<int64_t>(params.num_initial_blocks, num_candidates), forced);
+  if (params.window_size == 0) {
+    const int64_t num_local = std::min<int64_t>(params.num_local_blocks, num_candidates);
+    std::fill_n(keys + num_candidates - num_local, num_local, forced);
+  }
+}
+
+/// Number of keys ≥ `threshold` among keys[0, size), size a multiple of the vector.
+HWY_INLINE int64_t CountNotLess(int32_t threshold, int64_t size, const int32_t* HWY_RESTRICT keys) {
+  const hn::RebindToSigned<F32Tag> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto below = hn::Set(d, threshold - 1);
+  int64_t count = 0;
+  for (int64_t i = 0; i < size; i += lanes) {
+    count += static_cast<int64_t>(hn::CountTrue(d, hn::Gt(hn::LoadU(d, keys + i), below)));
+  }
+  return count;
+}
+
+/// Writes the n best of the candidates in rising order and returns their number. `keys` has room
+/// for a vector behind the candidates.
+///
+/// The n-th best key is found bit by bit: passes over a few kilobytes, no branch on the data.
+HWY_INLINE int32_t ChooseBlocks(int64_t num_candidates, int64_t n, int32_t* keys,
+                                int32_t* selected) {
+  std::fill_n(keys + num_candidates, kVectorPadding, -1);
+  const int64_t size = (num_candidates + kVectorPadding - 1) / kVectorPadding * kVectorPadding;
+  int32_t threshold = 0;
+  int64_t num_above = CountNotLess(0, size, keys);
+  for (int bit = 30; bit >= 0 && num_above > n; --bit) {
+    const int32_t higher = threshold | (int32_t{1} << bit);
+    const int64_t count = CountNotLess(higher, size, keys);
+    if (count < n) continue;
+    threshold = higher;
+    num_above = count;
+  }
+  // Keys above the threshold are in; of those at it, the first.
+  int64_t num_ties = n;
+  if (num_above > n) num_ties = n - CountNotLess(threshold + 1, size, keys);
+  int32_t num_selected = 0;
+  for (int64_t block = 0; block < num_candidates; ++block) {
+    if (keys[block] < threshold) continue;
+    if (keys[block] == threshold && num_ties-- <= 0) continue;
+    selected[num_selected++] = static_cast<int32_t>(block);
+  }
+  return num_selected;
+}
+
+/// Chooses for all rows of a tile from their scores; `memory` as ChooserFloats.
+void ChooseForTile(const ScoreCall& call, const RowTile& tile, int kv_head, float* scores,
+                   float* memory) {
+  const ScoreTopkParams& params = call.params;
+  const int64_t stride = call.ScoreFloats(tile);
+  for (int32_t i = 0; i < tile.num_rows; ++i) {
+    const QueryRow row = tile.Row(i);
+    const int64_t index = row.row * params.query.kv.num_kv_heads + kv_head;
+    int32_t* selected = params.selected + index * params.num_selected_blocks;
+    const int64_t num_candidates = call.NumCandidates(row.position);
+    const int64_t n = call.NumSelected(row.row);
+    NSA_CHECK(n >= 1 && n <= params.num_selected_blocks);
+    int32_t num_selected = static_cast<int32_t>(num_candidates);
+    if (num_candidates <= n) {
+      std::iota(selected, selected + num_candidates, 0);
+    } else {
+      const int64_t num_probabilities = call.ProbabilityFloats(num_candidates);
+      int32_t* keys = reinterpret_cast<int32_t*>(memory + num_probabilities);
+      GroupProbabilities(call, row, kv_head, scores + i * call.group * stride, stride,
+                         num_probabilities, memory);
+      ScoreBlocks(call, num_candidates, memory, keys);
+      num_selected = ChooseBlocks(num_candidates, n, keys, selected);
+    }
+    std::fill(selected + num_selected, selected + params.num_selected_blocks, -1);
+    params.num_selected[index] = num_selected;
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace nsa::kernels::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace nsa::kernels::cpu {
+namespace {
+
+HWY_EXPORT(ScorePages);
+HWY_EXPORT(ChooseForTile);
+
+/// Pages that one task scores where a call has too few rows for its threads.
+constexpr int64_t kPagesPerTask = 128;
+
+void RunWholeTiles(Context& context, const ScoreCall& call) {
+  const int num_kv_heads = call.params.query.kv.num_kv_heads;
+  context.pool.ParallelFor(
+      static_cast<int64_t>(call.tiles.size()) * num_kv_heads, [&](int64_t index, int worker) {
+        const RowTile& tile = call.tiles[index / num_kv_heads];
+        const int kv_head = static_cast<int>(index % num_kv_heads);
+        const int64_t score_floats = call.NumQueries(tile) * call.ScoreFloats(tile);
+        const int64_t rest = std::max(call.ScorerFloats(tile), call.ChooserFloats(tile));
+        float* scores = context.worker[worker].Get<float>(static_cast<size_t>(score_floats + rest));
+        float* memory = scores + score_floats;
+        const int64_t num_pages = call.NumPages(tile);
+        if (num_pages > 0) {
+          HWY_DYNAMIC_DISPATCH(ScorePages)(call, tile, kv_head, 0, num_pages, memory, scores);
+        }
+        HWY_DYNAMIC_DISPATCH(ChooseForTile)(call, tile, kv_head, scores, memory);
+      });
+}
+
+/// Scores ranges of pages in parallel, then chooses.
+void RunPageRanges(Context& context, const ScoreCall& call) {
+  struct Task {
+    const RowTile* tile;
+    int kv_head;
+    int64_t first_page;
+    float* scores;
+  };
+  const int num_kv_heads = call.params.query.kv.num_kv_heads;
+  int64_t num_floats = 0;
+  for (const RowTile& tile : call.tiles) {
+    num_floats += num_kv_heads * call.NumQueries(tile) * call.ScoreFloats(tile);
+  }
+  float* scores = context.shared[1].Get<float>(static_cast<size_t>(num_floats));
+  std::vector<Task> ranges, choices;
+  for (const RowTile& tile : call.tiles) {
+    for (int kv_head = 0; kv_head < num_kv_heads; ++kv_head) {
+      for (int64_t page = 0; page < call.NumPages(tile); page += kPagesPerTask) {
+        ranges.push_back({&tile, kv_head, page, scores});
+      }
+      choices.push_back({&tile, kv_head, 0, scores});
+      scores += call.NumQueries(tile) * call.ScoreFloats(tile);
+    }
+  }
+  context.pool.ParallelFor(static_cast<int64_t>(ranges.size()), [&](int64_t index, int worker) {
+    const Task& task = ranges[index];
+    float* memory =
+        context.worker[worker].Get<float>(static_cast<size_t>(call.ScorerFloats(*task.tile)));
+    const int64_t end = std::min(call.NumPages(*task.tile), task.first_page + kPagesPerTask);
+    HWY_DYNAMIC_DISPATCH(ScorePages)
+    (call, *task.tile, task.kv_head, task.first_page, end, memory, task.scores);
+  });
+  context.pool.ParallelFor(static_cast<int64_t>(choices.size()), [&](int64_t index, int worker) {
+    const Task& task = choices[index];
+    float* memory =
+        context.worker[worker].Get<float>(static_cast<size_t>(call.ChooserFloats(*task.tile)));
+    HWY_DYNAMIC_DISPATCH(ChooseForTile)(call, *task.tile, task.kv_head, task.scores, memory);
+  });
+}
+
+}  // namespace
+
+void ScoreTopk(Context& context, const ScoreTopkParams& params) {
+  const AttentionQuery& query = params.query;
+  NSA_CHECK(params.stride > 0 && kPageSize % params.stride == 0);
+  NSA_CHECK(params.length % params.stride == 0 && params.sel_block_size % params.stride == 0);
+  NSA_CHECK(kPageSize % params.sel_block_size == 0 || params.sel_block_size % kPageSize == 0);
+  const int group = query.num_q_heads / query.kv.num_kv_heads;
+  ScoreCall call{.params = params, .group = group, .rows_per_page = kPageSize / params.stride};
+  call.tiles = MakeTiles(query.segments, query.num_segments, std::clamp(24 / group, 1, 16));
+  const int64_t num_tasks = static_cast<int64_t>(call.tiles.size()) * query.kv.num_kv_heads;
+  if (num_tasks < 4 * context.pool.num_threads()) {
+    RunPageRanges(context, call);
+  } else {
+    RunWholeTiles(context, call);
+  }
+}
+
+}  // namespace nsa::kernels::cpu
+#endif  // HWY_ONCE
