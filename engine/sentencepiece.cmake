@@ -37,9 +37,11 @@ target_include_directories(nsa_sentencepiece_objects SYSTEM BEFORE PRIVATE
   ${spm}/third_party ${spm})
 target_compile_definitions(nsa_sentencepiece_objects PRIVATE HAVE_PTHREAD=1
                                                              _USE_INTERNAL_STRING_VIEW)
-# Not our sources, not our warnings. No link-time optimisation: objcopy needs machine code.
-target_compile_options(nsa_sentencepiece_objects PRIVATE -w -fno-lto -fvisibility=hidden
-                                                         -fvisibility-inlines-hidden)
+# Not our sources, not our warnings. No link-time optimisation: objcopy needs machine code. No "unique"
+# symbols, which GCC makes of inline functions' statics: objcopy cannot make them local.
+target_compile_options(nsa_sentencepiece_objects PRIVATE
+  -w -fno-lto -fvisibility=hidden -fvisibility-inlines-hidden
+  $<$<CXX_COMPILER_ID:GNU>:-fno-gnu-unique>)
 set_target_properties(nsa_sentencepiece_objects PROPERTIES POSITION_INDEPENDENT_CODE ON
                                                            EXPORT_COMPILE_COMMANDS OFF)
 
@@ -52,6 +54,7 @@ add_custom_command(
   COMMAND ${CMAKE_LINKER} -r --force-group-allocation -o ${spm_all}
           "$<TARGET_OBJECTS:nsa_sentencepiece_objects>"
   COMMAND ${CMAKE_OBJCOPY} --wildcard "--keep-global-symbol=nsa_spm_*" ${spm_all} ${spm_object}
+  COMMAND sh -c "! '${CMAKE_NM}' --defined-only --extern-only '${spm_object}' | grep -v ' T nsa_spm_'"
   DEPENDS nsa_sentencepiece_objects "$<TARGET_OBJECTS:nsa_sentencepiece_objects>"
   COMMENT "Making all but nsa_spm_* local in SentencePiece"
   COMMAND_EXPAND_LISTS VERBATIM)

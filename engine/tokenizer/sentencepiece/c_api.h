@@ -48,8 +48,8 @@ int32_t nsa_spm_strips_leading_space(const NsaSpmModel* model);
 /// "unigram", "bpe", "word" or "char".
 const char* nsa_spm_algorithm(const NsaSpmModel* model);
 
-/// Calls `sink(context, ids, num_ids)` once. 0 where encoding failed, which only a lack of memory or
-/// more than 2^31 bytes of text can do.
+/// Calls `sink(context, ids, num_ids)` once. 0 where encoding failed, which only a lack of memory
+/// or more than 2^31 bytes of text can do.
 int32_t nsa_spm_encode(const NsaSpmModel* model, const char* text, size_t num_bytes,
                        void (*sink)(void* context, const int32_t* ids, size_t num_ids),
                        void* context);
