@@ -1,0 +1,152 @@
+# shellcheck shell=bash
+# What deploy/*.sh and tests/run.sh share. Sourced by bash scripts that have set -euo pipefail.
+
+nsa_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+nsa_cache=${NSA_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/nsa-serve}
+nsa_venv=$nsa_root/.venv
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+  say "error: $*"
+  exit 1
+}
+
+# time_stage TITLE COMMAND...: runs the command in a subshell, prints how long it took, leaves its status
+# in stage_status. Call it and the two below as plain commands: as part of a condition, bash would go on
+# after a failure inside COMMAND.
+time_stage() {
+  local title=$1 begin=$EPOCHREALTIME outcome="done"
+  shift
+  say "== $title"
+  set +e
+  (set -e && "$@")
+  stage_status=$?
+  set -e
+  [ "$stage_status" -eq 0 ] || outcome="FAILED (status $stage_status)"
+  say "== $title: $outcome in $(seconds_since "$begin") s"
+}
+
+# A stage that the rest needs: a failure ends the script.
+run_stage() {
+  time_stage "$@"
+  [ "$stage_status" -eq 0 ] || exit "$stage_status"
+}
+
+# A stage whose failure leaves the rest worth running; its title joins failed_stages.
+failed_stages=()
+try_stage() {
+  time_stage "$@"
+  [ "$stage_status" -eq 0 ] || failed_stages+=("$1")
+}
+
+# Seconds with one decimal since BEGIN, a value of EPOCHREALTIME. A locale may write it with a comma.
+seconds_since() {
+  local begin=${1/[.,]/} now=${EPOCHREALTIME/[.,]/}
+  local tenths=$(((now - begin) / 100000))
+  printf '%d.%d' $((tenths / 10)) $((tenths % 10))
+}
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    die "no root rights and no sudo, which are needed for: $*"
+  fi
+}
+
+# Names of FILE (one a line, # begins a comment) that dpkg does not have as installed.
+missing_packages() {
+  local wanted
+  mapfile -t wanted < <(sed 's/#.*//' "$1" | tr -s '[:space:]' '\n' | sed '/^$/d')
+  comm -23 <(printf '%s\n' "${wanted[@]}" | sort -u) \
+    <(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null |
+      sed -n 's/^installed //p' | sort -u)
+}
+
+# Installs what is missing of deploy/apt-packages.txt; nothing missing, nothing asked.
+install_packages() {
+  command -v dpkg-query >/dev/null ||
+    die "this is no Debian: install the counterparts of deploy/apt-packages.txt yourself"
+  local missing
+  mapfile -t missing < <(missing_packages "$nsa_root/deploy/apt-packages.txt")
+  [ "${#missing[@]}" -gt 0 ] || return 0
+  say "installing ${missing[*]}"
+  as_root apt-get -o DPkg::Lock::Timeout=300 -qq update ||
+    die "apt-get update failed; install these yourself: ${missing[*]}"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq -y \
+    --no-install-recommends install "${missing[@]}" >/dev/null ||
+    die "apt-get could not install ${missing[*]}; this is for Debian 12 (bookworm)"
+}
+
+# A virtual environment at DIR (by default .venv) with pip in it. Debian's interpreter comes first: one
+# that somebody built may lack venv or be too old.
+make_venv() {
+  local venv=${1:-$nsa_venv} python
+  if "$venv/bin/python" -c 'import pip' 2>/dev/null; then
+    return 0
+  fi
+  for python in /usr/bin/python3 python3; do
+    if "$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+      rm -rf "$venv"
+      "$python" -m venv "$venv"
+      return 0
+    fi
+  done
+  die "no python3 of version 3.10 or later with venv; on Debian: apt-get install python3-venv"
+}
+
+# install_requirements FILE VENV: what the pinned list says, once per content of the list.
+install_requirements() {
+  local list=$1 venv=$2 stamp=$2/.requirements.sha256
+  make_venv "$venv"
+  sha256sum --status --check "$stamp" 2>/dev/null && return 0
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$list" ||
+    die "pip could not install $list into $venv"
+  sha256sum "$list" >"$stamp"
+}
+
+# SentencePiece's source into .deps, with a pip that is known to work.
+fetch_sentencepiece() {
+  make_venv
+  PATH=$nsa_venv/bin:$PATH "$nsa_root/deploy/fetch_sentencepiece.sh"
+}
+
+# build PRESET [TARGET...]: configures where needed and builds.
+build() {
+  local preset=$1
+  shift
+  local targets=()
+  [ $# -eq 0 ] || targets=(--target "$@")
+  cd "$nsa_root"
+  local log=build/$preset/configure.log
+  mkdir -p "build/$preset"
+  if ! cmake --preset "$preset" >"$log" 2>&1; then
+    cat "$log" >&2
+    die "CMake could not configure the preset $preset"
+  fi
+  cmake --build --preset "$preset" --parallel "$(nproc)" "${targets[@]}"
+}
+
+# Prints the policy manual's text, which debian-policy ships. Where an image leaves documentation out
+# (dpkg's path-exclude), it is taken from the package's own archive.
+manual_text() {
+  local installed=/usr/share/doc/debian-policy/policy.txt.gz kept=$nsa_cache/policy.txt.gz work
+  if [ -r "$installed" ]; then
+    gzip -dc "$installed"
+    return
+  fi
+  if [ ! -r "$kept" ]; then
+    mkdir -p "$nsa_cache"
+    work=$(mktemp -d)
+    # apt fetches as a user of its own, who must be able to write here.
+    chmod 777 "$work"
+    (cd "$work" && apt-get -qq download debian-policy >/dev/null && dpkg-deb -x ./*.deb .) ||
+      die "cannot find $installed, nor fetch the package debian-policy"
+    mv "$work$installed" "$kept"
+    rm -rf "$work"
+  fi
+  gzip -dc "$kept"
+}

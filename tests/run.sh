@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, and runs the whole test suite. Can be run again and again.
+#
+#   tests/run.sh               everything that CI runs
+#   tests/run.sh --quick       no clang-tidy and no tests marked slow
+#   tests/run.sh --sanitizers  also the C++ tests under address+undefined and under thread sanitizers
+#   tests/run.sh --oracles     also the comparisons that need PyTorch, transformers and llama.cpp (a
+#                              6 GB environment, .venv-oracles)
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=../deploy/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../deploy/lib.sh"
+cd "$nsa_root"
+
+quick=false oracles=false sanitizers=false
+for option in "$@"; do
+  case $option in
+    --quick) quick=true ;;
+    --oracles) oracles=true ;;
+    --sanitizers) sanitizers=true ;;
+    --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
+    *) say "unknown option $option; see tests/run.sh --help" && exit 2 ;;
+  esac
+done
+begin=$EPOCHREALTIME
+
+run_ctest() {
+  local preset=$1
+  shift
+  ctest --test-dir "build/$preset" --output-on-failure --parallel 2 "$@"
+}
+
+run_pytest() {
+  local python=$1
+  shift
+  "$python" -m pytest --config-file tests/pytest.ini "$@"
+}
+
+check_model() { deploy/fetch_model.sh >/dev/null; }
+
+# A race or an overflow shows in small cases too: what is slow by design stays out.
+test_sanitized() {
+  build "$1"
+  ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+    TSAN_OPTIONS=suppressions=$nsa_root/tests/tsan_suppressions.txt:halt_on_error=1 \
+    run_ctest "$1" --label-exclude slow
+}
+
+run_oracles() {
+  install_requirements tests/requirements-oracles.txt "$nsa_root/.venv-oracles"
+  run_pytest .venv-oracles/bin/python tests/oracles -m oracle
+}
+
+run_stage "Debian packages" install_packages
+run_stage "Python environment" install_requirements tests/requirements.txt "$nsa_venv"
+run_stage "SentencePiece's source" fetch_sentencepiece
+run_stage "default model" check_model
+NSA_TEST_MODEL=$(deploy/fetch_model.sh)
+export NSA_TEST_MODEL NSA_BUILD_DIR=$nsa_root/build/release
+run_stage "build" build release
+
+try_stage "C++ tests" run_ctest release
+if $sanitizers; then
+  try_stage "address and undefined-behaviour sanitizers" test_sanitized asan-ubsan
+  try_stage "thread sanitizer" test_sanitized tsan
+fi
+if $oracles; then
+  try_stage "oracles" run_oracles
+fi
+if $quick; then
+  try_stage "Python tests" run_pytest .venv/bin/python tests -m "not oracle and not slow"
+else
+  try_stage "clang-tidy" .venv/bin/python -m tests.tidy.clang_tidy
+  try_stage "Python tests" run_pytest .venv/bin/python tests -m "not oracle"
+fi
+
+say "== all: $(seconds_since "$begin") s"
+if [ "${#failed_stages[@]}" -gt 0 ]; then
+  say "FAILED: $(printf '%s; ' "${failed_stages[@]}")"
+  exit 1
+fi
