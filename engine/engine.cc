@@ -98,6 +98,7 @@ class EngineImpl final : public Engine {
     FinishReason reason;
   };
   std::vector<Ended> ended_;  // in this step
+  bool ended_outside_step_ = false;  // since the observer last saw the state
 
   // Shared: the inbox.
   mutable std::mutex mutex_;
@@ -339,6 +340,7 @@ void EngineImpl::End(std::unique_ptr<Sequence> sequence, const absl::Status& sta
     ids_.erase(sequence->id());
   }
   Publish();  // pages are back already
+  ended_outside_step_ = true;
   sequence->Finish(status, reason, now);
   stats.usage = sequence->finish.usage;
   stats.e2e_latency = now - sequence->arrival;
@@ -425,12 +427,16 @@ void EngineImpl::RunStep(const Batch& batch) {
     End(std::move(sequence), ended.status, ended.reason);
   }
   observer_->OnStep(CountStep(batch, absl::Now() - began));
+  ended_outside_step_ = false;
 }
 
 void EngineImpl::Loop() {
   int64_t preemptions = 0;
   while (TakeInbox()) {
     EndExpired(absl::Now());
+    if (std::exchange(ended_outside_step_, false)) {
+      observer_->OnStep(CountStep(Batch{}, absl::ZeroDuration()));
+    }
     const Batch batch = scheduler_.Schedule(loaded_->info.num_selected_blocks, absl::Now());
     for (; preemptions < scheduler_.num_preemptions(); ++preemptions) observer_->OnPreemption();
     if (!batch.entries.empty()) {

@@ -1,0 +1,125 @@
+#include "server/flags.h"
+
+#include <cmath>
+
+#include "absl/flags/flag.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+ABSL_FLAG(std::string, model, "", "path of a GGUF file");
+ABSL_FLAG(std::string, served_model_name, "", "name in answers and metrics; empty: the file's own");
+ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "HOST:PORT of the gRPC server; port 0: a free one");
+ABSL_FLAG(std::string, metrics_listen, "127.0.0.1:9090",
+          "HOST:PORT of Prometheus metrics at /metrics; empty: off");
+ABSL_FLAG(std::string, attention, "auto",
+          "auto, nsa or full; auto: what the checkpoint was trained for, and training-free NSA for a "
+          "full-attention checkpoint");
+ABSL_FLAG(int32_t, num_selected_blocks, 0, "blocks of 64 tokens that NSA selects; 0: the default");
+ABSL_FLAG(int64_t, max_context, 0,
+          "longest prompt and completion in tokens; 0: the trained length, 8 times that for "
+          "training-free NSA, less where memory is short");
+ABSL_FLAG(std::string, device, "auto", "auto, cpu or cuda");
+ABSL_FLAG(double, kv_cache_gib, 0, "memory of the KV cache in GiB; 0: what is free");
+ABSL_FLAG(int32_t, num_threads, 0, "compute threads; 0: all cores that this process may use");
+ABSL_FLAG(int64_t, max_step_tokens, 512, "tokens of a step: the longest prefill chunk");
+ABSL_FLAG(int32_t, max_running_requests, 64, "requests that run at the same time");
+ABSL_FLAG(int32_t, max_queued_requests, 256, "accepted requests that may wait");
+ABSL_FLAG(int64_t, max_queued_tokens, 0, "their prompt tokens; 0: 8 times max_context");
+ABSL_FLAG(int64_t, max_message_bytes, 64 << 20, "largest request message");
+ABSL_FLAG(double, drain_timeout_s, 30, "seconds that running requests get after SIGTERM");
+ABSL_FLAG(std::string, log_format, "text", "text or json");
+
+namespace nsa::server {
+namespace {
+
+absl::Status Bad(const char* flag, const std::string& value, const char* expected) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("--", flag, " is '", value, "', expected ", expected));
+}
+
+absl::Status BadNumber(const char* flag, double value, const char* expected) {
+  return absl::InvalidArgumentError(absl::StrCat("--", flag, " is ", value, ", expected ", expected));
+}
+
+absl::Status CheckNumbers() {
+  struct Range {
+    const char* flag;
+    double value;
+    double low;
+    double high;
+    const char* expected;
+  };
+  const Range ranges[] = {
+      {"num_selected_blocks", double(absl::GetFlag(FLAGS_num_selected_blocks)), 0, 256, "0 to 256"},
+      {"max_context", double(absl::GetFlag(FLAGS_max_context)), 0, 1 << 30, "0 to 2^30"},
+      {"kv_cache_gib", absl::GetFlag(FLAGS_kv_cache_gib), 0, 1e6, "0 to 1e6"},
+      {"num_threads", double(absl::GetFlag(FLAGS_num_threads)), 0, 1024, "0 to 1024"},
+      {"max_step_tokens", double(absl::GetFlag(FLAGS_max_step_tokens)), 1, 65536, "1 to 65536"},
+      {"max_running_requests", double(absl::GetFlag(FLAGS_max_running_requests)), 1, 65536,
+       "1 to 65536"},
+      {"max_queued_requests", double(absl::GetFlag(FLAGS_max_queued_requests)), 1, 1e6,
+       "1 to 1e6"},
+      {"max_queued_tokens", double(absl::GetFlag(FLAGS_max_queued_tokens)), 0, 1e15, "0 to 1e15"},
+      {"max_message_bytes", double(absl::GetFlag(FLAGS_max_message_bytes)), 1024, 2147483647.0,
+       "1024 to 2^31 - 1"},
+      {"drain_timeout_s", absl::GetFlag(FLAGS_drain_timeout_s), 0, 86400, "0 to 86400"},
+  };
+  for (const Range& r : ranges) {
+    if (!(r.value >= r.low && r.value <= r.high)) return BadNumber(r.flag, r.value, r.expected);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+const std::vector<FlagGroup>& ServerFlagGroups() {
+  static const auto* const groups = new std::vector<FlagGroup>{
+      {"Model", {"model", "served_model_name", "attention", "num_selected_blocks", "max_context"}},
+      {"Network", {"listen", "metrics_listen", "max_message_bytes"}},
+      {"Machine", {"device", "num_threads", "kv_cache_gib"}},
+      {"Scheduling",
+       {"max_step_tokens", "max_running_requests", "max_queued_requests", "max_queued_tokens"}},
+      {"Operation", {"drain_timeout_s", "log_format"}},
+  };
+  return *groups;
+}
+
+absl::StatusOr<ServerOptions> OptionsFromFlags() {
+  ServerOptions options;
+  engine::EngineOptions& e = options.engine;
+  e.model_path = absl::GetFlag(FLAGS_model);
+  if (e.model_path.empty()) return Bad("model", "", "the path of a GGUF file");
+  const std::string attention = absl::GetFlag(FLAGS_attention);
+  if (attention == "full") {
+    e.attention = engine::AttentionFlag::kFull;
+  } else if (attention == "nsa") {
+    e.attention = engine::AttentionFlag::kNsa;
+  } else if (attention != "auto") {
+    return Bad("attention", attention, "auto, nsa or full");
+  }
+  const std::string device = absl::GetFlag(FLAGS_device);
+  if (device == "cuda") {
+    return absl::UnimplementedError("--device=cuda: this build has no CUDA backend; use cpu");
+  }
+  if (device != "auto" && device != "cpu") return Bad("device", device, "auto, cpu or cuda");
+  const std::string format = absl::GetFlag(FLAGS_log_format);
+  if (format != "text" && format != "json") return Bad("log_format", format, "text or json");
+  if (absl::Status status = CheckNumbers(); !status.ok()) return status;
+  e.num_selected_blocks = absl::GetFlag(FLAGS_num_selected_blocks);
+  e.max_context = absl::GetFlag(FLAGS_max_context);
+  e.kv_cache_gib = absl::GetFlag(FLAGS_kv_cache_gib);
+  e.num_threads = absl::GetFlag(FLAGS_num_threads);
+  e.max_step_tokens = absl::GetFlag(FLAGS_max_step_tokens);
+  e.max_running_requests = absl::GetFlag(FLAGS_max_running_requests);
+  e.max_queued_requests = absl::GetFlag(FLAGS_max_queued_requests);
+  e.max_queued_tokens = absl::GetFlag(FLAGS_max_queued_tokens);
+  options.listen = absl::GetFlag(FLAGS_listen);
+  options.metrics_listen = absl::GetFlag(FLAGS_metrics_listen);
+  options.served_model_name = absl::GetFlag(FLAGS_served_model_name);
+  options.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
+  options.drain_timeout = absl::Seconds(absl::GetFlag(FLAGS_drain_timeout_s));
+  options.json_log = format == "json";
+  return options;
+}
+
+}  // namespace nsa::server

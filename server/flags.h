@@ -1,0 +1,33 @@
+#ifndef NSA_SERVER_FLAGS_H_
+#define NSA_SERVER_FLAGS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "engine/engine.h"
+#include "server/command_line.h"
+
+namespace nsa::server {
+
+/// Everything that the command line says, checked.
+struct ServerOptions {
+  engine::EngineOptions engine;
+  std::string listen;
+  std::string metrics_listen;  // empty: no metrics
+  std::string served_model_name;
+  int64_t max_message_bytes = 0;
+  absl::Duration drain_timeout;
+  bool json_log = false;
+};
+
+const std::vector<FlagGroup>& ServerFlagGroups();
+
+/// Reads the flags once. InvalidArgument names the flag, the value and the range.
+absl::StatusOr<ServerOptions> OptionsFromFlags();
+
+}  // namespace nsa::server
+
+#endif  // NSA_SERVER_FLAGS_H_

@@ -1,0 +1,129 @@
+#include "server/inference_service.h"
+
+#include <random>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "server/convert.h"
+#include "server/generate_call.h"
+
+namespace nsa::server {
+namespace {
+
+constexpr char kVersion[] = "0.1.0";
+constexpr int kTokenizerThreads = 2;
+// Prompts waiting to be tokenized; the engine's own queue is bounded apart from this.
+constexpr size_t kMaxQueuedPrompts = 256;
+
+grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+}  // namespace
+
+InferenceService::InferenceService(engine::Engine* engine, const Info& info)
+    : engine_(engine),
+      info_(info),
+      started_(absl::Now()),
+      id_prefix_(std::random_device{}()),
+      work_(kTokenizerThreads, kMaxQueuedPrompts) {}
+
+std::string InferenceService::MakeRequestId() {
+  return absl::StrFormat("nsa-%08x-%d", id_prefix_, next_id_.fetch_add(1));
+}
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
+    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+  const std::string id = request->request_id().empty() ? MakeRequestId() : request->request_id();
+  auto* call = new GenerateCall(engine_, context, request, id);  // deletes itself in OnDone
+  const absl::Status admitted = engine_->Admit(PromptBytes(*request));
+  if (!admitted.ok()) {
+    call->Reject(admitted);
+  } else if (!work_.Add([call] { call->Start(); })) {
+    call->Reject(absl::ResourceExhaustedError(
+        absl::StrCat("the queue is full: ", kMaxQueuedPrompts, " prompts wait to be tokenized")));
+  }
+  return call;
+}
+
+grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
+                                                     const v1::TokenizeRequest* request,
+                                                     v1::TokenizeResponse* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const bool taken = work_.Add([this, reactor, request, response] {
+    const auto tokens = ToTokens(*request, *engine_);
+    if (tokens.ok()) {
+      response->mutable_token_ids()->Assign(tokens->begin(), tokens->end());
+      response->set_count(static_cast<int64_t>(tokens->size()));
+    }
+    reactor->Finish(ToGrpc(tokens.status()));
+  });
+  if (!taken) reactor->Finish({grpc::StatusCode::RESOURCE_EXHAUSTED, "too many texts wait"});
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
+                                                       const v1::DetokenizeRequest* request,
+                                                       v1::DetokenizeResponse* response) {
+  const int32_t vocabulary = engine_->model_info().vocabulary_size;
+  for (int i = 0; i < request->token_ids_size(); ++i) {
+    const int32_t id = request->token_ids(i);
+    if (id >= 0 && id < vocabulary) continue;
+    return Reply(context, absl::InvalidArgumentError(absl::StrCat(
+                              "token_ids[", i, "] is ", id, ", expected 0 to ", vocabulary - 1)));
+  }
+  const std::vector<int32_t> ids(request->token_ids().begin(), request->token_ids().end());
+  response->set_text(engine_->tokenizer().Decode(ids, request->skip_special_tokens()));
+  return Reply(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerContext* context,
+                                                         const v1::GetModelInfoRequest*,
+                                                         v1::GetModelInfoResponse* response) {
+  FillModelInfo(engine_->model_info(), engine_->chat_template() != nullptr, *response);
+  return Reply(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* InferenceService::GetServerInfo(grpc::CallbackServerContext* context,
+                                                          const v1::GetServerInfoRequest*,
+                                                          v1::GetServerInfoResponse* response) {
+  response->set_version(kVersion);
+  response->set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - started_));
+  response->set_max_message_bytes(info_.max_message_bytes);
+  response->set_max_running_requests(info_.max_running_requests);
+  response->set_max_queued_requests(info_.max_queued_requests);
+  response->set_healthy(engine_->healthy());
+  return Reply(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* InferenceService::GetLoad(grpc::CallbackServerContext* context,
+                                                    const v1::GetLoadRequest*,
+                                                    v1::GetLoadResponse* response) {
+  const engine::EngineLoad load = engine_->load();
+  response->set_num_running(load.num_running);
+  response->set_num_waiting(load.num_waiting);
+  response->set_num_waiting_tokens(load.num_waiting_tokens);
+  response->set_num_pages_total(load.num_pages_total);
+  response->set_num_pages_free(load.num_pages_free);
+  return Reply(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* InferenceService::Abort(grpc::CallbackServerContext* context,
+                                                  const v1::AbortRequest* request,
+                                                  v1::AbortResponse*) {
+  engine_->Abort(request->request_id());
+  return Reply(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* InferenceService::FlushCache(grpc::CallbackServerContext* context,
+                                                       const v1::FlushCacheRequest*,
+                                                       v1::FlushCacheResponse* response) {
+  response->set_num_pages_dropped(0);  // no prefixes are cached in this version
+  return Reply(context, absl::OkStatus());
+}
+
+}  // namespace nsa::server

@@ -1,0 +1,143 @@
+// nsa_server: loads one model and serves it until SIGTERM.
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdio>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "engine/engine.h"
+#include "engine/log.h"
+#include "prometheus/exposer.h"
+#include "server/flags.h"
+#include "server/prometheus_metrics.h"
+#include "server/server.h"
+
+namespace nsa::server {
+namespace {
+
+constexpr int kExitFailure = 1;
+constexpr int kExitUsage = 2;
+constexpr int64_t kLongestBucket = 1 << 20;
+
+void ShowLoading(double part) {
+  if (!isatty(STDERR_FILENO)) return;
+  std::fprintf(stderr, "\rloading weights: %3.0f %%%s", part * 100, part >= 1 ? "\n" : "");
+}
+
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "nsa_server: %s\n", std::string(status.message()).c_str());
+  const bool usage = absl::IsInvalidArgument(status) && status.message().find("--") == 0;
+  return usage ? kExitUsage : kExitFailure;
+}
+
+/// Waits for SIGTERM or SIGINT while it keeps health in step with the engine.
+void WaitForSignal(const sigset_t& signals, const engine::Engine& engine, Server& server) {
+  bool serving = true;
+  for (;;) {
+    const timespec second{1, 0};
+    if (sigtimedwait(&signals, nullptr, &second) > 0) return;
+    if (engine.healthy() == serving) continue;
+    serving = !serving;
+    LOG(ERROR) << "engine is " << (serving ? "healthy again" : "not healthy");
+    server.SetServing(serving);
+  }
+}
+
+/// NOT_SERVING, refuse, finish what runs; a second signal aborts it.
+int Drain(const sigset_t& signals, absl::Duration timeout, engine::Engine& engine, Server& server) {
+  server.SetServing(false);
+  LOG(INFO) << "draining: up to " << absl::FormatDuration(timeout)
+            << " for running requests; a second signal aborts them";
+  std::atomic<bool> drained{false};
+  std::atomic<bool> aborted{false};
+  std::thread second_signal([&] {
+    while (!drained) {
+      const timespec tenth{0, 100'000'000};
+      if (sigtimedwait(&signals, nullptr, &tenth) <= 0) continue;
+      aborted = true;
+      engine.Drain(absl::InfinitePast());
+      return;
+    }
+  });
+  engine.Drain(absl::Now() + timeout);
+  drained = true;
+  second_signal.join();
+  LOG(INFO) << (aborted ? "aborted" : "drained");
+  return aborted ? kExitFailure : 0;
+}
+
+int Serve(const ServerOptions& options, const sigset_t& signals) {
+  if (absl::Status s = CheckAddressFree("listen", options.listen); !s.ok()) return Fail(s);
+  std::unique_ptr<prometheus::Exposer> exposer;
+  if (!options.metrics_listen.empty()) {
+    if (absl::Status s = CheckAddressFree("metrics_listen", options.metrics_listen); !s.ok()) {
+      return Fail(s);
+    }
+    exposer = std::make_unique<prometheus::Exposer>(options.metrics_listen);
+  }
+  const std::string name = !options.served_model_name.empty()
+                               ? options.served_model_name
+                               : options.engine.model_path.substr(
+                                     options.engine.model_path.rfind('/') + 1);
+  PrometheusMetrics metrics(name, DefaultBuckets(kLongestBucket));
+  if (exposer != nullptr) exposer->RegisterCollectable(metrics.registry());
+  engine::EngineOptions engine_options = options.engine;
+  engine_options.metrics = &metrics;
+  engine_options.on_load_progress = ShowLoading;
+  auto engine = engine::CreateEngine(engine_options);
+  if (!engine.ok()) return Fail(engine.status());
+  metrics.SetModel((*engine)->model_info());
+  auto server = Server::Start(engine->get(), options.listen,
+                              {.max_message_bytes = options.max_message_bytes,
+                               .max_running_requests = engine_options.max_running_requests,
+                               .max_queued_requests = engine_options.max_queued_requests});
+  if (!server.ok()) return Fail(server.status());
+  (*server)->SetServing(true);
+  if (exposer != nullptr) {
+    std::printf("metrics on port %d\n", exposer->GetListeningPorts().at(0));
+  }
+  std::printf("ready on %s\n", (*server)->address().c_str());
+  std::fflush(stdout);
+  WaitForSignal(signals, **engine, **server);
+  return Drain(signals, options.drain_timeout, **engine, **server);
+}
+
+int Main(const std::vector<std::string>& arguments) {
+  for (const std::string& argument : arguments) {
+    if (argument != "--help" && argument != "-h") continue;
+    std::printf("nsa_server --model=PATH [flags]: serves one model over gRPC\n%s",
+                FlagHelp(ServerFlagGroups()).c_str());
+    return 0;
+  }
+  const auto others = ParseFlags(arguments, ServerFlagGroups());
+  const auto options = others.ok() ? OptionsFromFlags() : others.status();
+  if (!options.ok() || !others->empty()) {
+    const std::string message = options.ok() ? absl::StrCat("unexpected argument '", others->front(), "'")
+                                             : std::string(options.status().message());
+    std::fprintf(stderr, "nsa_server: %s\n", message.c_str());
+    return kExitUsage;
+  }
+  if (options->json_log) log::SetFormat(log::Format::kJson);
+  // Before any thread starts, so that all inherit the mask and the signals wait for sigtimedwait.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return Serve(*options, signals);
+}
+
+}  // namespace
+}  // namespace nsa::server
+
+int main(int argc, char** argv) {
+  return nsa::server::Main(std::vector<std::string>(argv + 1, argv + argc));
+}

@@ -1,0 +1,178 @@
+#include "server/prometheus_metrics.h"
+
+#include <utility>
+
+namespace nsa::server {
+namespace {
+
+constexpr char kVersion[] = "0.1.0";
+constexpr int kPageTokens = 64;
+
+double Seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration); }
+
+const prometheus::Histogram::BucketBoundaries& BatchBuckets() {
+  static const auto* const buckets =
+      new prometheus::Histogram::BucketBoundaries{1, 2, 4, 8, 16, 32, 64, 128, 256};
+  return *buckets;
+}
+
+}  // namespace
+
+PrometheusMetrics::Labels PrometheusMetrics::With(const Labels& more) const {
+  Labels labels = {{"model_name", model_name_}, {"engine", "0"}};
+  labels.insert(more.begin(), more.end());
+  return labels;
+}
+
+prometheus::Gauge& PrometheusMetrics::AddGauge(const char* name, const char* help,
+                                               const Labels& labels) {
+  return prometheus::BuildGauge().Name(name).Help(help).Register(*registry_).Add(With(labels));
+}
+
+prometheus::Counter& PrometheusMetrics::AddCounter(const char* name, const char* help,
+                                                   const Labels& labels) {
+  return prometheus::BuildCounter().Name(name).Help(help).Register(*registry_).Add(With(labels));
+}
+
+prometheus::Histogram& PrometheusMetrics::AddHistogram(
+    const char* name, const char* help, const prometheus::Histogram::BucketBoundaries& buckets) {
+  return prometheus::BuildHistogram().Name(name).Help(help).Register(*registry_).Add(With({}),
+                                                                                      buckets);
+}
+
+PrometheusMetrics::PrometheusMetrics(std::string model_name, const Buckets& b)
+    : model_name_(std::move(model_name)),
+      running_(AddGauge("vllm:num_requests_running", "Requests in the running batch.")),
+      waiting_(AddGauge("vllm:num_requests_waiting", "Accepted requests that wait.")),
+      cache_usage_(AddGauge("vllm:kv_cache_usage_perc", "Share of KV cache pages in use, 0 to 1.")),
+      pages_free_(AddGauge("nsa:kv_pages", "KV cache pages by state.", {{"state", "free"}})),
+      pages_active_(AddGauge("nsa:kv_pages", "KV cache pages by state.", {{"state", "active"}})),
+      pages_cached_(AddGauge("nsa:kv_pages", "KV cache pages by state.", {{"state", "cached"}})),
+      prompt_tokens_(AddCounter("vllm:prompt_tokens_total", "Prompt tokens of ended requests.")),
+      generation_tokens_(
+          AddCounter("vllm:generation_tokens_total", "Generated tokens of ended requests.")),
+      prompt_tokens_cached_(
+          AddCounter("vllm:prompt_tokens_cached_total", "Prompt tokens found in the cache.")),
+      prompt_tokens_recomputed_(AddCounter("vllm:prompt_tokens_recomputed_total",
+                                           "Tokens computed again after a preemption.")),
+      prefix_queries_(
+          AddCounter("vllm:prefix_cache_queries_total", "Tokens looked up in the prefix cache.")),
+      prefix_hits_(AddCounter("vllm:prefix_cache_hits_total", "Tokens found in the prefix cache.")),
+      preemptions_(AddCounter("vllm:num_preemptions_total", "Sequences preempted.")),
+      read_cmp_(AddCounter("nsa:attention_tokens_read_total", "Rows that attention read, by branch.",
+                           {{"branch", "cmp"}})),
+      read_slc_(AddCounter("nsa:attention_tokens_read_total", "Rows that attention read, by branch.",
+                           {{"branch", "slc"}})),
+      read_win_(AddCounter("nsa:attention_tokens_read_total", "Rows that attention read, by branch.",
+                           {{"branch", "win"}})),
+      read_full_(AddCounter("nsa:attention_tokens_full_total",
+                            "Tokens that full attention would have read.")),
+      first_token_(AddHistogram("vllm:time_to_first_token_seconds", "Arrival to first token.",
+                                b.seconds)),
+      inter_token_(AddHistogram("vllm:inter_token_latency_seconds", "Token to next token.",
+                                b.seconds)),
+      time_per_output_token_(AddHistogram("vllm:request_time_per_output_token_seconds",
+                                          "Mean time per generated token of a request.",
+                                          b.seconds)),
+      e2e_(AddHistogram("vllm:e2e_request_latency_seconds", "Arrival to end.", b.seconds)),
+      queue_time_(AddHistogram("vllm:request_queue_time_seconds", "Waiting to be scheduled.",
+                               b.seconds)),
+      prefill_time_(AddHistogram("vllm:request_prefill_time_seconds", "Scheduled to first token.",
+                                 b.seconds)),
+      decode_time_(AddHistogram("vllm:request_decode_time_seconds", "First token to end.",
+                                b.seconds)),
+      inference_time_(AddHistogram("vllm:request_inference_time_seconds", "Scheduled to end.",
+                                   b.seconds)),
+      request_prompt_tokens_(AddHistogram("vllm:request_prompt_tokens",
+                                          "Prompt tokens of a request.", b.tokens)),
+      request_generation_tokens_(AddHistogram("vllm:request_generation_tokens",
+                                              "Generated tokens of a request.", b.tokens)),
+      request_max_tokens_(AddHistogram("vllm:request_params_max_tokens",
+                                       "max_tokens in force for a request.", b.tokens)),
+      iteration_tokens_(AddHistogram("vllm:iteration_tokens_total", "Tokens in a step.", b.tokens)),
+      decode_step_(AddHistogram("nsa:decode_step_seconds", "Steps without prompt tokens.",
+                                b.seconds)),
+      prefill_chunk_(AddHistogram("nsa:prefill_chunk_seconds", "Steps with prompt tokens.",
+                                  b.seconds)),
+      batch_size_(AddHistogram("nsa:step_batch_size", "Sequences in a step.", BatchBuckets())) {
+  AddGauge("nsa:build_info", "Build of the server; always 1.", {{"version", kVersion}}).Set(1);
+}
+
+void PrometheusMetrics::SetModel(const engine::ModelInfo& info) {
+  AddGauge("vllm:cache_config_info", "KV cache configuration; always 1.",
+           {{"block_size", std::to_string(kPageTokens)},
+            {"num_gpu_blocks", std::to_string(info.num_pages)},
+            {"cache_dtype", info.kv_cache_dtype}})
+      .Set(1);
+  pages_free_.Set(static_cast<double>(info.num_pages));
+}
+
+void PrometheusMetrics::OnStep(const engine::StepStats& stats) {
+  running_.Set(stats.num_running);
+  waiting_.Set(stats.num_waiting);
+  const auto total = static_cast<double>(stats.num_pages_total);
+  const auto active = static_cast<double>(stats.num_pages_active);
+  const auto cached = static_cast<double>(stats.num_pages_cached);
+  cache_usage_.Set(total > 0 ? active / total : 0);
+  pages_active_.Set(active);
+  pages_cached_.Set(cached);
+  pages_free_.Set(total - active - cached);
+  const int64_t tokens = stats.num_prefill_tokens + stats.num_decode_tokens;
+  if (tokens == 0) return;
+  iteration_tokens_.Observe(static_cast<double>(tokens));
+  batch_size_.Observe(stats.num_rows_in_batch);
+  (stats.num_prefill_tokens > 0 ? prefill_chunk_ : decode_step_).Observe(Seconds(stats.duration));
+  read_cmp_.Increment(static_cast<double>(stats.attention_tokens_cmp));
+  read_slc_.Increment(static_cast<double>(stats.attention_tokens_slc));
+  read_win_.Increment(static_cast<double>(stats.attention_tokens_win));
+  read_full_.Increment(static_cast<double>(stats.attention_tokens_full));
+}
+
+void PrometheusMetrics::OnFirstToken(absl::Duration since_arrival) {
+  first_token_.Observe(Seconds(since_arrival));
+}
+
+void PrometheusMetrics::OnInterToken(absl::Duration gap) { inter_token_.Observe(Seconds(gap)); }
+
+void PrometheusMetrics::OnRequestDone(const engine::RequestStats& stats) {
+  const engine::Usage& usage = stats.usage;
+  AddCounter("vllm:request_success_total", "Ended requests by reason.",
+             {{"finished_reason", std::string(stats.finished_reason)}})
+      .Increment();
+  prompt_tokens_.Increment(static_cast<double>(usage.num_prompt_tokens));
+  generation_tokens_.Increment(static_cast<double>(usage.num_generated_tokens));
+  prompt_tokens_cached_.Increment(static_cast<double>(usage.num_cached_tokens));
+  e2e_.Observe(Seconds(stats.e2e_latency));
+  queue_time_.Observe(Seconds(usage.queue_time));
+  prefill_time_.Observe(Seconds(usage.prefill_time));
+  decode_time_.Observe(Seconds(usage.decode_time));
+  inference_time_.Observe(Seconds(usage.prefill_time + usage.decode_time));
+  request_prompt_tokens_.Observe(static_cast<double>(usage.num_prompt_tokens));
+  request_generation_tokens_.Observe(static_cast<double>(usage.num_generated_tokens));
+  request_max_tokens_.Observe(static_cast<double>(stats.max_tokens));
+  if (usage.num_generated_tokens > 1) {
+    time_per_output_token_.Observe(Seconds(usage.decode_time) /
+                                   static_cast<double>(usage.num_generated_tokens - 1));
+  }
+}
+
+void PrometheusMetrics::OnPreemption() { preemptions_.Increment(); }
+
+void PrometheusMetrics::OnRejected(std::string_view reason) {
+  AddCounter("vllm:admission_rejections_total", "Requests refused before they were accepted.",
+             {{"reason", std::string(reason)}})
+      .Increment();
+}
+
+PrometheusMetrics::Buckets DefaultBuckets(int64_t longest) {
+  PrometheusMetrics::Buckets buckets;
+  for (double power = 0.001; power < 1000; power *= 10) {
+    for (const double step : {1.0, 2.5, 5.0}) buckets.seconds.push_back(power * step);
+  }
+  for (int64_t tokens = 1; tokens < 2 * longest; tokens *= 2) {
+    buckets.tokens.push_back(static_cast<double>(tokens));
+  }
+  return buckets;
+}
+
+}  // namespace nsa::server

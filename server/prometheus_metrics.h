@@ -1,0 +1,91 @@
+#ifndef NSA_SERVER_PROMETHEUS_METRICS_H_
+#define NSA_SERVER_PROMETHEUS_METRICS_H_
+
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "engine/engine.h"
+#include "engine/metrics.h"
+#include "prometheus/counter.h"
+#include "prometheus/gauge.h"
+#include "prometheus/histogram.h"
+#include "prometheus/registry.h"
+
+namespace nsa::server {
+
+/// What the engine reports, as Prometheus metrics under the names of serving.md §2 (vLLM's, which
+/// routers and dashboards read, and ours). Thread-safe.
+class PrometheusMetrics final : public engine::MetricsObserver {
+ public:
+  struct Buckets {
+    prometheus::Histogram::BucketBoundaries seconds;
+    prometheus::Histogram::BucketBoundaries tokens;
+  };
+
+  PrometheusMetrics(std::string model_name, const Buckets& buckets);
+
+  /// Sizes known after loading.
+  void SetModel(const engine::ModelInfo& info);
+
+  std::shared_ptr<prometheus::Registry> registry() const { return registry_; }
+
+  void OnStep(const engine::StepStats& stats) override;
+  void OnFirstToken(absl::Duration since_arrival) override;
+  void OnInterToken(absl::Duration gap) override;
+  void OnRequestDone(const engine::RequestStats& stats) override;
+  void OnPreemption() override;
+  void OnRejected(std::string_view reason) override;
+
+ private:
+  using Labels = std::map<std::string, std::string>;
+  Labels With(const Labels& more) const;
+  prometheus::Gauge& AddGauge(const char* name, const char* help, const Labels& labels = {});
+  prometheus::Counter& AddCounter(const char* name, const char* help, const Labels& labels = {});
+  prometheus::Histogram& AddHistogram(const char* name, const char* help,
+                                      const prometheus::Histogram::BucketBoundaries& buckets);
+
+  const std::string model_name_;
+  std::shared_ptr<prometheus::Registry> registry_ = std::make_shared<prometheus::Registry>();
+
+  prometheus::Gauge& running_;
+  prometheus::Gauge& waiting_;
+  prometheus::Gauge& cache_usage_;
+  prometheus::Gauge& pages_free_;
+  prometheus::Gauge& pages_active_;
+  prometheus::Gauge& pages_cached_;
+  prometheus::Counter& prompt_tokens_;
+  prometheus::Counter& generation_tokens_;
+  prometheus::Counter& prompt_tokens_cached_;
+  prometheus::Counter& prompt_tokens_recomputed_;
+  prometheus::Counter& prefix_queries_;
+  prometheus::Counter& prefix_hits_;
+  prometheus::Counter& preemptions_;
+  prometheus::Counter& read_cmp_;
+  prometheus::Counter& read_slc_;
+  prometheus::Counter& read_win_;
+  prometheus::Counter& read_full_;
+  prometheus::Histogram& first_token_;
+  prometheus::Histogram& inter_token_;
+  prometheus::Histogram& time_per_output_token_;
+  prometheus::Histogram& e2e_;
+  prometheus::Histogram& queue_time_;
+  prometheus::Histogram& prefill_time_;
+  prometheus::Histogram& decode_time_;
+  prometheus::Histogram& inference_time_;
+  prometheus::Histogram& request_prompt_tokens_;
+  prometheus::Histogram& request_generation_tokens_;
+  prometheus::Histogram& request_max_tokens_;
+  prometheus::Histogram& iteration_tokens_;
+  prometheus::Histogram& decode_step_;
+  prometheus::Histogram& prefill_chunk_;
+  prometheus::Histogram& batch_size_;
+};
+
+/// Boundaries for latencies in seconds, and for token counts up to `longest`.
+PrometheusMetrics::Buckets DefaultBuckets(int64_t longest);
+
+}  // namespace nsa::server
+
+#endif  // NSA_SERVER_PROMETHEUS_METRICS_H_

@@ -1,0 +1,103 @@
+#include "server/server.h"
+
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <utility>
+
+#include "absl/memory/memory.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/grpcpp.h"
+#include "grpcpp/health_check_service_interface.h"
+
+namespace nsa::server {
+namespace {
+
+/// "HOST:PORT" and "[HOST]:PORT" apart.
+bool Split(const std::string& address, std::string& host, std::string& port) {
+  const size_t colon = address.rfind(':');
+  if (colon == std::string::npos || colon + 1 == address.size()) return false;
+  host = address.substr(0, colon);
+  port = address.substr(colon + 1);
+  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  }
+  return port.find_first_not_of("0123456789") == std::string::npos && port.size() <= 5 &&
+         std::stoi(port) <= 65535;
+}
+
+}  // namespace
+
+absl::Status CheckAddressFree(const std::string& flag, const std::string& address) {
+  std::string host, port;
+  if (!Split(address, host, port)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--", flag, " is '", address, "', expected HOST:PORT with a port up to 65535"));
+  }
+  addrinfo hints{}, *found = nullptr;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE;
+  if (getaddrinfo(host.empty() ? nullptr : host.c_str(), port.c_str(), &hints, &found) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--", flag, ": unknown host '", host, "'"));
+  }
+  const int descriptor = socket(found->ai_family, found->ai_socktype, 0);
+  const int on = 1;
+  setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  const bool bound = bind(descriptor, found->ai_addr, found->ai_addrlen) == 0;
+  const int error = errno;
+  close(descriptor);
+  freeaddrinfo(found);
+  if (bound) return absl::OkStatus();
+  return absl::ErrnoToStatus(error, absl::StrCat("--", flag, ": cannot listen on ", address));
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(engine::Engine* engine,
+                                                      const std::string& listen,
+                                                      const InferenceService::Info& info) {
+  std::string host, port;
+  if (!Split(listen, host, port)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("listen address is '", listen, "', expected HOST:PORT"));
+  }
+  static const bool once = [] {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    return true;
+  }();
+  (void)once;
+  auto server = absl::WrapUnique(new Server());
+  server->service_ = std::make_unique<InferenceService>(engine, info);
+  grpc::ServerBuilder builder;
+  int bound_port = 0;
+  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &bound_port);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error
+  builder.SetMaxReceiveMessageSize(static_cast<int>(info.max_message_bytes));
+  builder.RegisterService(server->service_.get());
+  server->server_ = builder.BuildAndStart();
+  if (server->server_ == nullptr || bound_port == 0) {
+    return absl::AlreadyExistsError(absl::StrCat("cannot listen on ", listen, " (port in use?)"));
+  }
+  server->address_ = absl::StrCat(listen.substr(0, listen.rfind(':')), ":", bound_port);
+  server->SetServing(false);
+  return server;
+}
+
+Server::~Server() {
+  if (server_ == nullptr) return;
+  server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  server_->Wait();
+}
+
+void Server::SetServing(bool serving) {
+  grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
+  health->SetServingStatus("", serving);
+  health->SetServingStatus(v1::InferenceService::service_full_name(), serving);
+}
+
+}  // namespace nsa::server
