@@ -16,8 +16,8 @@ struct WeightMatrix {
 };
 
 /// A weight matrix in a backend's own layout, made once by Backend::Pack and then read-only.
-/// Quantised formats stay quantised: every one of them is `scale·q + minimum` with unsigned q of 4
-/// or 8 bits, and a scale and minimum per 16 or 32 columns.
+/// Quantised formats stay quantised: every one of them is `scale·q + minimum` with q of 4 or 8 bits,
+/// and a scale and minimum per 16 or 32 columns.
 class PackedMatrix {
  public:
   virtual ~PackedMatrix() = default;
@@ -28,11 +28,15 @@ class PackedMatrix {
 
 /// y = x·Wᵀ (+ bias) (+ y where `accumulate`).
 ///
-/// Quantised W: each row of x is first quantised to 16-bit integers with one scale per 32 columns
-/// (amax/32767, rounded to nearest even); products with q are summed exactly in 32-bit integers
-/// within a group, and groups are added in rising order in float32. (8-bit activations miss the
-/// bar of 0.9999 mean logit cosine on SmolLM2; 16-bit ones reach 0.999996.)
-/// Dense W (f32, f16, bf16): float32 products and sums, x unrounded.
+/// Quantised W: each row of x is first quantised to 16-bit integers q with one scale per 32 columns
+/// (amax/32639, rounded to nearest even). Over groups of 32 columns (16 for Q6_K) in rising order,
+///   y ← fma(float(Σ q_w·q), scale_w·scale, y), then y ← fma(minimum_w, scale·float(Σ q), y)
+/// for the formats that have a minimum; sums of integers are exact. Every backend and instruction
+/// set with fused multiply-add gives the same bits. (8-bit activations miss the bar of 0.9999 mean
+/// logit cosine on SmolLM2; 16-bit ones reach 0.999996.) A value of x that is not finite makes its
+/// whole row of y NaN.
+/// Dense W (f32, f16, bf16): y ← fma(w, x, y) in the order of columns, x unrounded.
+/// Then bias is added, then what y held.
 /// Row-invariant: a row of y depends on that row of x and on W alone.
 struct GemmParams {
   const float* x = nullptr;  // [num_rows, w->num_columns()], rows x_stride floats apart
