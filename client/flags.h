@@ -1,0 +1,32 @@
+#ifndef NSA_CLIENT_FLAGS_H_
+#define NSA_CLIENT_FLAGS_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "nsa/v1/inference.pb.h"
+#include "server/command_line.h"
+
+namespace nsa::client {
+
+const std::vector<FlagGroup>& ClientFlagGroups();
+
+std::string ServerAddress();
+bool JsonOutput();
+double TimeoutSeconds();  // 0: none
+bool SkipSpecialTokens();
+
+/// The text that the command works on: --prompt, or --prompt_file ("-": standard input).
+/// InvalidArgument where neither or both are given, or the file cannot be read.
+absl::StatusOr<std::string> PromptText();
+
+/// A request from the flags; `chat` puts the prompt into a conversation with --system and --question.
+absl::StatusOr<v1::GenerateRequest> GenerateRequestFromFlags(bool chat);
+
+/// The same prompt for Tokenize.
+absl::StatusOr<v1::TokenizeRequest> TokenizeRequestFromFlags();
+
+}  // namespace nsa::client
+
+#endif  // NSA_CLIENT_FLAGS_H_

@@ -1,0 +1,132 @@
+#include "client/generate.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <string>
+#include <thread>
+
+#include "client/flags.h"
+#include "google/protobuf/util/json_util.h"
+#include "grpcpp/client_context.h"
+
+namespace nsa::client {
+namespace {
+
+/// Turns Ctrl-C into a cancelled call while it lives. Signals are blocked and waited for, since
+/// nothing of gRPC may be called from a signal handler.
+class InterruptGuard {
+ public:
+  explicit InterruptGuard(grpc::ClientContext* context) {
+    sigemptyset(&signals_);
+    sigaddset(&signals_, SIGINT);
+    sigaddset(&signals_, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &signals_, &before_);
+    watcher_ = std::thread([this, context] {
+      while (!ended_) {
+        const timespec tenth{0, 100'000'000};
+        if (sigtimedwait(&signals_, nullptr, &tenth) > 0) context->TryCancel();
+      }
+    });
+  }
+  ~InterruptGuard() {
+    ended_ = true;
+    watcher_.join();
+    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+
+ private:
+  sigset_t signals_;
+  sigset_t before_;
+  std::atomic<bool> ended_{false};
+  std::thread watcher_;
+};
+
+void PrintJson(const google::protobuf::Message& message) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.preserve_proto_field_names = true;
+  std::string json;
+  (void)google::protobuf::util::MessageToJsonString(message, &json, options);
+  std::printf("%s\n", json.c_str());
+  std::fflush(stdout);
+}
+
+/// Shows the prompt's progress on a terminal, and clears it when text comes.
+class ProgressLine {
+ public:
+  void Show(int64_t processed, int64_t total) {
+    if (!terminal_) return;
+    std::fprintf(stderr, "\rreading the prompt: %lld of %lld tokens",
+                 static_cast<long long>(processed), static_cast<long long>(total));
+    shown_ = true;
+  }
+  void Clear() {
+    if (shown_) std::fprintf(stderr, "\r\033[K");
+    shown_ = false;
+  }
+
+ private:
+  const bool terminal_ = isatty(STDERR_FILENO) != 0;
+  bool shown_ = false;
+};
+
+const char* Reason(const v1::Finished& finished) {
+  switch (finished.reason_case()) {
+    case v1::Finished::kStop:
+      return finished.stop().cause_case() == v1::Finished::Stop::kStopString ? "stop string" : "stop token";
+    case v1::Finished::kLength:
+      return "length";
+    default:
+      return "aborted";
+  }
+}
+
+void PrintUsage(const v1::Finished& finished) {
+  const v1::Usage& usage = finished.usage();
+  const double prefill = usage.prefill_seconds(), decode = usage.decode_seconds();
+  const auto later_tokens = static_cast<double>(usage.generated_tokens() - 1);
+  std::fprintf(stderr,
+               "\n[%s] prompt %lld tokens in %.2f s (%.0f tokens/s), %lld generated in %.2f s "
+               "(%.1f tokens/s), queued %.2f s\n",
+               Reason(finished), static_cast<long long>(usage.prompt_tokens()), prefill,
+               prefill > 0 ? static_cast<double>(usage.prompt_tokens()) / prefill : 0.0,
+               static_cast<long long>(usage.generated_tokens()), decode,
+               decode > 0 && later_tokens > 0 ? later_tokens / decode : 0.0,
+               usage.queue_seconds());
+}
+
+}  // namespace
+
+grpc::Status Generate(v1::InferenceService::Stub& stub, const v1::GenerateRequest& request) {
+  grpc::ClientContext context;
+  if (TimeoutSeconds() > 0) {
+    context.set_deadline(std::chrono::system_clock::now() +
+                         std::chrono::milliseconds(static_cast<int64_t>(TimeoutSeconds() * 1000)));
+  }
+  const InterruptGuard guard(&context);
+  const auto reader = stub.Generate(&context, request);
+  ProgressLine progress;
+  v1::GenerateResponse message;
+  while (reader->Read(&message)) {
+    if (JsonOutput()) {
+      PrintJson(message);
+    } else if (message.has_prefill_progress()) {
+      progress.Show(message.prefill_progress().processed_tokens(),
+                    message.prefill_progress().prompt_tokens());
+    } else if (message.has_delta()) {
+      progress.Clear();
+      std::fwrite(message.delta().text().data(), 1, message.delta().text().size(), stdout);
+      std::fflush(stdout);
+    } else if (message.has_finished()) {
+      progress.Clear();
+      PrintUsage(message.finished());
+    }
+  }
+  progress.Clear();
+  return reader->Finish();
+}
+
+}  // namespace nsa::client

@@ -1,0 +1,171 @@
+// nsa_client: the command line of nsa-serve. Exit codes: 0 done, 2 usage, otherwise the gRPC status
+// code + 10.
+
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "client/flags.h"
+#include "client/generate.h"
+#include "google/protobuf/util/json_util.h"
+#include "grpcpp/grpcpp.h"
+
+namespace nsa::client {
+namespace {
+
+constexpr int kExitUsage = 2;
+constexpr int kExitStatusBase = 10;
+constexpr int64_t kMaxMessageBytes = int64_t{1} << 30;
+
+constexpr char kSynopsis[] =
+    "nsa_client COMMAND [flags]\n"
+    "  complete     streams a completion of the prompt\n"
+    "  chat         the same for a user's message, through the model's chat template\n"
+    "  tokenize     token ids of the prompt\n"
+    "  detokenize   text of ids: nsa_client detokenize 1 2 3\n"
+    "  info         what is served, and how busy it is\n"
+    "  abort        ends the request named by --request_id\n";
+
+int Usage(const std::string& message) {
+  std::fprintf(stderr, "nsa_client: %s\n", message.c_str());
+  return kExitUsage;
+}
+
+int Report(const grpc::Status& status) {
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "nsa_client: %s\n", status.error_message().c_str());
+  return kExitStatusBase + static_cast<int>(status.error_code());
+}
+
+/// A connection and the deadline for one short call.
+struct Connection {
+  std::unique_ptr<v1::InferenceService::Stub> stub;
+  grpc::ClientContext context;
+};
+
+std::unique_ptr<Connection> Connect() {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
+  auto connection = std::make_unique<Connection>();
+  connection->stub = v1::InferenceService::NewStub(grpc::CreateCustomChannel(
+      ServerAddress(), grpc::InsecureChannelCredentials(), arguments));
+  const double seconds = TimeoutSeconds() > 0 ? TimeoutSeconds() : 60;
+  connection->context.set_deadline(std::chrono::system_clock::now() +
+                                   std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000)));
+  return connection;
+}
+
+void PrintMessage(const google::protobuf::Message& message) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.preserve_proto_field_names = true;
+  options.always_print_primitive_fields = true;
+  options.add_whitespace = !JsonOutput();
+  std::string json;
+  (void)google::protobuf::util::MessageToJsonString(message, &json, options);
+  std::printf("%s%s", json.c_str(), JsonOutput() ? "\n" : "");
+}
+
+int RunGenerate(bool chat) {
+  const auto request = GenerateRequestFromFlags(chat);
+  if (!request.ok()) return Usage(std::string(request.status().message()));
+  return Report(Generate(*Connect()->stub, *request));
+}
+
+int RunTokenize() {
+  const auto request = TokenizeRequestFromFlags();
+  if (!request.ok()) return Usage(std::string(request.status().message()));
+  const auto connection = Connect();
+  v1::TokenizeResponse response;
+  const grpc::Status status = connection->stub->Tokenize(&connection->context, *request, &response);
+  if (!status.ok()) return Report(status);
+  if (JsonOutput()) {
+    PrintMessage(response);
+  } else {
+    for (const int32_t id : response.token_ids()) std::printf("%d\n", id);
+    std::fprintf(stderr, "%lld tokens\n", static_cast<long long>(response.count()));
+  }
+  return 0;
+}
+
+int RunDetokenize(const std::vector<std::string>& words) {
+  v1::DetokenizeRequest request;
+  request.set_skip_special_tokens(false);
+  for (const std::string& word : words) {
+    int32_t id = 0;
+    if (!absl::SimpleAtoi(word, &id)) return Usage("'" + word + "' is no token id");
+    request.add_token_ids(id);
+  }
+  const auto connection = Connect();
+  v1::DetokenizeResponse response;
+  const grpc::Status status =
+      connection->stub->Detokenize(&connection->context, request, &response);
+  if (!status.ok()) return Report(status);
+  if (JsonOutput()) {
+    PrintMessage(response);
+  } else {
+    std::fwrite(response.text().data(), 1, response.text().size(), stdout);
+    std::printf("\n");
+  }
+  return 0;
+}
+
+int RunInfo() {
+  const auto connection = Connect();
+  v1::GetModelInfoResponse model;
+  grpc::Status status = connection->stub->GetModelInfo(&connection->context, {}, &model);
+  if (!status.ok()) return Report(status);
+  PrintMessage(model);
+  const auto second = Connect();
+  v1::GetServerInfoResponse server;
+  status = second->stub->GetServerInfo(&second->context, {}, &server);
+  if (!status.ok()) return Report(status);
+  PrintMessage(server);
+  const auto third = Connect();
+  v1::GetLoadResponse load;
+  status = third->stub->GetLoad(&third->context, {}, &load);
+  if (status.ok()) PrintMessage(load);
+  return Report(status);
+}
+
+int RunAbort() {
+  const auto request = GenerateRequestFromFlags(false);
+  if (!request.ok()) return Usage(std::string(request.status().message()));
+  if (request->request_id().empty()) return Usage("abort needs --request_id");
+  v1::AbortRequest abort;
+  abort.set_request_id(request->request_id());
+  const auto connection = Connect();
+  v1::AbortResponse response;
+  return Report(connection->stub->Abort(&connection->context, abort, &response));
+}
+
+int Main(const std::vector<std::string>& arguments) {
+  const auto words = ParseFlags(arguments, ClientFlagGroups());
+  for (const std::string& argument : arguments) {
+    if (argument != "--help" && argument != "-h") continue;
+    std::printf("%s%s", kSynopsis, FlagHelp(ClientFlagGroups()).c_str());
+    return 0;
+  }
+  if (!words.ok()) return Usage(std::string(words.status().message()));
+  if (words->empty()) return Usage(std::string("a command is missing\n") + kSynopsis);
+  const std::string& command = words->front();
+  const std::vector<std::string> rest(words->begin() + 1, words->end());
+  if (command == "detokenize") return RunDetokenize(rest);
+  if (!rest.empty()) return Usage("unexpected argument '" + rest.front() + "'");
+  if (command == "complete") return RunGenerate(false);
+  if (command == "chat") return RunGenerate(true);
+  if (command == "tokenize") return RunTokenize();
+  if (command == "info") return RunInfo();
+  if (command == "abort") return RunAbort();
+  if (command == "load") return Usage("the load generator is not part of this version");
+  return Usage("unknown command '" + command + "'\n" + kSynopsis);
+}
+
+}  // namespace
+}  // namespace nsa::client
+
+int main(int argc, char** argv) {
+  return nsa::client::Main(std::vector<std::string>(argv + 1, argv + argc));
+}
