@@ -123,8 +123,8 @@ class CmpScorer {
                      : max_page_distance_ < 0
                          ? 0
                          : std::max<int64_t>(0, query_page_ - max_page_distance_ + 1);
-    NSA_CHECK(half == 0 || query_page_ < rope.num_coarse || max_page_distance_ >= 0);
-    NSA_CHECK(half == 0 || max_page_distance_ < rope.num_coarse);
+    const int64_t longest = num_far_pages_ > 0 ? max_page_distance_ : query_page_;
+    NSA_CHECK(half == 0 || longest < rope.num_coarse);
     for (int q = 0; q < num_queries(); ++q) {
       const QueryRow query_row = tile_.Row(q / group_);
       const int64_t fine = query_row.position % kPageSize * half;

@@ -1,0 +1,441 @@
+#ifndef NSA_TESTS_KERNELS_ATTENTION_CASES_H_
+#define NSA_TESTS_KERNELS_ATTENTION_CASES_H_
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <ostream>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/target.h"
+
+/// The shared case list of the attention operators, a paged cache to run them on, and the two
+/// checks that every operator gets: row invariance, and the CPU against the reference on every
+/// target.
+namespace nsa::kernels {
+
+/// Consecutive rows of one sequence, whose cache holds all tokens up to the last row.
+struct SequenceRows {
+  int64_t position;
+  int32_t num_rows;
+};
+
+struct AttentionCase {
+  std::string name;
+  DType dtype = DType::kF32;
+  int num_kv_heads = 2;
+  int group = 3;
+  int head_dim_k = 64;
+  int head_dim_v = 64;
+  int rotary_dim = 64;
+  int length = 32;
+  int stride = 16;
+  int sel_block_size = 64;
+  std::vector<SequenceRows> sequences = {{0, 70}, {500, 90}, {37, 0}, {1200, 2}};
+  PooledKeys pooled_keys = PooledKeys::kRotated;
+  bool compressed_values = true;
+};
+
+inline void PrintTo(const AttentionCase& c, std::ostream* os) { *os << c.name; }
+
+inline std::vector<AttentionCase> AttentionCases() {
+  return {
+      {.name = "SmolLm", .dtype = DType::kBF16, .num_kv_heads = 3},
+      {.name = "OneHead",
+       .num_kv_heads = 1,
+       .group = 1,
+       .head_dim_k = 32,
+       .head_dim_v = 32,
+       .rotary_dim = 32,
+       .sequences = {{0, 1}, {1, 1}, {15, 2}, {30, 3}, {62, 4}, {126, 67}, {1023, 2}}},
+      {.name = "Group2F16NoRotation",
+       .dtype = DType::kF16,
+       .group = 2,
+       .head_dim_k = 80,
+       .head_dim_v = 80,
+       .rotary_dim = 0},
+      {.name = "Group4PartlyRotated",
+       .dtype = DType::kBF16,
+       .num_kv_heads = 1,
+       .group = 4,
+       .head_dim_k = 96,
+       .head_dim_v = 96,
+       .rotary_dim = 48,
+       .pooled_keys = PooledKeys::kUnrotated},
+      {.name = "Group7Wide",
+       .num_kv_heads = 1,
+       .group = 7,
+       .head_dim_k = 256,
+       .head_dim_v = 256,
+       .rotary_dim = 256,
+       .length = 64,
+       .stride = 64,
+       .sel_block_size = 64,
+       .sequences = {{60, 10}, {640, 9}}},
+      {.name = "Group16PaperDims",
+       .dtype = DType::kBF16,
+       .num_kv_heads = 1,
+       .group = 16,
+       .head_dim_k = 192,
+       .head_dim_v = 128,
+       .rotary_dim = 64,
+       .sequences = {{20, 20}, {700, 6}},
+       .pooled_keys = PooledKeys::kUnrotated},
+      {.name = "ShortBlocks",
+       .dtype = DType::kF16,
+       .group = 2,
+       .length = 16,
+       .stride = 16,
+       .sel_block_size = 16},
+      {.name = "LongBlocks", .dtype = DType::kBF16, .group = 1, .sel_block_size = 128},
+      {.name = "Stride8",
+       .num_kv_heads = 1,
+       .head_dim_k = 32,
+       .head_dim_v = 128,
+       .rotary_dim = 32,
+       .length = 8,
+       .stride = 8,
+       .sel_block_size = 16},
+      {.name = "LongWindows",
+       .num_kv_heads = 1,
+       .group = 2,
+       .length = 128,
+       .stride = 32,
+       .sel_block_size = 32,
+       .sequences = {{0, 260}, {900, 5}}},
+      {.name = "Stride1OddDims",
+       .num_kv_heads = 2,
+       .group = 1,
+       .head_dim_k = 21,
+       .head_dim_v = 37,
+       .rotary_dim = 10,
+       .length = 4,
+       .stride = 1,
+       .sel_block_size = 8,
+       .sequences = {{0, 5}, {120, 20}}},
+      {.name = "Stride4OddDims",
+       .num_kv_heads = 1,
+       .group = 5,
+       .head_dim_k = 18,
+       .head_dim_v = 7,
+       .rotary_dim = 6,
+       .length = 12,
+       .stride = 4,
+       .sel_block_size = 32,
+       .sequences = {{1, 3}, {130, 70}}},
+  };
+}
+
+inline std::vector<float> RandomFloats(size_t count, uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(count);
+  for (float& x : values) x = normal(generator);
+  return values;
+}
+
+/// Rotary tables in double, as engine/attention/rope_table makes them.
+class TestRope {
+ public:
+  TestRope(int rotary_dim, int64_t num_coarse, double theta = 10000) : rotary_dim_(rotary_dim) {
+    num_coarse_ = num_coarse;
+    for (int64_t row = 0; row < kPageSize; ++row) Fill(row, theta, fine_cos_, fine_sin_);
+    for (int64_t row = 0; row < num_coarse; ++row) {
+      Fill(row * kPageSize, theta, coarse_cos_, coarse_sin_);
+    }
+  }
+  RopeView view() const {
+    return {fine_cos_.data(),   fine_sin_.data(), coarse_cos_.data(),
+            coarse_sin_.data(), num_coarse_,      rotary_dim_};
+  }
+
+ private:
+  void Fill(int64_t distance, double theta, std::vector<float>& cosines,
+            std::vector<float>& sines) const {
+    for (int i = 0; i < rotary_dim_ / 2; ++i) {
+      const double angle = static_cast<double>(distance) * std::pow(theta, -2.0 * i / rotary_dim_);
+      cosines.push_back(static_cast<float>(std::cos(angle)));
+      sines.push_back(static_cast<float>(std::sin(angle)));
+    }
+  }
+  int rotary_dim_;
+  int64_t num_coarse_;
+  std::vector<float> fine_cos_, fine_sin_, coarse_cos_, coarse_sin_;
+};
+
+/// A paged cache with pages scattered over a pool, all bytes 0xFF (NaN in every dtype) at first.
+class TestCache {
+ public:
+  TestCache(const AttentionCase& c, int64_t num_pages) {
+    const int64_t element = static_cast<int64_t>(SizeOf(c.dtype));
+    const int64_t rows = kPageSize / c.stride;
+    kv_.dtype = c.dtype;
+    kv_.num_kv_heads = c.num_kv_heads;
+    kv_.head_dim_k = c.head_dim_k;
+    kv_.head_dim_v = c.head_dim_v;
+    kv_.v_offset = c.head_dim_k * kPageSize * element;
+    kv_.head_stride = (c.head_dim_k + c.head_dim_v) * kPageSize * element + 64;
+    kv_.page_stride = c.num_kv_heads * kv_.head_stride + 128;
+    kv_.cmp_v_offset = c.compressed_values ? c.head_dim_k * rows * element : -1;
+    kv_.cmp_head_stride = (c.head_dim_k + c.head_dim_v) * rows * element + 64;
+    kv_.cmp_page_stride = c.num_kv_heads * kv_.cmp_head_stride + 64;
+    slots_.assign(num_pages * kv_.page_stride, std::byte{0xFF});
+    cmp_slots_.assign(num_pages * kv_.cmp_page_stride, std::byte{0xFF});
+    kv_.slots = slots_.data();
+    kv_.cmp_slots = cmp_slots_.data();
+  }
+  const PagedKv& view() const { return kv_; }
+  const std::vector<std::byte>& slots() const { return slots_; }
+  const std::vector<std::byte>& cmp_slots() const { return cmp_slots_; }
+
+ private:
+  PagedKv kv_;
+  std::vector<std::byte> slots_;
+  std::vector<std::byte> cmp_slots_;
+};
+
+/// What an operator leaves behind; compared bit by bit.
+struct AttentionResult {
+  std::vector<float> out;  // [num_rows, num_q_heads, head_dim_v]
+  std::vector<float> lse;  // [num_rows, num_q_heads]
+  std::vector<int32_t> selected;
+  std::vector<int32_t> num_selected;
+
+  BranchOutput branch() { return {out.data(), lse.data()}; }
+};
+
+/// Several sequences with a filled cache, and query rows for them.
+class AttentionWorld {
+ public:
+  explicit AttentionWorld(const AttentionCase& c, uint32_t seed = 1)
+      : case_(c),
+        rope_(c.rotary_dim, NumPages(c) + 2),
+        cache_(c, NumPages(c)),
+        backend_(MakeReferenceBackend()) {
+    std::vector<int32_t> pool(NumPages(c));
+    std::iota(pool.begin(), pool.end(), 0);
+    std::shuffle(pool.begin(), pool.end(), std::mt19937(seed));
+    for (const SequenceRows& s : c.sequences) {
+      const int64_t num_tokens = s.position + s.num_rows;
+      const int64_t num_pages = (num_tokens + kPageSize - 1) / kPageSize;
+      page_tables_.emplace_back(pool.end() - num_pages, pool.end());
+      pool.resize(pool.size() - num_pages);
+      segments_.push_back({nullptr, s.position, num_rows_, s.num_rows});
+      num_rows_ += s.num_rows;
+    }
+    for (size_t i = 0; i < segments_.size(); ++i) {
+      segments_[i].page_table = page_tables_[i].data();
+      FillCache(i, seed + 100 * static_cast<uint32_t>(i));
+    }
+    q_ = RandomFloats(int64_t{num_rows_} * q_stride(), seed + 7);
+  }
+
+  const AttentionCase& test_case() const { return case_; }
+  const std::vector<AttentionSegment>& segments() const { return segments_; }
+  int num_q_heads() const { return case_.group * case_.num_kv_heads; }
+  int32_t num_rows() const { return num_rows_; }
+  const TestRope& rope() const { return rope_; }
+  std::vector<float>& q() { return q_; }
+  Backend& reference() { return *backend_; }
+  const PagedKv& kv() const { return cache_.view(); }
+  int64_t q_stride() const { return int64_t{num_q_heads()} * case_.head_dim_k + 5; }
+
+  AttentionQuery Query(const std::vector<AttentionSegment>& segments) const {
+    AttentionQuery query;
+    query.q = q_.data();
+    query.q_stride = q_stride();
+    query.num_q_heads = num_q_heads();
+    query.scale = 1.0f / std::sqrt(static_cast<float>(case_.head_dim_k));
+    query.segments = segments.data();
+    query.num_segments = static_cast<int>(segments.size());
+    query.kv = cache_.view();
+    query.rope = rope_.view();
+    return query;
+  }
+
+  /// Room for a result, filled with what no operator writes.
+  AttentionResult MakeResult(int num_selected_blocks = 0) const {
+    AttentionResult r;
+    const int64_t heads = int64_t{num_rows_} * num_q_heads();
+    r.out.assign(heads * case_.head_dim_v, 12345);
+    r.lse.assign(heads, 12345);
+    const int64_t lists = int64_t{num_rows_} * case_.num_kv_heads;
+    r.selected.assign(lists * num_selected_blocks, -99);
+    r.num_selected.assign(lists, -99);
+    return r;
+  }
+
+  /// Calls body(position, row) for each query row.
+  template <typename Body>
+  void ForEachRow(Body&& body) const {
+    for (const AttentionSegment& s : segments_) {
+      for (int32_t i = 0; i < s.num_rows; ++i) body(s.position + i, s.row_begin + i);
+    }
+  }
+
+ private:
+  static int64_t NumPages(const AttentionCase& c) {
+    int64_t num_pages = 3;
+    for (const SequenceRows& s : c.sequences)
+      num_pages += (s.position + s.num_rows) / kPageSize + 1;
+    return num_pages;
+  }
+
+  void FillCache(size_t i, uint32_t seed) {
+    const int64_t num_tokens = segments_[i].position + segments_[i].num_rows;
+    const AttentionSegment all = {page_tables_[i].data(), 0, 0, static_cast<int32_t>(num_tokens)};
+    RopeKvWriteParams write;
+    write.k_stride = int64_t{case_.num_kv_heads} * case_.head_dim_k;
+    write.v_stride = int64_t{case_.num_kv_heads} * case_.head_dim_v;
+    const std::vector<float> k = RandomFloats(num_tokens * write.k_stride, seed);
+    const std::vector<float> v = RandomFloats(num_tokens * write.v_stride, seed + 1);
+    write.k = k.data();
+    write.v = v.data();
+    write.segments = &all;
+    write.num_segments = 1;
+    write.kv = cache_.view();
+    write.rope = rope_.view();
+    backend_->RopeKvWrite(write);
+    CmpPoolParams pool;
+    pool.segments = &all;
+    pool.num_segments = 1;
+    pool.kv = cache_.view();
+    pool.rope = rope_.view();
+    pool.length = case_.length;
+    pool.stride = case_.stride;
+    pool.pooled_keys = case_.pooled_keys;
+    backend_->CmpPool(pool);
+  }
+
+  AttentionCase case_;
+  TestRope rope_;
+  TestCache cache_;
+  std::unique_ptr<Backend> backend_;
+  std::vector<std::vector<int32_t>> page_tables_;
+  std::vector<AttentionSegment> segments_;
+  int32_t num_rows_ = 0;
+  std::vector<float> q_;
+};
+
+/// Runs one operator for the query's segments.
+using AttentionOp = std::function<void(Backend&, const AttentionQuery&, AttentionResult&)>;
+
+template <typename T>
+bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+
+inline void ExpectSameBits(const AttentionResult& a, const AttentionResult& b) {
+  EXPECT_TRUE(SameBits(a.out, b.out)) << "out";
+  EXPECT_TRUE(SameBits(a.lse, b.lse)) << "lse";
+  EXPECT_TRUE(SameBits(a.selected, b.selected)) << "selected";
+  EXPECT_TRUE(SameBits(a.num_selected, b.num_selected)) << "num_selected";
+}
+
+/// Segments cut into chunks of at most `max_rows` rows.
+inline std::vector<AttentionSegment> CutSegments(const std::vector<AttentionSegment>& segments,
+                                                 int32_t max_rows) {
+  std::vector<AttentionSegment> chunks;
+  for (const AttentionSegment& s : segments) {
+    for (int32_t i = 0; i < s.num_rows; i += max_rows) {
+      chunks.push_back(
+          {s.page_table, s.position + i, s.row_begin + i, std::min(max_rows, s.num_rows - i)});
+    }
+  }
+  return chunks;
+}
+
+/// Bits are equal whatever the chunks, their order, the number of calls and of threads.
+inline void ExpectRowInvariant(const AttentionWorld& world, const AttentionOp& op,
+                               const AttentionResult& empty) {
+  AttentionResult expected = empty;
+  op(*MakeCpuBackend(1), world.Query(world.segments()), expected);
+  for (const int num_threads : {1, 2, 3}) {
+    const std::unique_ptr<Backend> backend = MakeCpuBackend(num_threads);
+    for (const int32_t chunk_rows : {1, 7, 64, 1000}) {
+      SCOPED_TRACE(testing::Message() << num_threads << " threads, chunks of " << chunk_rows);
+      std::vector<AttentionSegment> chunks = CutSegments(world.segments(), chunk_rows);
+      AttentionResult together = empty;
+      op(*backend, world.Query(chunks), together);
+      ExpectSameBits(together, expected);
+      std::shuffle(chunks.begin(), chunks.end(), std::mt19937(5));
+      AttentionResult shuffled = empty;
+      op(*backend, world.Query(chunks), shuffled);
+      ExpectSameBits(shuffled, expected);
+      if (num_threads == 2 && chunk_rows == 1) continue;  // as with 3 threads, and slow
+      AttentionResult apart = empty;
+      for (const AttentionSegment& chunk : chunks) op(*backend, world.Query({chunk}), apart);
+      ExpectSameBits(apart, expected);
+    }
+  }
+}
+
+/// |actual − expected| ≤ tolerance · the largest |expected|, element by element; the same
+/// infinities.
+inline void ExpectClose(const std::vector<float>& actual, const std::vector<float>& expected,
+                        float tolerance) {
+  ASSERT_EQ(actual.size(), expected.size());
+  float scale = 1e-6f;
+  for (const float x : expected) {
+    if (std::isfinite(x)) scale = std::max(scale, std::fabs(x));
+  }
+  for (size_t i = 0; i < actual.size(); ++i) {
+    if (std::isfinite(expected[i])) {
+      ASSERT_LE(std::fabs(actual[i] - expected[i]), tolerance * scale)
+          << "at " << i << ": " << actual[i] << " for " << expected[i];
+      ASSERT_TRUE(std::isfinite(actual[i])) << "at " << i;
+    } else {
+      ASSERT_EQ(std::isnan(actual[i]), std::isnan(expected[i])) << "at " << i;
+      ASSERT_TRUE(std::isnan(expected[i]) || actual[i] == expected[i])
+          << "at " << i << ": " << actual[i] << " for " << expected[i];
+    }
+  }
+}
+
+inline constexpr float kTolerance = 2e-5f;
+
+/// Runs body() once for each instruction set that this CPU has.
+template <typename Body>
+void ForEachTarget(Body&& body) {
+  for (const std::string& name : cpu::SupportedTargetNames()) {
+    SCOPED_TRACE(name);
+    cpu::ForceTarget(name);
+    body();
+  }
+  cpu::ForceTarget("");
+}
+
+/// The CPU's output and log-sum-exp against the reference's, on every target.
+inline void ExpectMatchesReference(AttentionWorld& world, const AttentionOp& op,
+                                   const AttentionResult& empty) {
+  AttentionResult expected = empty;
+  op(world.reference(), world.Query(world.segments()), expected);
+  ForEachTarget([&] {
+    AttentionResult actual = empty;
+    op(*MakeCpuBackend(2), world.Query(world.segments()), actual);
+    ExpectClose(actual.out, expected.out, kTolerance);
+    ExpectClose(actual.lse, expected.lse, kTolerance);
+  });
+}
+
+class AttentionTest : public testing::TestWithParam<AttentionCase> {};
+
+inline std::string CaseName(const testing::TestParamInfo<AttentionCase>& info) {
+  return info.param.name;
+}
+
+}  // namespace nsa::kernels
+
+#endif  // NSA_TESTS_KERNELS_ATTENTION_CASES_H_

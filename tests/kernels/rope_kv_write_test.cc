@@ -1,0 +1,132 @@
+#include "kernels/ops/rope_kv_write.h"
+
+#include "kernels/quant.h"
+#include "tests/kernels/attention_cases.h"
+
+namespace nsa::kernels {
+namespace {
+
+/// Several sequences of new rows on a fresh cache.
+struct NewRows {
+  explicit NewRows(const AttentionCase& test_case)
+      : c(test_case), rope(c.rotary_dim, 4), table(40) {
+    std::iota(table.begin(), table.end(), 0);
+    std::shuffle(table.begin(), table.end(), std::mt19937(1));
+    int32_t row = 0;
+    const int32_t* next = table.data();
+    for (const SequenceRows& s : {SequenceRows{0, 70}, {63, 1}, {64, 0}, {100, 130}}) {
+      segments.push_back({next, s.position, row, s.num_rows});
+      row += s.num_rows;
+      next += (s.position + s.num_rows) / kPageSize + 1;
+    }
+    k = RandomFloats(row * KStride(), 2);
+    v = RandomFloats(row * VStride(), 3);
+    k[5] = std::numeric_limits<float>::quiet_NaN();
+    v[6] = -std::numeric_limits<float>::infinity();
+    v[7] = 1e30f;
+    v[8] = 1e-42f;
+  }
+  int64_t KStride() const { return int64_t{c.num_kv_heads} * c.head_dim_k + 2; }
+  int64_t VStride() const { return int64_t{c.num_kv_heads} * c.head_dim_v + 3; }
+
+  std::vector<std::byte> Write(Backend& backend, const std::vector<AttentionSegment>& chunks,
+                               bool one_call) const {
+    TestCache cache(c, static_cast<int64_t>(table.size()));
+    RopeKvWriteParams params = {k.data(),     KStride(),     v.data(),
+                                VStride(),    chunks.data(), static_cast<int>(chunks.size()),
+                                cache.view(), rope.view()};
+    if (one_call) {
+      backend.RopeKvWrite(params);
+      return cache.slots();
+    }
+    params.num_segments = 1;
+    for (const AttentionSegment& chunk : chunks) {
+      params.segments = &chunk;
+      backend.RopeKvWrite(params);
+    }
+    return cache.slots();
+  }
+
+  AttentionCase c;
+  TestRope rope;
+  std::vector<int32_t> table;
+  std::vector<AttentionSegment> segments;
+  std::vector<float> k, v;
+};
+
+TEST_P(AttentionTest, RopeKvWriteIsRowInvariant) {
+  const NewRows rows(GetParam());
+  const std::vector<std::byte> expected = rows.Write(*MakeCpuBackend(1), rows.segments, true);
+  for (const int num_threads : {1, 2, 3}) {
+    const auto backend = MakeCpuBackend(num_threads);
+    for (const int32_t chunk : {1, 7, 64, 1000}) {
+      std::vector<AttentionSegment> chunks = CutSegments(rows.segments, chunk);
+      std::shuffle(chunks.begin(), chunks.end(), std::mt19937(5));
+      EXPECT_TRUE(SameBits(rows.Write(*backend, chunks, true), expected));
+      EXPECT_TRUE(SameBits(rows.Write(*backend, chunks, false), expected));
+    }
+  }
+}
+
+// Bit for bit, bytes that nobody may write included.
+TEST_P(AttentionTest, RopeKvWriteEqualsReference) {
+  const NewRows rows(GetParam());
+  const std::vector<std::byte> expected = rows.Write(*MakeReferenceBackend(), rows.segments, true);
+  ForEachTarget([&] {
+    EXPECT_TRUE(SameBits(rows.Write(*MakeCpuBackend(2), rows.segments, true), expected));
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(, AttentionTest, testing::ValuesIn(AttentionCases()), CaseName);
+
+TEST(RopeKvWriteTest, PutsKeysByDimensionAndValuesByToken) {
+  const AttentionCase c = {
+      .name = "", .num_kv_heads = 1, .head_dim_k = 2, .head_dim_v = 2, .rotary_dim = 2};
+  for (const bool reference : {true, false}) {
+    TestCache cache(c, 4);
+    const TestRope rope(2, 4);
+    const std::vector<int32_t> table = {3, 1};
+    const AttentionSegment segment = {table.data(), 65, 0, 1};
+    const float k[2] = {1, 0};
+    const float v[2] = {5, 6};
+    const auto backend = reference ? MakeReferenceBackend() : MakeCpuBackend(1);
+    backend->RopeKvWrite({k, 2, v, 2, &segment, 1, cache.view(), rope.view()});
+    const std::byte* slot = cache.view().slots + 1 * cache.view().page_stride;
+    const float* keys = reinterpret_cast<const float*>(slot);
+    const float* values = reinterpret_cast<const float*>(slot + cache.view().v_offset);
+    EXPECT_FLOAT_EQ(keys[0 * kPageSize + 1], std::cos(1.0f));  // offset 65 mod 64
+    EXPECT_FLOAT_EQ(keys[1 * kPageSize + 1], std::sin(1.0f));
+    EXPECT_EQ(values[1 * 2 + 0], 5);
+    EXPECT_EQ(values[1 * 2 + 1], 6);
+    EXPECT_TRUE(std::isnan(keys[0]));
+    EXPECT_TRUE(std::isnan(values[0]));
+  }
+}
+
+TEST(RopeKvWriteTest, RoundsToNearestEven) {
+  const AttentionCase c = {.name = "",
+                           .dtype = DType::kBF16,
+                           .num_kv_heads = 1,
+                           .head_dim_k = 2,
+                           .head_dim_v = 4,
+                           .rotary_dim = 0};
+  const float v[4] = {1 + 0x1p-8f, 1 + 3 * 0x1p-8f, 1 + 0x1.02p-8f, -0.0f};
+  const float expected[4] = {1, 1 + 0x1p-6f, 1 + 0x1p-7f, -0.0f};
+  const float k[2] = {};
+  for (const bool reference : {true, false}) {
+    TestCache cache(c, 1);
+    const TestRope rope(0, 1);
+    const int32_t page = 0;
+    const AttentionSegment segment = {&page, 0, 0, 1};
+    const auto backend = reference ? MakeReferenceBackend() : MakeCpuBackend(1);
+    backend->RopeKvWrite({k, 2, v, 4, &segment, 1, cache.view(), rope.view()});
+    for (int i = 0; i < 4; ++i) {
+      uint16_t bits;
+      std::memcpy(&bits, cache.view().slots + cache.view().v_offset + 2 * i, 2);
+      EXPECT_EQ(BF16ToF32(bits), expected[i]) << i;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nsa::kernels

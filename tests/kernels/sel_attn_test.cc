@@ -1,0 +1,112 @@
+#include "kernels/ops/sel_attn.h"
+
+#include "tests/kernels/attention_cases.h"
+
+namespace nsa::kernels {
+namespace {
+
+constexpr int kMaxSelected = 12;
+
+/// Random rising lists of sel_blocks: some empty, some full, the last block at times partly hidden.
+struct Selection {
+  std::vector<int32_t> selected;
+  std::vector<int32_t> num_selected;
+
+  Selection(const AttentionWorld& world, int sel_block_size, int64_t window_size) {
+    const int num_kv_heads = world.test_case().num_kv_heads;
+    const int64_t num_lists = int64_t{world.num_rows()} * num_kv_heads;
+    selected.assign(num_lists * kMaxSelected, -1);
+    num_selected.assign(num_lists, 0);
+    std::mt19937 generator(3);
+    world.ForEachRow([&](int64_t position, int64_t row) {
+      const int64_t num_candidates =
+          window_size > 0 ? PageAlignedWindowStart(position, window_size) / sel_block_size
+                          : position / sel_block_size + 1;
+      for (int head = 0; head < num_kv_heads; ++head) {
+        std::vector<int32_t> blocks(num_candidates);
+        std::iota(blocks.begin(), blocks.end(), 0);
+        std::shuffle(blocks.begin(), blocks.end(), generator);
+        const size_t count = std::min<size_t>(blocks.size(), generator() % (kMaxSelected + 1));
+        std::sort(blocks.begin(), blocks.begin() + static_cast<int64_t>(count));
+        const int64_t index = row * num_kv_heads + head;
+        std::copy_n(blocks.begin(), count, selected.begin() + index * kMaxSelected);
+        num_selected[index] = static_cast<int32_t>(count);
+      }
+    });
+  }
+};
+
+AttentionOp SelOp(const Selection& selection, int sel_block_size, int64_t window_size,
+                  bool relative) {
+  return [=, &selection](Backend& backend, const AttentionQuery& query, AttentionResult& result) {
+    SelAttnParams params;
+    params.query = query;
+    params.sel_block_size = sel_block_size;
+    params.num_selected_blocks = kMaxSelected;
+    params.selected = selection.selected.data();
+    params.num_selected = selection.num_selected.data();
+    params.relative_positions = relative;
+    params.window_size = window_size;
+    params.result = result.branch();
+    backend.SelAttn(params);
+  };
+}
+
+TEST_P(AttentionTest, SelAttnIsRowInvariant) {
+  const AttentionWorld world(GetParam());
+  const int size = GetParam().sel_block_size;
+  const Selection everywhere(world, size, 0);
+  ExpectRowInvariant(world, SelOp(everywhere, size, 0, false), world.MakeResult());
+  const Selection before_window(world, 64, 128);
+  ExpectRowInvariant(world, SelOp(before_window, 64, 128, true), world.MakeResult());
+}
+
+TEST_P(AttentionTest, SelAttnMatchesReference) {
+  AttentionWorld world(GetParam());
+  const int size = GetParam().sel_block_size;
+  const Selection everywhere(world, size, 0);
+  ExpectMatchesReference(world, SelOp(everywhere, size, 0, false), world.MakeResult());
+  const Selection before_window(world, 64, 128);
+  ExpectMatchesReference(world, SelOp(before_window, 64, 128, true), world.MakeResult());
+  ExpectMatchesReference(world, SelOp(before_window, 64, 128, false), world.MakeResult());
+}
+
+INSTANTIATE_TEST_SUITE_P(, AttentionTest, testing::ValuesIn(AttentionCases()), CaseName);
+
+TEST(SelAttnTest, NothingSelectedGivesZeroAndMinusInfinity) {
+  AttentionWorld world({.name = "", .sequences = {{900, 20}}});
+  Selection selection(world, 64, 128);
+  std::fill(selection.num_selected.begin(), selection.num_selected.end(), 0);
+  for (const bool reference : {true, false}) {
+    AttentionResult result = world.MakeResult();
+    const auto backend = reference ? MakeReferenceBackend() : MakeCpuBackend(2);
+    SelOp(selection, 64, 128, true)(*backend, world.Query(world.segments()), result);
+    for (const float x : result.out) ASSERT_EQ(x, 0);
+    for (const float x : result.lse) ASSERT_EQ(x, -std::numeric_limits<float>::infinity());
+  }
+}
+
+// A block that lies wholly behind the query, or wholly in the window, is read by nobody.
+TEST(SelAttnTest, BlocksOutOfSightAreSkipped) {
+  AttentionWorld world({.name = "", .num_kv_heads = 1, .sequences = {{300, 1}}});
+  const AttentionResult empty = world.MakeResult();
+  for (const int64_t window_size : {int64_t{0}, int64_t{128}}) {
+    Selection with(world, 64, window_size);
+    with.selected[0] = 0;
+    with.selected[1] = 1;
+    with.selected[2] = window_size > 0 ? 3 : 5;  // the window begins at page 2
+    with.num_selected[0] = 3;
+    Selection without = with;
+    without.num_selected[0] = 2;
+    for (const bool reference : {true, false}) {
+      const auto backend = reference ? MakeReferenceBackend() : MakeCpuBackend(1);
+      AttentionResult a = empty, b = empty;
+      SelOp(with, 64, window_size, false)(*backend, world.Query(world.segments()), a);
+      SelOp(without, 64, window_size, false)(*backend, world.Query(world.segments()), b);
+      ExpectSameBits(a, b);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nsa::kernels
