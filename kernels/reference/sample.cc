@@ -5,47 +5,12 @@
 #include <vector>
 
 #include "kernels/reference/reference.h"
+#include "kernels/sampling.h"
 
 namespace nsa::kernels::reference {
 namespace {
 
 constexpr float kBanned = -std::numeric_limits<float>::infinity();
-
-/// A uniform number in [0, 1) that depends on (seed, step) alone: two rounds of the splitmix64
-/// finaliser (Steele, Lea and Flood).
-double Uniform(uint64_t seed, uint64_t step) {
-  const auto mix = [](uint64_t z) {
-    z += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-  };
-  return static_cast<double>(mix(mix(seed) ^ step) >> 11) * 0x1p-53;
-}
-
-void ApplyPenalties(const SampleParams& p) {
-  for (int64_t i = 0; i < p.num_counts; ++i) {
-    const TokenCount& count = p.counts[i];
-    float& logit = p.logits[count.token_id];
-    if (count.num_in_prompt + count.num_generated > 0) {
-      logit = logit > 0 ? logit / p.repetition_penalty : logit * p.repetition_penalty;
-    }
-    if (count.num_generated > 0) {
-      logit -= p.frequency_penalty * static_cast<float>(count.num_generated) + p.presence_penalty;
-    }
-  }
-  for (int64_t i = 0; i < p.num_biases; ++i) p.logits[p.biases[i].token_id] += p.biases[i].bias;
-}
-
-void ApplyMasks(const SampleParams& p) {
-  if (p.allowed != nullptr) {
-    std::vector<float> kept(static_cast<size_t>(p.num_allowed));
-    for (int64_t i = 0; i < p.num_allowed; ++i) kept[static_cast<size_t>(i)] = p.logits[p.allowed[i]];
-    std::fill_n(p.logits, p.vocabulary_size, kBanned);
-    for (int64_t i = 0; i < p.num_allowed; ++i) p.logits[p.allowed[i]] = kept[static_cast<size_t>(i)];
-  }
-  for (int64_t i = 0; i < p.num_banned; ++i) p.logits[p.banned[i]] = kBanned;
-}
 
 struct Candidate {
   float logit;
@@ -76,7 +41,7 @@ int32_t Draw(const SampleParams& p, const std::vector<Candidate>& candidates) {
   while (num_kept > 1 && weights[num_kept - 1] < double{p.min_p}) --num_kept;
   double kept_total = 0;
   for (size_t i = 0; i < num_kept; ++i) kept_total += weights[i];
-  double target = Uniform(p.seed, p.step) * kept_total;
+  double target = UniformDraw(p.seed, p.step) * kept_total;
   for (size_t i = 0; i < num_kept; ++i) {
     if ((target -= weights[i]) < 0) return candidates[i].id;
   }
@@ -90,8 +55,7 @@ void Sample(const SampleParams& p) {
   for (int64_t i = 0; i < p.vocabulary_size; ++i) {
     if (std::isnan(p.logits[i])) return;
   }
-  ApplyPenalties(p);
-  ApplyMasks(p);
+  AdjustLogits(p);
   Candidate best{kBanned, -1};
   for (int64_t i = 0; i < p.vocabulary_size; ++i) {
     if (p.logits[i] > best.logit) best = {p.logits[i], static_cast<int32_t>(i)};

@@ -1,0 +1,215 @@
+#include "kernels/ops/elementwise.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/reference/reference.h"
+#include "tests/kernels/cpu_targets.h"
+
+namespace nsa::kernels {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+// Around every vector width, odd, and the model's own sizes.
+constexpr int64_t kSizes[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 576, 1000};
+
+std::vector<float> RandomFloats(std::mt19937& rng, int64_t count, float scale = 1) {
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = normal(rng);
+  return values;
+}
+
+class ElementwiseTest : public CpuTargetTest {};
+
+TEST_P(ElementwiseTest, EmbedEqualsTheReference) {
+  std::mt19937 rng(1);
+  cpu::Context context(2);
+  constexpr int64_t kVocabulary = 50, kColumns = 256;
+  for (WeightType type : {WeightType::kQ8_0, WeightType::kQ4_1, WeightType::kQ6_K, WeightType::kF32,
+                          WeightType::kF16, WeightType::kBF16}) {
+    std::vector<uint8_t> table(static_cast<size_t>(kVocabulary * RowBytes(type, kColumns)));
+    for (uint8_t& byte : table) byte = static_cast<uint8_t>(rng());
+    for (int64_t num_rows : {0, 1, 40}) {
+      std::vector<int32_t> ids(static_cast<size_t>(num_rows));
+      for (int32_t& id : ids) id = static_cast<int32_t>(rng() % kVocabulary);
+      if (num_rows > 1) ids[0] = 0, ids[1] = kVocabulary - 1;
+      std::vector<float> y(static_cast<size_t>(num_rows * kColumns) + 1, 7), expected = y;
+      EmbedParams p{{table.data(), type, kVocabulary, kColumns}, ids.data(), y.data(), num_rows};
+      cpu::Embed(context, p);
+      p.y = expected.data();
+      reference::Embed(p);
+      EXPECT_EQ(0, std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)));
+    }
+  }
+}
+
+TEST_P(ElementwiseTest, EmbedRefusesAnIdOutsideTheTable) {
+  cpu::Context context(1);
+  float table[4] = {}, y[2];
+  for (int32_t id : {-1, 2}) {
+    const EmbedParams p{{table, WeightType::kF32, 2, 2}, &id, y, 1};
+    EXPECT_DEATH(cpu::Embed(context, p), "check failed");
+  }
+}
+
+RmsNormParams NormParams(const std::vector<float>& x, const std::vector<float>& weight,
+                         int64_t num_rows, std::vector<float>& y) {
+  const auto columns = static_cast<int64_t>(weight.size());
+  return {.x = x.data(),
+          .x_stride = columns,
+          .weight = weight.data(),
+          .epsilon = 1e-5f,
+          .y = y.data(),
+          .y_stride = columns,
+          .num_rows = num_rows,
+          .num_columns = columns};
+}
+
+TEST_P(ElementwiseTest, RmsNormIsCloseToDouble) {
+  std::mt19937 rng(2);
+  cpu::Context context(2);
+  for (int64_t columns : kSizes) {
+    for (float scale : {1.0f, 1e-4f, 1e4f, 0.0f}) {
+      const std::vector<float> x = RandomFloats(rng, 3 * columns, scale);
+      const std::vector<float> weight = RandomFloats(rng, columns);
+      std::vector<float> y(x.size());
+      cpu::RmsNorm(context, NormParams(x, weight, 3, y));
+      for (int64_t r = 0; r < 3; ++r) {
+        double sum = 0;
+        for (int64_t i = 0; i < columns; ++i) {
+          sum += std::pow(double{x[static_cast<size_t>(r * columns + i)]}, 2);
+        }
+        const double inverse = 1 / std::sqrt(sum / static_cast<double>(columns) + double{1e-5f});
+        for (int64_t i = 0; i < columns; ++i) {
+          const auto at = static_cast<size_t>(r * columns + i);
+          const double expected = double{x[at]} * inverse * double{weight[static_cast<size_t>(i)]};
+          ASSERT_NEAR(y[at], expected, 2e-6 * std::fabs(expected) + 1e-30) << columns;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(ElementwiseTest, RmsNormRowInvarianceAndInPlace) {
+  std::mt19937 rng(3);
+  constexpr int64_t kRows = 70;
+  for (int64_t columns : {17, 576}) {
+    const std::vector<float> x = RandomFloats(rng, kRows * columns);
+    const std::vector<float> weight = RandomFloats(rng, columns);
+    cpu::Context alone(1);
+    std::vector<float> expected(x.size());
+    for (int64_t r = 0; r < kRows; ++r) {
+      RmsNormParams p = NormParams(x, weight, 1, expected);
+      p.x += r * columns;
+      p.y += r * columns;
+      cpu::RmsNorm(alone, p);
+    }
+    for (int num_threads : {1, 2, 3}) {
+      cpu::Context context(num_threads);
+      std::vector<float> y = x;
+      RmsNormParams p = NormParams(y, weight, kRows, y);
+      cpu::RmsNorm(context, p);
+      EXPECT_EQ(0, std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)));
+    }
+  }
+}
+
+TEST_P(ElementwiseTest, RmsNormKeepsNanInItsRow) {
+  cpu::Context context(1);
+  std::vector<float> x(3 * 40, 1.0f), weight(40, 2.0f), y(x.size());
+  x[45] = kNan;
+  cpu::RmsNorm(context, NormParams(x, weight, 3, y));
+  for (size_t i = 0; i < y.size(); ++i) EXPECT_EQ(std::isnan(y[i]), i / 40 == 1) << i;
+}
+
+SwigluParams GluParams(const std::vector<float>& gate, const std::vector<float>& up,
+                       int64_t num_rows, std::vector<float>& y) {
+  const int64_t columns = static_cast<int64_t>(gate.size()) / num_rows;
+  return {.gate = gate.data(),
+          .gate_stride = columns,
+          .up = up.data(),
+          .up_stride = columns,
+          .y = y.data(),
+          .y_stride = columns,
+          .num_rows = num_rows,
+          .num_columns = columns};
+}
+
+TEST_P(ElementwiseTest, SwigluIsCloseToDoubleEverywhere) {
+  std::vector<float> gate;
+  for (float x = -120; x < 120; x += 0.0371f) gate.push_back(x);
+  for (float x = 1e-38f; x < 1e38f; x *= 3.7f) gate.insert(gate.end(), {x, -x});
+  gate.insert(gate.end(), {0.0f, -0.0f, 1e-45f, -1e-45f, 3e38f});
+  const std::vector<float> up(gate.size(), 1.0f);
+  std::vector<float> y(gate.size());
+  cpu::Context context(1);
+  cpu::Swiglu(context, GluParams(gate, up, 1, y));
+  for (size_t i = 0; i < gate.size(); ++i) {
+    const double g = gate[i];
+    const double expected = g / (1 + std::exp(-g));
+    ASSERT_NEAR(y[i], expected, 6e-7 * std::fabs(expected) + 1.5e-43) << g;
+  }
+}
+
+TEST_P(ElementwiseTest, SwigluMatchesTheReferenceAndIsRowInvariant) {
+  std::mt19937 rng(4);
+  for (int64_t columns : kSizes) {
+    constexpr int64_t kRows = 21;
+    const std::vector<float> gate = RandomFloats(rng, kRows * columns, 4);
+    const std::vector<float> up = RandomFloats(rng, kRows * columns);
+    std::vector<float> expected(gate.size()), all(gate.size()), single(gate.size());
+    reference::Swiglu(GluParams(gate, up, kRows, expected));
+    cpu::Context context(3);
+    cpu::Swiglu(context, GluParams(gate, up, kRows, all));
+    for (int64_t r = 0; r < kRows; ++r) {
+      SwigluParams p = GluParams(gate, up, kRows, single);
+      p.num_rows = 1;
+      p.gate += r * columns;
+      p.up += r * columns;
+      p.y += r * columns;
+      cpu::Swiglu(context, p);
+    }
+    EXPECT_EQ(0, std::memcmp(all.data(), single.data(), all.size() * sizeof(float)));
+    for (size_t i = 0; i < all.size(); ++i) {
+      ASSERT_NEAR(all[i], expected[i], 1e-6f * std::fabs(expected[i]) + 1e-12f);
+    }
+  }
+}
+
+TEST_P(ElementwiseTest, SwigluMayWriteOverItsInputs) {
+  std::mt19937 rng(5);
+  cpu::Context context(1);
+  const std::vector<float> gate = RandomFloats(rng, 99), up = RandomFloats(rng, 99);
+  std::vector<float> expected(99), over_gate = gate, over_up = up;
+  cpu::Swiglu(context, GluParams(gate, up, 1, expected));
+  cpu::Swiglu(context, GluParams(over_gate, up, 1, over_gate));
+  cpu::Swiglu(context, GluParams(gate, over_up, 1, over_up));
+  EXPECT_EQ(over_gate, expected);
+  EXPECT_EQ(over_up, expected);
+}
+
+TEST_P(ElementwiseTest, SwigluSpecialValues) {
+  cpu::Context context(1);
+  const std::vector<float> gate = {kNan, kInfinity, -kInfinity, 1, 1};
+  const std::vector<float> up = {1, 2, 1, kNan, -kInfinity};
+  std::vector<float> y(5);
+  cpu::Swiglu(context, GluParams(gate, up, 1, y));
+  EXPECT_TRUE(std::isnan(y[0]));
+  EXPECT_EQ(y[1], kInfinity);
+  EXPECT_TRUE(std::isnan(y[2]));  // −inf · 0, as in the formula
+  EXPECT_TRUE(std::isnan(y[3]));
+  EXPECT_EQ(y[4], -kInfinity);
+}
+
+NSA_INSTANTIATE_CPU_TARGETS(ElementwiseTest);
+
+}  // namespace
+}  // namespace nsa::kernels
