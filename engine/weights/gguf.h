@@ -27,10 +27,10 @@ struct GgufValue {
 
 struct GgufTensor {
   std::string_view name;
-  kernels::WeightType type;
+  kernels::WeightType type = kernels::WeightType::kF32;
   std::vector<int64_t> shape;  // slowest dimension first: a matrix is {rows, columns}
-  const std::byte* data;       // in the mapped file
-  int64_t num_bytes;
+  const std::byte* data = nullptr;  // in the mapped file
+  int64_t num_bytes = 0;
 };
 
 /// A GGUF file (version 2 or 3, little endian), memory-mapped read-only. Every count, length, offset,
