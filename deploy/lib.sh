@@ -2,7 +2,7 @@
 # What deploy/*.sh and tests/run.sh share. Sourced by bash scripts that have set -euo pipefail.
 
 nsa_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-nsa_cache=${NSA_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/nsa-serve}
+nsa_cache=${NSA_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/nsa-serve}
 nsa_venv=$nsa_root/.venv
 
 say() { printf '%s\n' "$*" >&2; }
