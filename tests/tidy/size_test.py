@@ -9,10 +9,10 @@ MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 75  # "about 70"
 MAX_COLUMNS = 100
 
-# clang-format puts a body's closing brace in the column where its head began, so that the head's
-# indentation finds it. Heads of these hold declarations, not code.
+# clang-format puts a body's closing brace two columns left of the body's first line, so that this
+# line's indentation finds it. Heads of these hold declarations, not code.
 CPP_SCOPE = re.compile(r"^\s*(namespace|class|struct|enum|union|extern|typedef)\b|=\s*\{$")
-CPP_HEAD = re.compile(r"^( *)(?!\s)(?:.*[)\w>]|.*\) .*)\s*\{$")
+CPP_HEAD = re.compile(r"[)\w>]\s*\{$")
 
 
 def cpp_functions(text: str):
@@ -21,13 +21,15 @@ def cpp_functions(text: str):
     lines = text.splitlines()
     number = 0
     while number < len(lines):
-        head = CPP_HEAD.match(lines[number])
-        if not head or CPP_SCOPE.search(lines[number]) or lines[number].lstrip().startswith("//"):
+        head = lines[number]
+        if not CPP_HEAD.search(head) or CPP_SCOPE.search(head) or head.lstrip().startswith("//"):
             number += 1
             continue
-        closing = head.group(1) + "}"
+        body = next((line for line in lines[number + 1 :] if line.strip()), "")
+        indentation = len(body) - len(body.lstrip()) - (0 if body.lstrip().startswith("}") else 2)
+        closing = re.compile(rf" {{{max(indentation, 0)}}}\}}[;,)]*\s*(//.*)?$")
         end = number + 1
-        while end < len(lines) and not re.match(re.escape(closing) + r"[;,)]*\s*(//.*)?$", lines[end]):
+        while end < len(lines) and not closing.match(lines[end]):
             end += 1
         yield number + 1, end - number + 1
         number = end + 1
@@ -83,9 +85,9 @@ def test_columns():
 def test_the_checks_see_what_they_look_for():
     body = "  x();\n" * 80
     for head in ("void F(int a) {", "int C::F() const noexcept {", "C::C() : a_(1) {",
-                 "auto F(int a) -> int {"):  # fmt: skip
+                 "auto F(int a) -> int {", "C::C(int a,\n     int b)\n    : a_(1) {"):  # fmt: skip
         text = f"namespace nsa {{\n{head}\n{body}}}\n}}  // namespace nsa\n"
-        assert list(cpp_functions(text)) == [(2, 82)], head
+        assert list(cpp_functions(text)) == [(2 + head.count("\n"), 82)], head
     inside = f"class C {{\n public:\n  void F() {{\n{'    x();' + chr(10)}  }}\n}};\n"
     assert list(cpp_functions(inside)) == [(3, 3)]
     assert list(cpp_functions("struct A {\n" + "  int x;\n" * 90 + "};\n")) == []
