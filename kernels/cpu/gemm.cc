@@ -127,7 +127,7 @@ void BlockTimesRows(const GemmParams& params, const PackedPart& part, int64_t bl
   int num_tile_rows = 0;
   for (int64_t row = row_begin; row < row_end; row += num_tile_rows) {
     const BlockKernel kernel = ChooseKernel(part.type, row_end - row, &num_tile_rows);
-    kernel(part, block, a, row, tile);
+    kernel(block, a, row, tile);
     StoreTile(params, row, num_tile_rows, first_output, num_outputs, tile);
   }
 }

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/activation.h"
 #include "kernels/cpu/dot_int16-inl.h"
@@ -43,6 +44,12 @@ struct Format {
   static constexpr bool kHasMinimum = kMinimum;
   static constexpr int kSymmetricOffset = kOffset;  // subtracted here, not when packed
   static constexpr int kScalesPerGroup = kSubgroups;
+  // Of the packed layout (packed_matrix.h), in bytes from a group's begin.
+  static constexpr int kScaleOffset = kActivationGroup * kBlockRows * kBits / 8;
+  static constexpr int kMinimumOffset =
+      kScaleOffset + kScalesPerGroup * kBlockRows * (kHalfScales ? 2 : 4);
+  static constexpr int kGroupBytes =
+      kHasMinimum ? 2 * kMinimumOffset - kScaleOffset : kMinimumOffset;
 };
 using FormatQ4_0 = Format<4, true, false, 8, 1>;
 using FormatQ4_1 = Format<4, true, true, 0, 1>;
@@ -53,14 +60,14 @@ using FormatQ5_K = Format<8, false, true, 0, 1>;
 using FormatQ6_K = Format<8, false, false, 0, 2>;
 
 template <class F>
-HWY_INLINE VF LoadCoefficient(const std::byte* block, int64_t offset, int64_t index) {
+HWY_INLINE VF LoadCoefficient(const std::byte* coefficients, int index) {
   const DF df;
   if constexpr (F::kHalfScales) {
     const hn::Rebind<hwy::float16_t, DF> dh;
     return hn::PromoteTo(
-        df, hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(block + offset) + index));
+        df, hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(coefficients) + index));
   } else {
-    return hn::LoadU(df, reinterpret_cast<const float*>(block + offset) + index);
+    return hn::LoadU(df, reinterpret_cast<const float*>(coefficients) + index);
   }
 }
 
@@ -100,16 +107,84 @@ HWY_INLINE void AddLane(const int16_t* const (&x)[kRows], int64_t column, const 
   }
 }
 
-/// y of kRows rows of x and 2·Lanes outputs, from output `begin` of the block on.
-/// The order of operations is the one of ops/gemm.h and the same for every kRows.
+/// A streamed matrix is read once: asks for what comes kPrefetchBytes later, the next block
+/// included.
+template <class F>
+HWY_INLINE void PrefetchGroup(const std::byte* group) {
+  constexpr int kPrefetchBytes = 4096;
+  HWY_UNROLL(20)
+  for (int i = 0; i < F::kGroupBytes; i += 64) {
+    hwy::Prefetch(group + kPrefetchBytes + i);
+  }
+}
+
+/// acc ← fma(Σ q_w·q, scale_w·scale, acc) over the columns of scale `sub` of one group.
 template <class F, int kRows>
-HWY_INLINE void QuantisedColumns(const PackedPart& part, const std::byte* block,
-                                 const Activations& a, int64_t row, int begin, float* y) {
+HWY_INLINE void AddProducts(const std::byte* group, const int16_t* const (&x)[kRows],
+                            const Activations& a, int64_t first_scale, int sub, int begin,
+                            VF (&acc)[kRows][2]) {
   const DF df;
   const DI di;
   constexpr int kColumnsPerLane = 32 / F::kBits;
   constexpr int kLanesPerScale = kActivationGroup / kColumnsPerLane / F::kScalesPerGroup;
-  const int lanes = static_cast<int>(hn::Lanes(df));
+  VI sums[kRows][2];
+  HWY_UNROLL(6)
+  for (int r = 0; r < kRows; ++r) {
+    sums[r][0] = sums[r][1] =
+        F::kSymmetricOffset == 0
+            ? hn::Zero(di)
+            : hn::Set(di, -F::kSymmetricOffset * a.sum[first_scale + r * a.num_groups]);
+  }
+  const auto* q = reinterpret_cast<const int32_t*>(group) + begin;
+  HWY_UNROLL(8)
+  for (int i = 0; i < kLanesPerScale; ++i) {
+    const int lane = sub * kLanesPerScale + i;
+    AddLane<F, kRows>(x, lane * kColumnsPerLane, q + lane * kBlockRows, sums);
+  }
+  const int index = sub * kBlockRows + begin;
+  const std::byte* scales = group + F::kScaleOffset;
+  const VF scale_0 = LoadCoefficient<F>(scales, index);
+  const VF scale_1 = LoadCoefficient<F>(scales, index + static_cast<int>(hn::Lanes(df)));
+  HWY_UNROLL(6)
+  for (int r = 0; r < kRows; ++r) {
+    const VF scale = hn::Set(df, a.scale[first_scale + r * a.num_groups]);
+    acc[r][0] = hn::MulAdd(hn::ConvertTo(df, sums[r][0]), hn::Mul(scale_0, scale), acc[r][0]);
+    acc[r][1] = hn::MulAdd(hn::ConvertTo(df, sums[r][1]), hn::Mul(scale_1, scale), acc[r][1]);
+  }
+}
+
+/// acc ← fma(minimum_w, scale·Σ q, acc) for one group.
+template <class F, int kRows>
+HWY_INLINE void AddMinimum(const std::byte* group, const Activations& a, int64_t first_scale,
+                           int begin, VF (&acc)[kRows][2]) {
+  const DF df;
+  const std::byte* minimums = group + F::kMinimumOffset;
+  const VF minimum_0 = LoadCoefficient<F>(minimums, begin);
+  const VF minimum_1 = LoadCoefficient<F>(minimums, begin + static_cast<int>(hn::Lanes(df)));
+  HWY_UNROLL(6)
+  for (int r = 0; r < kRows; ++r) {
+    const VF x_sum = hn::Set(df, a.scaled_sum[first_scale + r * a.num_groups]);
+    acc[r][0] = hn::MulAdd(minimum_0, x_sum, acc[r][0]);
+    acc[r][1] = hn::MulAdd(minimum_1, x_sum, acc[r][1]);
+  }
+}
+
+template <int kRows>
+HWY_INLINE void StoreSums(const VF (&acc)[kRows][2], int begin, float* y) {
+  const DF df;
+  const auto lanes = static_cast<int>(hn::Lanes(df));
+  for (int r = 0; r < kRows; ++r) {
+    hn::StoreU(acc[r][0], df, y + r * kBlockRows + begin);
+    hn::StoreU(acc[r][1], df, y + r * kBlockRows + begin + lanes);
+  }
+}
+
+/// y of kRows rows of x and 2·Lanes outputs, from output `begin` of the block on.
+/// The order of operations is the one of ops/gemm.h and the same for every kRows.
+template <class F, int kRows>
+HWY_INLINE void QuantisedColumns(const std::byte* block, const Activations& a, int64_t row,
+                                 int begin, float* y) {
+  const DF df;
   const int16_t* x[kRows];
   VF acc[kRows][2];
   HWY_UNROLL(6)
@@ -117,51 +192,21 @@ HWY_INLINE void QuantisedColumns(const PackedPart& part, const std::byte* block,
     x[r] = a.q + (row + r) * a.num_columns;
     acc[r][0] = acc[r][1] = hn::Zero(df);
   }
-  const auto* q = reinterpret_cast<const int32_t*>(block) + begin;
-  for (int64_t group = 0; group < a.num_groups; ++group) {
+  for (int64_t g = 0; g < a.num_groups; ++g) {
+    const std::byte* group = block + g * F::kGroupBytes;
+    const int64_t first_scale = row * a.num_groups + g;
+    // More rows than these come back to the same block, so that prefetching pays less than it
+    // costs.
+    if (kRows <= 2 && begin == 0) PrefetchGroup<F>(group);
     HWY_UNROLL(2)
     for (int sub = 0; sub < F::kScalesPerGroup; ++sub) {
-      VI sums[kRows][2];
-      HWY_UNROLL(6)
-      for (int r = 0; r < kRows; ++r) {
-        sums[r][0] = sums[r][1] =
-            F::kSymmetricOffset == 0
-                ? hn::Zero(di)
-                : hn::Set(di, -F::kSymmetricOffset * a.sum[(row + r) * a.num_groups + group]);
-      }
-      HWY_UNROLL(8)
-      for (int i = 0; i < kLanesPerScale; ++i) {
-        const int lane = sub * kLanesPerScale + i;
-        AddLane<F, kRows>(x, group * kActivationGroup + lane * kColumnsPerLane,
-                          q + lane * kBlockRows, sums);
-      }
-      const int64_t index = (group * F::kScalesPerGroup + sub) * kBlockRows + begin;
-      const VF scale_0 = LoadCoefficient<F>(block, part.scale_offset, index);
-      const VF scale_1 = LoadCoefficient<F>(block, part.scale_offset, index + lanes);
-      HWY_UNROLL(6)
-      for (int r = 0; r < kRows; ++r) {
-        const VF x_scale = hn::Set(df, a.scale[(row + r) * a.num_groups + group]);
-        acc[r][0] = hn::MulAdd(hn::ConvertTo(df, sums[r][0]), hn::Mul(scale_0, x_scale), acc[r][0]);
-        acc[r][1] = hn::MulAdd(hn::ConvertTo(df, sums[r][1]), hn::Mul(scale_1, x_scale), acc[r][1]);
-      }
+      AddProducts<F, kRows>(group, x, a, first_scale, sub, begin, acc);
     }
-    if constexpr (F::kHasMinimum) {
-      const int64_t index = group * kBlockRows + begin;
-      const VF minimum_0 = LoadCoefficient<F>(block, part.minimum_offset, index);
-      const VF minimum_1 = LoadCoefficient<F>(block, part.minimum_offset, index + lanes);
-      HWY_UNROLL(6)
-      for (int r = 0; r < kRows; ++r) {
-        const VF x_sum = hn::Set(df, a.scaled_sum[(row + r) * a.num_groups + group]);
-        acc[r][0] = hn::MulAdd(minimum_0, x_sum, acc[r][0]);
-        acc[r][1] = hn::MulAdd(minimum_1, x_sum, acc[r][1]);
-      }
-    }
-    q += kActivationGroup / kColumnsPerLane * kBlockRows;
+    if constexpr (F::kHasMinimum) AddMinimum<F, kRows>(group, a, first_scale, begin, acc);
+    HWY_UNROLL(6)
+    for (int r = 0; r < kRows; ++r) x[r] += kActivationGroup;
   }
-  for (int r = 0; r < kRows; ++r) {
-    hn::StoreU(acc[r][0], df, y + r * kBlockRows + begin);
-    hn::StoreU(acc[r][1], df, y + r * kBlockRows + begin + lanes);
-  }
+  StoreSums<kRows>(acc, begin, y);
 }
 
 template <typename T>
@@ -195,28 +240,22 @@ HWY_INLINE void DenseColumns(const std::byte* block, const Activations& a, int64
       acc[r][1] = hn::MulAdd(w1, value, acc[r][1]);
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    hn::StoreU(acc[r][0], df, y + r * kBlockRows + begin);
-    hn::StoreU(acc[r][1], df, y + r * kBlockRows + begin + lanes);
-  }
+  StoreSums<kRows>(acc, begin, y);
 }
 
 /// Writes y[kRows, kBlockRows] of one block.
-using BlockKernel = void (*)(const PackedPart& part, const std::byte* block, const Activations& a,
-                             int64_t row, float* y);
+using BlockKernel = void (*)(const std::byte* block, const Activations& a, int64_t row, float* y);
 
 template <class F, int kRows>
-void QuantisedBlock(const PackedPart& part, const std::byte* block, const Activations& a,
-                    int64_t row, float* y) {
+void QuantisedBlock(const std::byte* block, const Activations& a, int64_t row, float* y) {
   const int step = 2 * static_cast<int>(hn::Lanes(DF()));
   for (int begin = 0; begin < kBlockRows; begin += step) {
-    QuantisedColumns<F, kRows>(part, block, a, row, begin, y);
+    QuantisedColumns<F, kRows>(block, a, row, begin, y);
   }
 }
 
 template <typename T, int kRows>
-void DenseBlock(const PackedPart&, const std::byte* block, const Activations& a, int64_t row,
-                float* y) {
+void DenseBlock(const std::byte* block, const Activations& a, int64_t row, float* y) {
   const int step = 2 * static_cast<int>(hn::Lanes(DF()));
   for (int begin = 0; begin < kBlockRows; begin += step) {
     DenseColumns<T, kRows>(block, a, row, begin, y);

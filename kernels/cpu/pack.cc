@@ -20,19 +20,20 @@ int64_t RoundUpToLine(int64_t num_bytes) {
   return (num_bytes + kCacheLine - 1) / kCacheLine * kCacheLine;
 }
 
-// Sizes of one block; `part.type` is set.
-void LayOutBlock(int64_t num_columns, PackedPart& part) {
-  if (IsDense(part.type)) {
-    part.block_bytes = RoundUpToLine(RowBytes(part.type, num_columns) * kBlockRows);
-    return;
+// Bytes from the begin of a group of 32 columns.
+struct GroupLayout {
+  explicit GroupLayout(const AffineFormat& format) {
+    const int64_t coefficients = 32 / format.group_size * kBlockRows * (format.half_scales ? 2 : 4);
+    scale = 32 * kBlockRows * format.num_bits / 8;
+    minimum = scale + coefficients;
+    end = format.symmetric_offset == 0 ? minimum + coefficients : minimum;
   }
-  const AffineFormat format = FindAffineFormat(part.type);
-  const int64_t coefficient_bytes =
-      num_columns / format.group_size * kBlockRows * (format.half_scales ? 2 : 4);
-  part.scale_offset = num_columns * kBlockRows * format.num_bits / 8;
-  part.minimum_offset = part.scale_offset + RoundUpToLine(coefficient_bytes);
-  part.block_bytes = part.minimum_offset;
-  if (format.symmetric_offset == 0) part.block_bytes += RoundUpToLine(coefficient_bytes);
+  int64_t scale, minimum, end;
+};
+
+int64_t BlockBytes(WeightType type, int64_t num_columns) {
+  if (IsDense(type)) return RoundUpToLine(RowBytes(type, num_columns) * kBlockRows);
+  return num_columns / 32 * GroupLayout(FindAffineFormat(type)).end;
 }
 
 void StoreCoefficient(float value, bool half, int64_t index, std::byte* target) {
@@ -59,32 +60,34 @@ uint32_t PackLane(const uint8_t* q, const AffineFormat& format) {
 }
 
 // Row `row` of a block, from the file's row.
-void PackQuantisedRow(const PackedPart& part, const uint8_t* source, int64_t num_columns,
-                      int64_t row, std::byte* block) {
-  const AffineFormat format = FindAffineFormat(part.type);
-  const WeightBlock& file_block = *FindWeightBlock(part.type);
+void PackQuantisedRow(WeightType type, const uint8_t* source, int64_t num_columns, int64_t row,
+                      std::byte* block) {
+  const AffineFormat format = FindAffineFormat(type);
+  const GroupLayout layout(format);
+  const WeightBlock& file_block = *FindWeightBlock(type);
   const int columns_per_lane = 32 / format.num_bits;
   AffineBlock affine;
   for (int64_t first = 0; first < num_columns; first += file_block.num_elements) {
-    UnpackAffine(part.type, source + first / file_block.num_elements * file_block.num_bytes,
-                 affine);
+    UnpackAffine(type, source + first / file_block.num_elements * file_block.num_bytes, affine);
     for (int i = 0; i < file_block.num_elements; i += columns_per_lane) {
+      std::byte* group = block + (first + i) / 32 * layout.end;
       const uint32_t lane = PackLane(affine.q + i, format);
-      std::memcpy(block + ((first + i) / columns_per_lane * kBlockRows + row) * 4, &lane, 4);
+      std::memcpy(group + (i % 32 / columns_per_lane * kBlockRows + row) * 4, &lane, 4);
     }
-    for (int g = 0; g < file_block.num_elements / format.group_size; ++g) {
-      const int64_t index = (first / format.group_size + g) * kBlockRows + row;
-      StoreCoefficient(affine.scale[g], format.half_scales, index, block + part.scale_offset);
-      if (format.symmetric_offset == 0) {
-        StoreCoefficient(affine.minimum[g], format.half_scales, index, block + part.minimum_offset);
-      }
+    for (int i = 0; i < file_block.num_elements; i += format.group_size) {
+      std::byte* group = block + (first + i) / 32 * layout.end;
+      const int64_t index = i % 32 / format.group_size * kBlockRows + row;
+      const int scale = i / format.group_size;
+      StoreCoefficient(affine.scale[scale], format.half_scales, index, group + layout.scale);
+      if (format.symmetric_offset > 0) continue;
+      StoreCoefficient(affine.minimum[scale], format.half_scales, index, group + layout.minimum);
     }
   }
 }
 
-void PackDenseRow(const PackedPart& part, const uint8_t* source, int64_t num_columns, int64_t row,
+void PackDenseRow(WeightType type, const uint8_t* source, int64_t num_columns, int64_t row,
                   std::byte* block) {
-  const int64_t size = FindWeightBlock(part.type)->num_bytes;
+  const int64_t size = FindWeightBlock(type)->num_bytes;
   for (int64_t k = 0; k < num_columns; ++k) {
     std::memcpy(block + (k * kBlockRows + row) * size, source + k * size,
                 static_cast<size_t>(size));
@@ -124,7 +127,7 @@ class Packer {
       part.num_rows = source.num_rows;
       part.first_block = matrix.num_blocks_;
       part.num_blocks = (source.num_rows + kBlockRows - 1) / kBlockRows;
-      LayOutBlock(source.num_columns, part);
+      part.block_bytes = BlockBytes(source.type, source.num_columns);
       matrix.num_rows_ += part.num_rows;
       matrix.num_blocks_ += part.num_blocks;
       matrix.num_bytes_ += part.num_blocks * part.block_bytes;
@@ -134,8 +137,7 @@ class Packer {
   }
 
   void Allocate() {
-    // A spare line at the end lets a kernel prefetch past its last block.
-    const auto num_bytes = static_cast<size_t>(RoundUpToLine(matrix_->num_bytes_) + kCacheLine);
+    const auto num_bytes = static_cast<size_t>(RoundUpToLine(matrix_->num_bytes_));
     matrix_->data_.reset(static_cast<std::byte*>(std::aligned_alloc(kCacheLine, num_bytes)));
     NSA_CHECK(matrix_->data_ != nullptr);
     std::memset(matrix_->data_.get(), 0, num_bytes);  // the padding rows weigh nothing
@@ -148,9 +150,10 @@ class Packer {
     for (int64_t row = 0; row < source.num_rows; ++row) {
       std::byte* block = data + row / kBlockRows * part.block_bytes;
       if (dense) {
-        PackDenseRow(part, bytes + row * row_bytes, source.num_columns, row % kBlockRows, block);
+        PackDenseRow(source.type, bytes + row * row_bytes, source.num_columns, row % kBlockRows,
+                     block);
       } else {
-        PackQuantisedRow(part, bytes + row * row_bytes, source.num_columns, row % kBlockRows,
+        PackQuantisedRow(source.type, bytes + row * row_bytes, source.num_columns, row % kBlockRows,
                          block);
       }
     }

@@ -17,13 +17,14 @@ inline constexpr int kBlockRows = 32;
 
 /// One of the matrices that Pack was given. A block is contiguous and begins on a cache line:
 ///
-/// Quantised, with G = num_columns / 32 groups of columns:
-///   q: [G, 32 / columns_per_lane, kBlockRows] lanes of 32 bits, each holding consecutive columns
-///      of one row so that pairs of them fall out as two 16-bit integers:
+/// Quantised: num_columns / 32 groups of columns, one after the other, each
+///   q: [32 / columns_per_lane, kBlockRows] lanes of 32 bits, each holding consecutive columns of
+///      one row so that pairs of them fall out as two 16-bit integers:
 ///      4 bits: 8 columns; pair p (columns 2p, 2p+1) is bits 4p…4p+3 of each 16-bit half
 ///      8 bits: 4 columns, signed; pair p is byte p of each 16-bit half
-///   scale:   [num_columns / group_size, kBlockRows] float16 or float32
+///   scale:   [32 / group_size, kBlockRows] float16 or float32
 ///   minimum: as scale; formats with a minimum only
+/// So a product with one row of x reads memory strictly in order.
 /// Dense: [num_columns, kBlockRows] of the file's own type.
 struct PackedPart {
   WeightType type = WeightType::kF32;
@@ -33,8 +34,6 @@ struct PackedPart {
   int64_t num_blocks = 0;
   const std::byte* data = nullptr;  // [num_blocks, block_bytes]
   int64_t block_bytes = 0;
-  int64_t scale_offset = 0;    // bytes from a block's begin
-  int64_t minimum_offset = 0;  // bytes from a block's begin
 };
 
 class CpuMatrix final : public PackedMatrix {
