@@ -42,7 +42,7 @@ def compare(ours: np.ndarray, expected_rows, tokens: list[int], slice_rows: int 
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         cosine.append((a * b).sum(axis=1) / norms)
         same += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
-        targets = np.asarray(tokens[begin + 1 : end + 1])
+        targets = np.asarray(tokens[begin + 1 : end + 1], np.int64)
         ours_logprob.append(logprobs(a[: len(targets)], targets))
         expected_logprob.append(logprobs(b[: len(targets)], targets))
     return Comparison(
