@@ -13,6 +13,32 @@ bool Before(const Candidate& a, const Candidate& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
 }
 
+/// Candidates in order, of which only as many are sorted as somebody looks at: a draw ends early.
+class LazilySorted {
+ public:
+  LazilySorted(Candidate* candidates, int64_t count) : candidates_(candidates), count_(count) {}
+
+  /// `i` < the count.
+  const Candidate& operator[](int64_t i) {
+    while (i >= num_sorted_) SortMore();
+    return candidates_[i];
+  }
+
+ private:
+  void SortMore() {
+    const int64_t end = std::min(count_, std::max<int64_t>(128, 2 * num_sorted_));
+    if (end < count_) {
+      std::nth_element(candidates_ + num_sorted_, candidates_ + end, candidates_ + count_, Before);
+    }
+    std::sort(candidates_ + num_sorted_, candidates_ + end, Before);
+    num_sorted_ = end;
+  }
+
+  Candidate* candidates_;
+  int64_t count_;
+  int64_t num_sorted_ = 0;
+};
+
 }  // namespace
 
 int32_t DrawFromBest(const SampleParams& p, Candidate* candidates, int64_t count, bool is_all,
@@ -25,10 +51,10 @@ int32_t DrawFromBest(const SampleParams& p, Candidate* candidates, int64_t count
     is_complete = true;
   }
   if (has_top_k && !is_complete) return -1;
-  std::sort(candidates, candidates + count, Before);
-  const double best = candidates[0].logit;
+  LazilySorted sorted(candidates, count);
+  const double best = sorted[0].logit;
   const auto weight = [&](int64_t i) {
-    return std::exp((double{candidates[i].logit} - best) / double{p.temperature});
+    return std::exp((double{sorted[i].logit} - best) / double{p.temperature});
   };
   if (has_top_k) {
     total = 0;
@@ -52,10 +78,10 @@ int32_t DrawFromBest(const SampleParams& p, Candidate* candidates, int64_t count
   }
   double target = UniformDraw(p.seed, p.step) * kept_total;
   for (int64_t i = 0; i < num_kept; ++i) {
-    if ((target -= weight(i)) < 0) return candidates[i].id;
+    if ((target -= weight(i)) < 0) return sorted[i].id;
   }
   const bool is_last = num_kept < count || is_complete;
-  return is_last ? candidates[num_kept - 1].id : -1;
+  return is_last ? sorted[num_kept - 1].id : -1;
 }
 
 }  // namespace nsa::kernels::cpu
