@@ -16,6 +16,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/math-inl.h"
 #include "kernels/tensor.h"
@@ -82,17 +83,26 @@ HWY_INLINE void RotateRow(const float* HWY_RESTRICT cosines, const float* HWY_RE
   for (i = 2 * half; i < head_dim; ++i) out[i] = x[i];
 }
 
+/// Asks for the cache lines of `count` elements: pages are scattered, so the hardware cannot guess.
+template <typename T>
+HWY_INLINE void PrefetchLines(const T* from, int count) {
+  const char* bytes = reinterpret_cast<const char*>(from);
+  for (int i = 0; i < count * static_cast<int>(sizeof(T)); i += 64) hwy::Prefetch(bytes + i);
+}
+
 /// scores[q][token] = Σ_dim queries[q][dim]·k[dim][token] for kVectors vectors of tokens and
 /// kQueries queries. `k` points at the first of these tokens.
-template <int kQueries, size_t kVectors, class D, typename T>
+/// kPrefetch: `next` is the page to be read after this one; its keys are fetched meanwhile.
+template <int kQueries, size_t kVectors, bool kPrefetch = false, class D, typename T>
 HWY_INLINE void ScoreTile(D d, const T* HWY_RESTRICT k, int64_t k_stride, int head_dim,
                           const float* HWY_RESTRICT queries, float* HWY_RESTRICT scores,
-                          int64_t scores_stride) {
+                          int64_t scores_stride, const T* next = nullptr) {
   hn::Vec<D> sum[kQueries][kVectors];
   for (int q = 0; q < kQueries; ++q) {
     for (size_t v = 0; v < kVectors; ++v) sum[q][v] = hn::Zero(d);
   }
   for (int dim = 0; dim < head_dim; ++dim) {
+    if constexpr (kPrefetch) PrefetchLines(next + dim * k_stride, kPageSize);
     hn::Vec<D> key[kVectors];
     for (size_t v = 0; v < kVectors; ++v) {
       key[v] = LoadCache(d, k + dim * k_stride + v * hn::Lanes(d));
@@ -111,10 +121,11 @@ HWY_INLINE void ScoreTile(D d, const T* HWY_RESTRICT k, int64_t k_stride, int he
 
 /// acc[q][dim] = acc[q][dim]·factors[q] + Σ_token weights[q][token]·v[token][dim] over tokens
 /// [begin, end), for kVectors vectors of dimensions from the first of `v` and of acc[q] on.
-template <int kQueries, size_t kVectors, class D, typename T>
+template <int kQueries, size_t kVectors, bool kPrefetch = false, class D, typename T>
 HWY_INLINE void ValueTile(D d, const T* HWY_RESTRICT v, int64_t v_stride, int begin, int end,
                           const float* HWY_RESTRICT weights, int64_t weights_stride,
-                          const float* HWY_RESTRICT factors, float* const* acc, int dim) {
+                          const float* HWY_RESTRICT factors, float* const* acc, int dim,
+                          const T* next = nullptr) {
   hn::Vec<D> sum[kQueries][kVectors];
   for (int q = 0; q < kQueries; ++q) {
     const auto factor = hn::Set(d, factors[q]);
@@ -123,6 +134,9 @@ HWY_INLINE void ValueTile(D d, const T* HWY_RESTRICT v, int64_t v_stride, int be
     }
   }
   for (int token = begin; token < end; ++token) {
+    if constexpr (kPrefetch) {
+      PrefetchLines(next + token * v_stride + dim, static_cast<int>(kVectors * hn::Lanes(d)));
+    }
     hn::Vec<D> value[kVectors];
     for (size_t i = 0; i < kVectors; ++i) {
       value[i] = LoadCache(d, v + token * v_stride + dim + i * hn::Lanes(d));
@@ -139,15 +153,22 @@ HWY_INLINE void ValueTile(D d, const T* HWY_RESTRICT v, int64_t v_stride, int be
   }
 }
 
-/// Scores of kQueries queries for the whole vectors that cover rows [begin, end) of a page.
+/// Scores of kQueries queries for the whole vectors that cover rows [begin, end) of a page. `next`:
+/// null, or the keys to be read after these.
 template <int kQueries, typename T>
 HWY_NOINLINE void ScoreRows(const T* k, int64_t k_stride, int begin, int end, int head_dim,
-                            const float* queries, float* scores, int64_t scores_stride) {
+                            const float* queries, float* scores, int64_t scores_stride,
+                            const T* next = nullptr) {
   const F32Tag d;
   constexpr size_t kVectors = TileVectors<F32Tag>();
   const int lanes = static_cast<int>(hn::Lanes(d));
   const int wide = lanes * static_cast<int>(kVectors);
   int row = begin / lanes * lanes;
+  if (next != nullptr && row + wide - lanes < end) {
+    ScoreTile<kQueries, kVectors, true>(d, k + row, k_stride, head_dim, queries, scores + row,
+                                        scores_stride, next);
+    row += wide;
+  }
   for (; row + wide - lanes < end; row += wide) {
     ScoreTile<kQueries, kVectors>(d, k + row, k_stride, head_dim, queries, scores + row,
                                   scores_stride);
@@ -157,15 +178,20 @@ HWY_NOINLINE void ScoreRows(const T* k, int64_t k_stride, int begin, int end, in
   }
 }
 
-/// ValueTile over all dimensions.
+/// ValueTile over all dimensions. `next`: null, or the values to be read after these.
 template <int kQueries, typename T>
 HWY_NOINLINE void AddValues(const T* v, int head_dim, int begin, int end, const float* weights,
-                            int64_t weights_stride, const float* factors, float* const* acc) {
+                            int64_t weights_stride, const float* factors, float* const* acc,
+                            const T* next = nullptr) {
   const F32Tag d;
   constexpr size_t kVectors = TileVectors<F32Tag>();
   const int lanes = static_cast<int>(hn::Lanes(d));
   const int wide = lanes * static_cast<int>(kVectors);
   int dim = 0;
+  for (; next != nullptr && dim + wide <= head_dim; dim += wide) {
+    ValueTile<kQueries, kVectors, true>(d, v, head_dim, begin, end, weights, weights_stride,
+                                        factors, acc, dim, next);
+  }
   for (; dim + wide <= head_dim; dim += wide) {
     ValueTile<kQueries, kVectors>(d, v, head_dim, begin, end, weights, weights_stride, factors, acc,
                                   dim);

@@ -37,28 +37,36 @@ HWY_INLINE void FoldAndStore(D d, hn::Vec<D> x, int rows, float* to) {
   hn::StoreU(x, d, to);
 }
 
-/// out[i·rows + r] = x[i] for r < rows: lays a vector out like a page of `rows` compressed keys.
-HWY_INLINE void Spread(const float* HWY_RESTRICT x, int count, int rows, float* HWY_RESTRICT out) {
-  const F32Tag d;
-  const hn::RebindToSigned<F32Tag> di;
-  const int lanes = static_cast<int>(hn::Lanes(d));
-  int i = 0;
-  if (rows <= lanes) {
-    HWY_ALIGN int32_t index[16];
-    for (; i + lanes <= count; i += lanes) {
+/// Lays vectors out like a page of `rows` compressed keys: out[i·rows + r] = x[i] for r < rows.
+class Spreader {
+ public:
+  explicit Spreader(int rows) : rows_(rows) {
+    const int lanes = static_cast<int>(hn::Lanes(F32Tag()));
+    for (int i = 0; rows <= lanes && i < rows * lanes; ++i) index_[i] = i / rows;
+  }
+
+  void operator()(const float* HWY_RESTRICT x, int count, float* HWY_RESTRICT out) const {
+    const F32Tag d;
+    const hn::RebindToSigned<F32Tag> di;
+    const int lanes = static_cast<int>(hn::Lanes(d));
+    int i = 0;
+    for (; rows_ <= lanes && i + lanes <= count; i += lanes) {
       const auto values = hn::LoadU(d, x + i);
-      for (int part = 0; part < rows; ++part) {
-        for (int lane = 0; lane < lanes; ++lane) index[lane] = (part * lanes + lane) / rows;
-        const auto table = hn::IndicesFromVec(d, hn::Load(di, index));
-        hn::StoreU(hn::TableLookupLanes(values, table), d, out + (i * rows + part * lanes));
+      for (int part = 0; part < rows_; ++part) {
+        const auto table = hn::IndicesFromVec(d, hn::LoadU(di, index_ + part * lanes));
+        hn::StoreU(hn::TableLookupLanes(values, table), d, out + i * rows_ + part * lanes);
       }
     }
+    for (; i < count; ++i) std::fill_n(out + int64_t{i} * rows_, rows_, x[i]);
   }
-  for (; i < count; ++i) std::fill_n(out + int64_t{i} * rows, rows, x[i]);
-}
+
+ private:
+  int rows_;
+  int32_t index_[16 * 16];  // [rows, lanes]: the element that goes into each lane
+};
 
 /// out[q][page·rows + r] = Σ_dim query[q][dim]·k_page[dim][r] for kPages pages. `patterns` are the
-/// queries as Spread lays them out. Lanes run over rows and dimensions; the lanes of one row are
+/// queries as Spreader lays them out. Lanes run over rows and dimensions; the lanes of one row are
 /// added up at the end.
 template <int kQueries, int kPages, typename T>
 HWY_NOINLINE void ScorePatterns(const T* const* pages, int rows, int head_dim,
@@ -102,6 +110,7 @@ class CmpScorer {
         group_(query.num_q_heads / query.kv.num_kv_heads),
         rows_(kPageSize / stride),
         size_(query.kv.head_dim_k * rows_),
+        spread_(rows_),
         query_page_(tile.Row(0).position / kPageSize),
         max_page_distance_(max_page_distance),
         uses_patterns_(rows_ < static_cast<int>(hn::Lanes(F32Tag())) &&
@@ -171,7 +180,7 @@ class CmpScorer {
 
   void LayOut(const float* x, float* out) const {
     if (uses_patterns_) {
-      Spread(x, kv_.head_dim_k, rows_, out);
+      spread_(x, kv_.head_dim_k, out);
     } else {
       std::copy_n(x, kv_.head_dim_k, out);
     }
@@ -188,8 +197,8 @@ class CmpScorer {
     const RopeView& rope = query_.rope;
     const int half = rope.rotary_dim / 2;
     const int64_t coarse = (query_page_ - page) * half;
-    Spread(rope.coarse_cos + coarse, half, rows_, tables_);
-    Spread(rope.coarse_sin + coarse, half, rows_, tables_ + size_);
+    spread_(rope.coarse_cos + coarse, half, tables_);
+    spread_(rope.coarse_sin + coarse, half, tables_ + size_);
     const T* keys = Keys(page);
     const int count = half * rows_;
     const F32Tag d;
@@ -243,6 +252,7 @@ class CmpScorer {
   const int group_;
   const int rows_;  // compressed rows per page
   const int size_;  // floats of a page's keys
+  const Spreader spread_;
   const int64_t query_page_;
   const int64_t max_page_distance_;
   const bool uses_patterns_;

@@ -59,6 +59,7 @@ struct PieceCursor {
   int64_t next;  // index of `piece`
   int64_t end;
   PagePiece piece;
+  PagePiece following;  // the one after `piece`, where there is one
 };
 
 }  // namespace nsa::kernels::cpu
@@ -146,6 +147,7 @@ class TileAttention {
                      ? cursor.pieces.num_pieces
                      : std::min(cursor.pieces.num_pieces, cursor.next + kPiecesPerSplit);
     if (cursor.next < cursor.end) cursor.piece = cursor.pieces.Get(cursor.next);
+    if (cursor.next + 1 < cursor.end) cursor.following = cursor.pieces.Get(cursor.next + 1);
     for (int q = row * group_; q < (row + 1) * group_; ++q) {
       totals_[q] = {kNegativeInfinity, 0};
       std::fill_n(total_acc_ + int64_t{q} * kv_.head_dim_v, kv_.head_dim_v, 0.0f);
@@ -190,6 +192,19 @@ class TileAttention {
     return page;
   }
 
+  /// What NextPage will be after `page`; −1 where that is the last.
+  int64_t PageAfter(int64_t page) const {
+    int64_t after = -1;
+    for (int32_t row = 0; row < tile_.num_rows; ++row) {
+      const PieceCursor& cursor = cursors_[row];
+      const bool here = IsAt(row, page);
+      if (cursor.next + (here ? 1 : 0) >= cursor.end) continue;
+      const int64_t candidate = (here ? cursor.following : cursor.piece).page_index;
+      if (after < 0 || candidate < after) after = candidate;
+    }
+    return after;
+  }
+
   bool IsAt(int32_t row, int64_t page) const {
     const PieceCursor& cursor = cursors_[row];
     return cursor.next < cursor.end && cursor.piece.page_index == page;
@@ -201,6 +216,8 @@ class TileAttention {
     const int max_rows = std::max(kMaxChunkQueries, group_) / group_;
     int32_t chunk[kMaxChunkQueries];
     int num_rows = 0;
+    const int64_t after = PageAfter(page);
+    next_ = after < 0 || after == page ? nullptr : Slot(after);
     for (int32_t row = 0; row < tile_.num_rows; ++row) {
       if (!IsAt(row, page)) continue;
       const PagePiece& piece = cursors_[row].piece;
@@ -227,20 +244,25 @@ class TileAttention {
       FinishSplit(row);
       StartSplit(row);
     }
-    if (cursor.next < cursor.end) cursor.piece = cursor.pieces.Get(cursor.next);
+    if (cursor.next < cursor.end) cursor.piece = cursor.following;
+    if (cursor.next + 1 < cursor.end) cursor.following = cursor.pieces.Get(cursor.next + 1);
   }
 
   void AttendChunk(const int32_t* rows, int num_rows, const PagePiece& piece) {
-    const int64_t page = tile_.segment->page_table[piece.page_index];
-    const std::byte* keys = kv_.slots + page * kv_.page_stride + task_.kv_head * kv_.head_stride;
-    const T* k = reinterpret_cast<const T*>(keys);
-    const T* v = reinterpret_cast<const T*>(keys + kv_.v_offset);
+    const std::byte* slot = Slot(piece.page_index);
+    const T* k = reinterpret_cast<const T*>(slot);
+    const T* v = reinterpret_cast<const T*>(slot + kv_.v_offset);
+    // The first pass over this page fetches the next.
+    const T* next_k = reinterpret_cast<const T*>(next_);
+    const T* next_v = reinterpret_cast<const T*>(next_ == nullptr ? nullptr : next_ + kv_.v_offset);
+    next_ = nullptr;
     const int num_queries = num_rows * group_;
     for (int i = 0; i < num_rows; ++i) RotateQueries(rows[i], rotated_ + i * RowFloats());
     ForEachQueryBlock(num_queries, [&](auto count, int first) {
       ScoreRows<count.value>(k, kPageSize, piece.begin, piece.end, kv_.head_dim_k,
                              rotated_ + int64_t{first} * kv_.head_dim_k,
-                             scores_ + int64_t{first} * kPageSize, kPageSize);
+                             scores_ + int64_t{first} * kPageSize, kPageSize, next_k);
+      next_k = nullptr;
     });
     ForEachQueryBlock(num_queries, [&](auto count, int first) {
       float factors[kTileQueries];
@@ -252,8 +274,14 @@ class TileAttention {
         acc[i] = acc_ + int64_t{q} * kv_.head_dim_v;
       }
       AddValues<count.value>(v, kv_.head_dim_v, piece.begin, piece.end,
-                             scores_ + int64_t{first} * kPageSize, kPageSize, factors, acc);
+                             scores_ + int64_t{first} * kPageSize, kPageSize, factors, acc, next_v);
+      next_v = nullptr;
     });
+  }
+
+  const std::byte* Slot(int64_t page_index) const {
+    return kv_.slots + tile_.segment->page_table[page_index] * kv_.page_stride +
+           task_.kv_head * kv_.head_stride;
   }
 
   int64_t RowFloats() const { return int64_t{group_} * kv_.head_dim_k; }
@@ -278,13 +306,14 @@ class TileAttention {
   const RowTile tile_;
   const int group_;
   PieceCursor cursors_[kMaxTileRows];
-  float* scores_;     // [chunk, 64]; scores, then weights
-  float* rotated_;    // [chunk, head_dim_k]
-  float* queries_;    // [rows · group, head_dim_k]
-  float* acc_;        // [rows · group, head_dim_v] of the split at hand
-  float* total_acc_;  // [rows · group, head_dim_v] of the splits before
-  Softmax* states_;   // [rows · group]
-  Softmax* totals_;   // [rows · group]
+  const std::byte* next_ = nullptr;  // the slot of the page after the one at hand, until fetched
+  float* scores_;                    // [chunk, 64]; scores, then weights
+  float* rotated_;                   // [chunk, head_dim_k]
+  float* queries_;                   // [rows · group, head_dim_k]
+  float* acc_;                       // [rows · group, head_dim_v] of the split at hand
+  float* total_acc_;                 // [rows · group, head_dim_v] of the splits before
+  Softmax* states_;                  // [rows · group]
+  Softmax* totals_;                  // [rows · group]
 };
 
 void RunTask(const AttentionCall& call, const AttentionTask& task, Scratch& scratch) {

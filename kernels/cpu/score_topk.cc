@@ -176,17 +176,27 @@ HWY_INLINE void ScoreBlocks(const ScoreCall& call, int64_t num_candidates,
   const ScoreTopkParams& params = call.params;
   const int a = params.length / params.stride;
   const int b = params.sel_block_size / params.stride;
-  for (int64_t block = 0; block < num_candidates; ++block) {
-    const float* p = probabilities + block * b;
-    float score = 0;
-    if (params.block_score == BlockScore::kOverlapSum) {
-      for (int e = 0; e < a + b - 1; ++e) {
-        score += static_cast<float>(std::min({e + 1, a, b, a + b - 1 - e})) * p[e];
+  const int span = a + b - 1;
+  if (params.block_score == BlockScore::kOverlapSum) {
+    // Counting windows by their overlap is the same as this: each stride of a block gets the mass
+    // of the a windows that cover it.
+    for (int64_t block = 0; block < num_candidates; ++block) {
+      const float* p = probabilities + block * b;
+      float score = 0;
+      for (int e = 0; e < b; ++e) {
+        float covered = p[e];
+        for (int i = 1; i < a; ++i) covered += p[e + i];
+        score += covered;
       }
-    } else {
-      for (int e = 0; e < a + b - 1; ++e) score = p[e] <= score ? score : p[e];  // keeps NaN
+      keys[block] = ScoreKey(score);
     }
-    keys[block] = ScoreKey(score);
+  } else {
+    for (int64_t block = 0; block < num_candidates; ++block) {
+      const float* p = probabilities + block * b;
+      float score = 0;
+      for (int e = 0; e < span; ++e) score = p[e] <= score ? score : p[e];  // keeps NaN
+      keys[block] = ScoreKey(score);
+    }
   }
   const int32_t forced = std::numeric_limits<int32_t>::max();
   std::fill_n(keys, std::min<int64_t>(params.num_initial_blocks, num_candidates), forced);
