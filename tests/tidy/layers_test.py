@@ -14,6 +14,7 @@ FORBIDDEN = {
     "engine/": RPC + ("hwy/", "prometheus/", "torch/", "server/", "client/", "kernels/cpu/"),
     "server/": ("client/", "kernels/", "hwy/", "torch/"),
     "client/": ("server/", "engine/", "kernels/", "hwy/", "prometheus/", "torch/"),
+    "command_line/": RPC + ("server/", "client/", "engine/", "kernels/"),
     "tests/kernels/": RPC + ("absl/", "engine/", "server/", "client/"),
     "tests/engine/": RPC + ("server/", "client/"),
     "tests/tools/": RPC + ("server/", "client/"),

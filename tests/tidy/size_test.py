@@ -17,7 +17,7 @@ CPP_HEAD = re.compile(r"[)\w>]\s*\{$")
 
 def cpp_functions(text: str):
     """(line, length) of each body that begins at namespace scope or in a class there. A heuristic:
-    deeper heads are parts of a body that is counted already."""
+    deeper heads are parts of a body that is counted already. A body that is one table is no code."""
     lines = text.splitlines()
     number = 0
     while number < len(lines):
@@ -31,7 +31,8 @@ def cpp_functions(text: str):
         end = number + 1
         while end < len(lines) and not closing.match(lines[end]):
             end += 1
-        yield number + 1, end - number + 1
+        if body.strip() != "return {":
+            yield number + 1, end - number + 1
         number = end + 1
 
 
