@@ -97,7 +97,6 @@ bool IsGenerator(const Value& value) {
 Result LastFilter(const Value& input, const Arguments& arguments, Budget& budget) {
   JINJA_RETURN_IF_ERROR(Bind(arguments, {}).status());
   if (IsGenerator(input)) return Error("last needs a list; put |list in front of it");
-  if (input.IsUndefined()) return Error(*input.As<Undefined>()->reason);
   JINJA_ASSIGN_OR_RETURN(std::vector<Value> items, Iterate(input, budget));
   if (items.empty()) return Value::OfUndefined("No last item, sequence was empty.");
   return items.back();

@@ -6,8 +6,8 @@
 
 namespace nsa::engine::jinja {
 
-/// Unicode's simple case mapping (one code point to one). Python also maps some letters to two
-/// or three and treats a final sigma apart; those keep their simple mapping here.
+/// Unicode's case mapping as Python's upper() and lower() have it, but for two things: a sigma at
+/// the end of a word is lowered as any other, and title case is upper case ("Ǆ", not "ǅ").
 void AppendUpper(uint32_t code_point, std::string& out);
 void AppendLower(uint32_t code_point, std::string& out);
 /// A letter that has case.

@@ -59,7 +59,7 @@ std::vector<std::string_view> SplitSpace(std::string_view text, int64_t limit) {
   text = Strip(text, std::nullopt, Side::kLeft);
   while (!text.empty()) {
     if (limit >= 0 && static_cast<int64_t>(parts.size()) == limit) {
-      parts.push_back(Strip(text, std::nullopt, Side::kRight));
+      parts.push_back(text);
       break;
     }
     size_t end = 0;

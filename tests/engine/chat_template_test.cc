@@ -1,0 +1,305 @@
+#include "engine/tokenizer/chat_template.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <ctime>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace nsa::engine {
+namespace {
+
+using ::testing::HasSubstr;
+using Json = nlohmann::json;
+
+const Json& Golden() {
+  static const Json* const golden = [] {
+    const char* source = std::getenv("NSA_SOURCE_DIR");
+    std::ifstream file(std::string(source == nullptr ? "." : source) +
+                       "/tests/golden/chat_template/cases.json");
+    return new Json(Json::parse(file));
+  }();
+  return *golden;
+}
+
+std::vector<ChatMessage> Messages(const Json& conversation) {
+  std::vector<ChatMessage> messages;
+  for (const Json& message : conversation) {
+    messages.push_back({message.at("role"), message.at("content")});
+  }
+  return messages;
+}
+
+absl::StatusOr<std::string> Render(std::string_view source,
+                                   const std::vector<ChatMessage>& messages = {},
+                                   bool add_generation_prompt = false) {
+  auto parsed = ChatTemplate::Parse(source, "<s>", "</s>");
+  if (!parsed.ok()) return parsed.status();
+  return (*parsed)->Render(messages, add_generation_prompt);
+}
+
+// The error's message; empty if there is none.
+std::string ErrorOf(std::string_view source, const std::vector<ChatMessage>& messages = {}) {
+  auto text = Render(source, messages);
+  if (text.ok()) return "";
+  EXPECT_EQ(text.status().code(), absl::StatusCode::kInvalidArgument);
+  return std::string(text.status().message());
+}
+
+std::string Repeat(std::string_view part, int count) {
+  std::string out;
+  for (int i = 0; i < count; ++i) out += part;
+  return out;
+}
+
+TEST(ChatTemplateTest, GoldenCasesAreEqualByteForByte) {
+  ASSERT_GT(Golden().at("cases").size(), 600u);
+  for (const Json& test_case : Golden().at("cases")) {
+    const std::string source = test_case.contains("source")
+                                   ? test_case.at("source")
+                                   : Golden().at("templates").at(test_case.at("template"));
+    SCOPED_TRACE(test_case.dump());
+    auto text =
+        Render(source, Messages(Golden().at("conversations").at(test_case.at("conversation"))),
+               test_case.at("add_generation_prompt"));
+    if (!test_case.at("expected").is_null()) {
+      ASSERT_TRUE(text.ok()) << text.status();
+      EXPECT_EQ(*text, test_case.at("expected").get<std::string>());
+      continue;
+    }
+    ASSERT_FALSE(text.ok()) << *text;
+    EXPECT_EQ(text.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(text.status().message()), HasSubstr("line "));
+    if (test_case.contains("message")) {
+      EXPECT_THAT(std::string(text.status().message()),
+                  HasSubstr(test_case.at("message").get<std::string>()));
+    }
+  }
+}
+
+TEST(ChatTemplateTest, ErrorsNameTheLineAndWhatIsWrong) {
+  EXPECT_THAT(ErrorOf("a\nb\n{{ 1 | frobnicate }}"), HasSubstr("line 3: the filter 'frobnicate'"));
+  EXPECT_THAT(ErrorOf("\n{{ 1 is frobnicated }}"), HasSubstr("line 2: the test 'frobnicated'"));
+  EXPECT_THAT(ErrorOf("{% include 'x' %}"), HasSubstr("line 1: the tag 'include'"));
+  EXPECT_THAT(ErrorOf("\n\n{{ 2 ** 3 }}"), HasSubstr("line 3: the operator '**'"));
+  EXPECT_THAT(ErrorOf("{% if 1 %}\n\n{{ nobody.name }}\n{% endif %}"),
+              HasSubstr("line 3: 'nobody' is undefined"));
+  EXPECT_THAT(ErrorOf("\n{{ [1, 2] | tojson(indent=99) }}"), HasSubstr("line 2: filter 'tojson'"));
+  EXPECT_THAT(ErrorOf("{% if 1 %}\n{% for x in [] %}\n"), HasSubstr("endfor"));
+  EXPECT_THAT(ErrorOf("a\n{# never\nends"), HasSubstr("line 2: the comment has no end"));
+  EXPECT_THAT(ErrorOf("{{ '\\N{DASH}' }}"), HasSubstr("by name"));
+  EXPECT_THAT(ErrorOf("{{ '%s' % 1 }}"), HasSubstr("cannot compute 'str' % 'int'"));
+  EXPECT_THAT(ErrorOf("{{ 9223372036854775807 + 1 }}"), HasSubstr("over 64 bits"));
+  EXPECT_THAT(ErrorOf("{{ (-9223372036854775807 - 1) // -1 }}"), HasSubstr("over 64 bits"));
+  EXPECT_THAT(ErrorOf("{{ 9223372036854775808 }}"), HasSubstr("2^63-1"));
+  EXPECT_THAT(ErrorOf("{{ f(*args) }}"), HasSubstr("'*' arguments"));
+  EXPECT_THAT(ErrorOf("{% for x in y recursive %}{% endfor %}"), HasSubstr("recursive"));
+}
+
+TEST(ChatTemplateTest, RaiseExceptionGivesItsOwnMessage) {
+  const std::string source =
+      "\n{% if messages[0].role != 'user' %}"
+      "{{ raise_exception('Begin with \"user\", not ' ~ messages[0].role) }}{% endif %}ok";
+  EXPECT_EQ(*Render(source, {{"user", "x"}}), "\nok");
+  EXPECT_THAT(ErrorOf(source, {{"tool", "x"}}), HasSubstr("Begin with \"user\", not tool"));
+}
+
+TEST(ChatTemplateTest, TextThatIsNotUtf8IsRefused) {
+  EXPECT_THAT(ErrorOf("a\xFFz"), HasSubstr("UTF-8"));
+  EXPECT_THAT(ErrorOf("{{ 'a\xC3' }}"), HasSubstr("UTF-8"));
+  EXPECT_FALSE(ChatTemplate::Parse("a", "\xFF", "").ok());
+  EXPECT_FALSE(ChatTemplate::Parse("a", "", "\xED\xA0\x80").ok());
+  EXPECT_THAT(ErrorOf("a", {{"user", "ok"}, {"user", "\xC3("}}), HasSubstr("messages[1]"));
+  EXPECT_THAT(ErrorOf("a", {{"\x80", "ok"}}), HasSubstr("messages[0]"));
+}
+
+TEST(ChatTemplateTest, NulBytesAreText) {
+  const std::string nul("a\0{{ '\0' }}b", 13);
+  EXPECT_EQ(*Render(nul), std::string("a\0\0b", 4));
+  EXPECT_EQ(*Render("{{ messages[0].content }}", {{"user", std::string("x\0y", 3)}}),
+            std::string("x\0y", 3));
+}
+
+TEST(ChatTemplateTest, ExtensionsOfTransformers) {
+  EXPECT_EQ(*Render("a{% generation %}\nb{{ 1 }}{% endgeneration %}\nc"), "ab1c");
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  localtime_r(&now, &local);
+  const std::string year = std::to_string(1900 + local.tm_year);
+  const std::string next = std::to_string(1901 + local.tm_year);
+  EXPECT_THAT(*Render("{{ strftime_now('%Y') }}"), ::testing::AnyOf(year, next));
+  EXPECT_EQ(*Render("{{ strftime_now('') }}|{{ strftime_now('%%') }}"), "|%");
+  EXPECT_NE(ErrorOf("{{ strftime_now('%c' * 1000) }}"), "");
+}
+
+// Each of these would take without bounds hours, all the memory or the whole stack.
+TEST(ChatTemplateTest, HostileTemplatesEndWithAnError) {
+  const std::string nested_lists =
+      "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}"
+      "{% endfor %}";
+  const std::vector<std::pair<std::string, std::string>> hostile = {
+      {Repeat("{% for i in range(99999) %}", 8) + Repeat("{% endfor %}", 8), "steps"},
+      {Repeat("{% for i in range(99999) %}", 4) + "0123456789" + Repeat("{% endfor %}", 4),
+       "steps"},
+      {"{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}"
+       "{% endfor %}",
+       "64 MiB"},
+      {"{{ 'x' * 999999999999 }}", "64 MiB"},
+      {"{{ ('x' * 60000000) | replace('x', 'yyyyyyyyyy') }}", "64 MiB"},
+      {"{% for i in range(99999) %}{{ 'x' * 1000000 }}{% endfor %}", "64 MiB"},
+      {"{{ ('x' * 9000) | replace('', 'x' * 90000) }}", "64 MiB"},
+      {"{{ ('x,' * 9000).split(',') | join('x' * 90000) }}", "64 MiB"},
+      {nested_lists + "{{ ns.x }}", ""},
+      {nested_lists + "{{ ns.x | tojson }}", ""},
+      {nested_lists + "{{ ns.x | tojson(indent=16) }}", ""},
+      {nested_lists + "{% set ns.y = ns.x[:1] + ns.x[1:] %}{{ ns.y == [ns.x[0], [1]] }}"
+                      "{{ (ns.x + []) == (ns.x + []) and ns.y < ns.x }}"
+                      "{% for i in range(99999) %}{{ ns.x[0] ~ '' }}{% endfor %}",
+       ""},
+      {"{% set ns = namespace(x=1) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor "
+       "%}",
+       "nested deeper"},
+      {"{% set ns = namespace(x={}) %}{% for i in range(99999) %}{% set ns.x = {'k': ns.x.items} %}"
+       "{% endfor %}",
+       ""},
+      {"{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", "nested deeper"},
+      {"{% macro f(n=f()) %}{% endmacro %}{{ f() }}", "nested deeper"},
+      {"{{ " + Repeat("(", 100000) + "1", "nested deeper"},
+      {"{{ " + Repeat("[", 50000) + Repeat("]", 50000) + " }}", "nested deeper"},
+      {"{{ " + Repeat("not ", 100000) + "1 }}", "nested deeper"},
+      {"{{ " + Repeat("-", 100000) + "1 }}", "nested deeper"},
+      {"{{ 1" + Repeat(" + 1", 100000) + " }}", "nested deeper"},
+      {"{{ a" + Repeat(".b", 100000) + " }}", "nested deeper"},
+      {"{{ a" + Repeat("|trim", 100000) + " }}", "nested deeper"},
+      {"{{ a" + Repeat("[0]", 100000) + " }}", "nested deeper"},
+      {"{{ a" + Repeat("()", 100000) + " }}", "nested deeper"},
+      {"{{ 1" + Repeat(" if 1 else 1", 50000) + " }}", "nested deeper"},
+      {"{{ 1" + Repeat(" if 1", 100000) + " }}", "nested deeper"},
+      {"{{ 1 is eq " + Repeat("(", 100000), "nested deeper"},
+      {Repeat("{% if 1 %}", 50000), "nested deeper"},
+      {"{% for " + Repeat("(", 100000), "nested deeper"},
+      {"{% set ns = namespace() %}{% set ns.me = ns %}", "namespace"},
+      {"{% set ns = namespace() %}{% set ns.me = [{'a': (ns,)}] %}", "namespace"},
+      {"{% set ns = namespace() %}{% for i in [ns] %}{% set ns.l = loop %}{% endfor %}",
+       "namespace"},
+      {"{{ range(-9223372036854775807, 9223372036854775807) }}", "100000"},
+      {std::string(size_t{2} << 20, 'x'), "at most"},
+  };
+  for (const auto& [source, reason] : hostile) {
+    SCOPED_TRACE(source.substr(0, 200));
+    const auto start = std::chrono::steady_clock::now();
+    const std::string error = ErrorOf(source);
+    EXPECT_NE(error, "");
+    EXPECT_THAT(error, HasSubstr(reason));
+    EXPECT_LT(error.size(), 1000u);
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
+  }
+}
+
+TEST(ChatTemplateTest, SearchesTakeLinearTime) {
+  const std::string text = Repeat("a", 1 << 20);
+  const std::string part = Repeat("a", 1 << 19) + "b";
+  EXPECT_EQ(*Render("{{ messages[1].content in messages[0].content }}"
+                    "{{ messages[0].content.split(messages[1].content) | length }}"
+                    "{{ messages[0].content.count(messages[1].content) }}",
+                    {{"user", text}, {"user", part}}),
+            "False10");
+}
+
+TEST(ChatTemplateTest, LongConversationsFitTheBounds) {
+  std::vector<ChatMessage> messages;
+  size_t bytes = 0;
+  for (int i = 0; i < 4000; ++i) {
+    messages.push_back({i % 2 == 0 ? "user" : "assistant", Repeat("word ", 400)});
+    bytes += messages.back().content.size();
+  }
+  for (const auto& [name, source] : Golden().at("templates").items()) {
+    if (name != "model" && name != "alternating" && name != "thinking") continue;
+    auto text = Render(source.get<std::string>(), messages, true);
+    ASSERT_TRUE(text.ok()) << name << ": " << text.status();
+    EXPECT_GT(text->size(), bytes - 2 * messages.size());
+  }
+}
+
+TEST(ChatTemplateTest, LoopsAndMacrosThatOutliveTheirScopeAreHarmless) {
+  const std::string late_loop =
+      "{% set ns = namespace() %}{% macro f(l) %}{{ l.index }}{{ l.last }}{% endmacro %}"
+      "{% for i in [1, 2] if i %}{{ f(loop) }}{% endfor %}";
+  EXPECT_EQ(*Render(late_loop), "1False2True");
+  const std::string late_macro =
+      "{% set ns = namespace() %}{% for i in [1] %}{% macro f() %}{{ i }}{% endmacro %}"
+      "{% set ns.f = f %}{{ ns.f() }}{% endfor %}{{ ns.f() }}";
+  EXPECT_THAT(ErrorOf(late_macro), HasSubstr("out of its scope"));
+}
+
+TEST(ChatTemplateTest, EveryPrefixOfATemplateIsParsedOrRefused) {
+  const std::vector<ChatMessage> messages = {{"system", "s"}, {"user", "u"}};
+  for (const auto& [name, source] : Golden().at("templates").items()) {
+    const std::string text = source.get<std::string>();
+    for (size_t size = 0; size < text.size(); ++size) {
+      (void)Render(text.substr(0, size), messages, true);
+      (void)Render(text.substr(size), messages, true);
+    }
+  }
+}
+
+TEST(ChatTemplateTest, DamagedTemplatesNeverCrash) {
+  std::mt19937 random(20240607);
+  auto below = [&](size_t bound) { return static_cast<size_t>(random()) % bound; };
+  std::vector<std::string> sources;
+  for (const Json& test_case : Golden().at("cases")) {
+    if (test_case.contains("source")) sources.push_back(test_case.at("source"));
+  }
+  for (const auto& [name, source] : Golden().at("templates").items()) sources.push_back(source);
+  const std::vector<ChatMessage> messages = {{"system", "s"}, {"user", "é{{"}, {"assistant", ""}};
+  int rendered = 0;
+  for (int round = 0; round < 20000; ++round) {
+    std::string text = sources[below(sources.size())];
+    if (text.empty()) continue;
+    for (size_t edits = 1 + below(3); edits > 0; --edits) {
+      const std::string& other = sources[below(sources.size())];
+      const size_t at = below(text.size() + 1);
+      const size_t from = below(other.size() + 1);
+      switch (below(3)) {
+        case 0:
+          text.erase(at, 1 + below(4));
+          break;
+        case 1:
+          text.insert(at, other.substr(from, 1 + below(12)));
+          break;
+        default:
+          text.insert(at, 1, "{}%#-+|.[]()'\"\n 0,:=~"[below(22)]);
+      }
+    }
+    rendered += Render(text, messages, true).ok() ? 1 : 0;
+  }
+  EXPECT_GT(rendered, 1000);  // else the damage is such that only the lexer is tested
+}
+
+TEST(ChatTemplateTest, OneTemplateServesManyThreads) {
+  auto parsed = ChatTemplate::Parse(
+      "{% for m in messages %}{{ m.role | upper ~ ': ' ~ m.content ~ eos_token }}{% endfor %}", "",
+      "</s>");
+  ASSERT_TRUE(parsed.ok());
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      const std::string content = std::to_string(t);
+      for (int i = 0; i < 200; ++i) {
+        auto text = (*parsed)->Render({{"user", content}}, false);
+        EXPECT_TRUE(text.ok() && *text == "USER: " + content + "</s>");
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+}  // namespace nsa::engine
