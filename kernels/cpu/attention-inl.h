@@ -251,16 +251,28 @@ HWY_INLINE float ScalarExp(float x) {
 /// Zero where nothing is visible yet, so that −inf − −inf never happens.
 HWY_INLINE float FiniteMaximum(float maximum) { return maximum == kNegativeInfinity ? 0 : maximum; }
 
-/// Turns scores of rows [begin, end) into weights in place (0 for the other rows of these vectors)
-/// and returns the factor for what has been summed so far.
-HWY_INLINE float SoftmaxStep(int begin, int end, float* HWY_RESTRICT scores, Softmax& state) {
+/// e^x for the arguments of a softmax: x ≤ 0 or a rounding error above. Shorter than Exp; what is
+/// below the normal numbers gives 0, NaN stays NaN.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ExpOfSoftmax(D d, V x) {
+  const hn::RebindToSigned<D> di;
+  const auto n = hn::NearestInt(hn::Mul(x, hn::Set(d, 1.44269502f)));
+  const V n_float = hn::ConvertTo(d, n);
+  // ln(2) in two parts; the first product is exact.
+  const V r = hn::NegMulAdd(n_float, hn::Set(d, 1.740930602e-3f),
+                            hn::NegMulAdd(n_float, hn::Set(d, 0.69140625f), x));
+  const V scale = hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(n, hn::Set(di, 127))));
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -87.0f)), hn::Mul(ExpReduced(d, r), scale));
+}
+
+/// Masks scores outside of [begin, end) in the vectors that cover it, and returns the maximum.
+HWY_INLINE float MaskAndMaximum(int begin, int end, float* HWY_RESTRICT scores) {
   const F32Tag d;
   const hn::RebindToSigned<F32Tag> di;
   const int lanes = static_cast<int>(hn::Lanes(d));
-  const int first = begin / lanes * lanes;
   const auto minus_infinity = hn::Set(d, kNegativeInfinity);
   auto maximum = minus_infinity;
-  for (int row = first; row < end; row += lanes) {
+  for (int row = begin / lanes * lanes; row < end; row += lanes) {
     auto score = hn::LoadU(d, scores + row);
     if (row < begin || row + lanes > end) {
       const auto index = hn::Iota(di, row);
@@ -271,19 +283,42 @@ HWY_INLINE float SoftmaxStep(int begin, int end, float* HWY_RESTRICT scores, Sof
     }
     maximum = hn::Max(maximum, score);
   }
-  const float before = state.maximum;
-  const float page_maximum = hn::GetLane(hn::MaxOfLanes(d, maximum));
-  state.maximum = before > page_maximum ? before : page_maximum;
-  const float origin = FiniteMaximum(state.maximum);
-  auto sum = hn::Zero(d);
-  for (int row = first; row < end; row += lanes) {
-    const auto weight = Exp(d, hn::Sub(hn::LoadU(d, scores + row), hn::Set(d, origin)));
-    hn::StoreU(weight, d, scores + row);
-    sum = hn::Add(sum, weight);
+  return hn::GetLane(hn::MaxOfLanes(d, maximum));
+}
+
+/// For each query turns the scores of rows [begin, end) into weights in place (0 for the other rows
+/// of these vectors), takes them into its softmax, and leaves in `factors` what the sums so far are
+/// to be multiplied by.
+template <int kQueries>
+HWY_INLINE void SoftmaxStep(int begin, int end, float* HWY_RESTRICT scores, int64_t scores_stride,
+                            Softmax* const* states, float* HWY_RESTRICT factors) {
+  const F32Tag d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  // One vector of exponentials for all queries, not one of a single lane for each.
+  float changes[16] = {};
+  float origins[kQueries];
+  for (int q = 0; q < kQueries; ++q) {
+    const float before = states[q]->maximum;
+    const float maximum = MaskAndMaximum(begin, end, scores + q * scores_stride);
+    states[q]->maximum = before > maximum ? before : maximum;
+    origins[q] = FiniteMaximum(states[q]->maximum);
+    changes[q] = before - origins[q];
   }
-  const float factor = before == state.maximum ? 1.0f : ScalarExp(before - origin);
-  state.sum = state.sum * factor + hn::GetLane(hn::SumOfLanes(d, sum));
-  return factor;
+  for (int q = 0; q < kQueries; q += lanes) {
+    hn::StoreU(ExpOfSoftmax(d, hn::LoadU(d, changes + q)), d, changes + q);
+  }
+  for (int q = 0; q < kQueries; ++q) {
+    float* query_scores = scores + q * scores_stride;
+    auto sum = hn::Zero(d);
+    for (int row = begin / lanes * lanes; row < end; row += lanes) {
+      const auto score = hn::LoadU(d, query_scores + row);
+      const auto weight = ExpOfSoftmax(d, hn::Sub(score, hn::Set(d, origins[q])));
+      hn::StoreU(weight, d, query_scores + row);
+      sum = hn::Add(sum, weight);
+    }
+    factors[q] = changes[q];
+    states[q]->sum = states[q]->sum * factors[q] + hn::GetLane(hn::SumOfLanes(d, sum));
+  }
 }
 
 /// Adds the part (softmax, acc) to (total, total_acc), both sums of weighted values.

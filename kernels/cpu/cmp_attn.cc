@@ -95,10 +95,12 @@ class CmpTile {
       float* weights = scores_ + query * scores_stride_;
       float factors[kTileQueries];
       float* acc[kTileQueries];
+      Softmax* states[kTileQueries];
       for (int i = 0; i < count.value; ++i) {
-        factors[i] = SoftmaxStep(begin, end, weights + i * scores_stride_, states_[query + i]);
+        states[i] = states_ + query + i;
         acc[i] = acc_ + int64_t{query + i} * kv_.head_dim_v;
       }
+      SoftmaxStep<count.value>(begin, end, weights, scores_stride_, states, factors);
       if (params_.result.out == nullptr) return;
       for (int64_t page = first_page + begin / rows_; page * rows_ < origin + end; ++page) {
         const int64_t page_row = page * rows_ - origin;

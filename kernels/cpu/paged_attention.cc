@@ -267,12 +267,14 @@ class TileAttention {
     ForEachQueryBlock(num_queries, [&](auto count, int first) {
       float factors[kTileQueries];
       float* acc[kTileQueries];
+      Softmax* states[kTileQueries];
       for (int i = 0; i < count.value; ++i) {
         const int q = rows[(first + i) / group_] * group_ + (first + i) % group_;
-        factors[i] = SoftmaxStep(piece.begin, piece.end, scores_ + int64_t{first + i} * kPageSize,
-                                 states_[q]);
+        states[i] = states_ + q;
         acc[i] = acc_ + int64_t{q} * kv_.head_dim_v;
       }
+      SoftmaxStep<count.value>(piece.begin, piece.end, scores_ + int64_t{first} * kPageSize,
+                               kPageSize, states, factors);
       AddValues<count.value>(v, kv_.head_dim_v, piece.begin, piece.end,
                              scores_ + int64_t{first} * kPageSize, kPageSize, factors, acc, next_v);
       next_v = nullptr;
