@@ -39,6 +39,12 @@ std::optional<size_t> ItemAt(int64_t index, size_t size) {
   return static_cast<size_t>(index);
 }
 
+// The characters from `first` to before `last`.
+std::string_view SubText(std::string_view text, size_t first, size_t last) {
+  text.remove_prefix(ByteOffset(text, first));
+  return text.substr(0, ByteOffset(text, last - first));
+}
+
 // The part of a value that a[key] finds, without the detour over methods.
 absl::StatusOr<std::optional<Value>> FindItem(const Value& value, const Value& key,
                                               Budget& budget) {
@@ -52,11 +58,10 @@ absl::StatusOr<std::optional<Value>> FindItem(const Value& value, const Value& k
   const std::optional<int64_t> index = key.AsInt();
   if (!index) return std::nullopt;
   if (const std::string* text = value.AsText()) {
-    JINJA_RETURN_IF_ERROR(budget.Charge(1 + text->size()));
-    const std::vector<std::string_view> characters = Characters(*text);
-    const std::optional<size_t> at = ItemAt(*index, characters.size());
+    JINJA_RETURN_IF_ERROR(budget.ChargeBytes(text->size()));
+    const std::optional<size_t> at = ItemAt(*index, CountCharacters(*text));
     if (!at) return std::nullopt;
-    return Value::OfText(std::string(characters[*at]));
+    return Value::OfText(std::string(SubText(*text, *at, *at + 1)));
   }
   const Sequence* sequence = value.AsSequence();
   if (sequence == nullptr || sequence->kind == Sequence::Kind::kView ||
@@ -68,9 +73,27 @@ absl::StatusOr<std::optional<Value>> FindItem(const Value& value, const Value& k
   return sequence->items[*at];
 }
 
-// Python's slice.indices(): the positions that a slice takes, in order.
-absl::StatusOr<std::vector<size_t>> SlicePositions(int64_t size, const Value& start,
-                                                   const Value& stop, const Value& step) {
+struct SliceRange {
+  int64_t first;
+  int64_t last;  // not taken
+  int64_t stride;
+
+  std::vector<size_t> Positions() const {
+    std::vector<size_t> positions;
+    int64_t at = first;
+    while (stride > 0 ? at < last : at > last) {
+      positions.push_back(static_cast<size_t>(at));
+      // The distance is compared first, for the sum could overflow.
+      if (stride > 0 ? stride >= last - at : stride <= last - at) break;
+      at += stride;
+    }
+    return positions;
+  }
+};
+
+// Python's slice.indices(): what a slice takes of `size` items.
+absl::StatusOr<SliceRange> ResolveSlice(int64_t size, const Value& start, const Value& stop,
+                                        const Value& step) {
   for (const Value* part : {&start, &stop, &step}) {
     if (!part->IsNone() && !part->AsInt()) return Error("a slice's parts must be integers");
   }
@@ -84,17 +107,8 @@ absl::StatusOr<std::vector<size_t>> SlicePositions(int64_t size, const Value& st
     if (at < 0) at += size;
     return std::clamp(at, low, high);
   };
-  const int64_t first = clamp(start, stride > 0 ? low : high);
-  const int64_t last = clamp(stop, stride > 0 ? high : low);
-  std::vector<size_t> positions;
-  int64_t at = first;
-  while (stride > 0 ? at < last : at > last) {
-    positions.push_back(static_cast<size_t>(at));
-    // The distance is compared first, for the sum could overflow.
-    if (stride > 0 ? stride >= last - at : stride <= last - at) break;
-    at += stride;
-  }
-  return positions;
+  return SliceRange{clamp(start, stride > 0 ? low : high), clamp(stop, stride > 0 ? high : low),
+                    stride};
 }
 
 absl::StatusOr<Value> TextList(const std::vector<std::string_view>& parts, Budget& budget) {
@@ -335,12 +349,20 @@ absl::StatusOr<Value> GetItem(const Value& value, const Value& key, Budget& budg
 absl::StatusOr<Value> GetSlice(const Value& value, const Value& start, const Value& stop,
                                const Value& step, Budget& budget) {
   if (const std::string* text = value.AsText()) {
-    JINJA_RETURN_IF_ERROR(budget.Charge(1 + text->size()));
-    const std::vector<std::string_view> characters = Characters(*text);
+    JINJA_RETURN_IF_ERROR(budget.ChargeBytes(text->size()));
     JINJA_ASSIGN_OR_RETURN(
-        auto positions, SlicePositions(static_cast<int64_t>(characters.size()), start, stop, step));
+        SliceRange range,
+        ResolveSlice(static_cast<int64_t>(CountCharacters(*text)), start, stop, step));
+    if (range.stride == 1) {
+      if (range.first >= range.last) return Value::OfText("");
+      return MakeText(std::string(SubText(*text, static_cast<size_t>(range.first),
+                                          static_cast<size_t>(range.last))),
+                      budget);
+    }
+    JINJA_RETURN_IF_ERROR(budget.Charge(text->size()));
+    const std::vector<std::string_view> characters = Characters(*text);
     std::string out;
-    for (size_t position : positions) out += characters[position];
+    for (size_t position : range.Positions()) out += characters[position];
     return MakeText(std::move(out), budget);
   }
   const Sequence* sequence = value.AsSequence();
@@ -351,11 +373,10 @@ absl::StatusOr<Value> GetSlice(const Value& value, const Value& start, const Val
   }
   JINJA_RETURN_IF_ERROR(budget.Charge(1 + sequence->items.size()));
   JINJA_ASSIGN_OR_RETURN(
-      auto positions,
-      SlicePositions(static_cast<int64_t>(sequence->items.size()), start, stop, step));
+      SliceRange range,
+      ResolveSlice(static_cast<int64_t>(sequence->items.size()), start, stop, step));
   std::vector<Value> items;
-  items.reserve(positions.size());
-  for (size_t position : positions) items.push_back(sequence->items[position]);
+  for (size_t position : range.Positions()) items.push_back(sequence->items[position]);
   return MakeSequence(sequence->kind, std::move(items), budget);
 }
 

@@ -19,6 +19,15 @@ std::string_view FirstCharacter(std::string_view text) {
   return text.substr(0, CharacterBytes(text.front()));
 }
 
+template <typename Visit>
+void ForEachCharacter(std::string_view text, Visit visit) {
+  while (!text.empty()) {
+    const std::string_view character = FirstCharacter(text);
+    visit(character);
+    text.remove_prefix(character.size());
+  }
+}
+
 std::string_view LastCharacter(std::string_view text) {
   size_t at = text.size() - 1;
   while (at > 0 && IsContinuation(text[at])) --at;
@@ -80,11 +89,17 @@ size_t CountCharacters(std::string_view text) {
 
 std::vector<std::string_view> Characters(std::string_view text) {
   std::vector<std::string_view> characters;
-  while (!text.empty()) {
-    characters.push_back(FirstCharacter(text));
-    text.remove_prefix(characters.back().size());
-  }
+  ForEachCharacter(text, [&](std::string_view c) { characters.push_back(c); });
   return characters;
+}
+
+size_t ByteOffset(std::string_view text, size_t characters) {
+  size_t at = 0;
+  while (characters > 0 && at < text.size()) {
+    at += CharacterBytes(text[at]);
+    --characters;
+  }
+  return at;
 }
 
 bool IsSpace(std::string_view character) {
@@ -178,13 +193,13 @@ std::optional<std::string> Replace(std::string_view text, std::string_view old,
 
 std::string Upper(std::string_view text) {
   std::string out;
-  for (std::string_view character : Characters(text)) AppendUpper(Decode(character), out);
+  ForEachCharacter(text, [&](std::string_view c) { AppendUpper(Decode(c), out); });
   return out;
 }
 
 std::string Lower(std::string_view text) {
   std::string out;
-  for (std::string_view character : Characters(text)) AppendLower(Decode(character), out);
+  ForEachCharacter(text, [&](std::string_view c) { AppendLower(Decode(c), out); });
   return out;
 }
 
@@ -197,23 +212,23 @@ std::string Capitalize(std::string_view text) {
 std::string Title(std::string_view text) {
   std::string out;
   bool in_word = false;
-  for (std::string_view character : Characters(text)) {
+  ForEachCharacter(text, [&](std::string_view character) {
     const uint32_t code = Decode(character);
     in_word ? AppendLower(code, out) : AppendUpper(code, out);
     in_word = IsCased(code);
-  }
+  });
   return out;
 }
 
 std::string TitleWords(std::string_view text) {
   std::string out;
   bool at_start = true;
-  for (std::string_view character : Characters(text)) {
+  ForEachCharacter(text, [&](std::string_view character) {
     const uint32_t code = Decode(character);
     at_start ? AppendUpper(code, out) : AppendLower(code, out);
     at_start =
         IsSpace(character) || std::string_view("-({[<").find(character) != std::string_view::npos;
-  }
+  });
   return out;
 }
 
@@ -221,7 +236,7 @@ std::string Repr(std::string_view text) {
   const bool doubled = text.find('\'') != text.npos && text.find('"') == text.npos;
   const char quote = doubled ? '"' : '\'';
   std::string out(1, quote);
-  for (std::string_view character : Characters(text)) {
+  ForEachCharacter(text, [&](std::string_view character) {
     const uint32_t code = Decode(character);
     if (code == static_cast<unsigned char>(quote) || code == '\\') {
       out += '\\';
@@ -235,7 +250,7 @@ std::string Repr(std::string_view text) {
       out += digits == 2 ? "\\x" : digits == 4 ? "\\u" : "\\U";
       AppendHex(code, digits, out);
     }
-  }
+  });
   out += quote;
   return out;
 }

@@ -14,6 +14,8 @@ namespace nsa::engine::jinja {
 
 size_t CountCharacters(std::string_view text);
 std::vector<std::string_view> Characters(std::string_view text);
+/// The bytes that the first `characters` take.
+size_t ByteOffset(std::string_view text, size_t characters);
 bool IsSpace(std::string_view character);
 
 enum class Side { kBoth, kLeft, kRight };
