@@ -1,9 +1,10 @@
 #include "client/flags.h"
 
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
-#include <sstream>
+#include <utility>
 
 #include "absl/flags/flag.h"
 #include "absl/status/status.h"
@@ -28,16 +29,26 @@ ABSL_FLAG(std::string, presence_penalty, "", "-2 to 2; default 0");
 ABSL_FLAG(std::string, frequency_penalty, "", "-2 to 2; default 0");
 ABSL_FLAG(std::string, repetition_penalty, "", "above 0 and at most 10; default 1");
 ABSL_FLAG(std::string, seed, "", "of the draw; default: a random one");
+ABSL_FLAG(std::string, logit_bias, "", "ID:BIAS, comma-separated; each bias -100 to 100");
+ABSL_FLAG(std::vector<std::string>, allowed_token_ids, {}, "the only ids to choose from");
+ABSL_FLAG(std::vector<std::string>, bad_words, {}, "strings never to generate, comma-separated");
+ABSL_FLAG(std::vector<std::string>, stop_token_ids, {}, "ids that end the completion");
+ABSL_FLAG(bool, include_stop_str_in_output, false, "leave the stop string in the text");
+ABSL_FLAG(std::string, cache_salt, "", "share prefixes only with requests of the same salt");
+ABSL_FLAG(bool, bypass_prefix_cache, false, "neither use nor leave cached prefixes");
 ABSL_FLAG(std::vector<std::string>, stop, {}, "strings that end the completion, comma-separated");
 ABSL_FLAG(bool, ignore_eos, false, "do not stop at the model's end token");
 ABSL_FLAG(bool, skip_special_tokens, true, "leave special tokens out of the text");
 ABSL_FLAG(std::string, attention, "", "nsa or full; default: the server's");
-ABSL_FLAG(std::string, num_selected_blocks, "", "NSA blocks for this request; default: the server's");
+ABSL_FLAG(std::string, num_selected_blocks, "",
+          "NSA blocks for this request; default: the server's");
 ABSL_FLAG(std::string, request_id, "", "complete, chat: name of the request; abort: which to end");
 ABSL_FLAG(int32_t, priority, 0, "lower runs first");
 
 namespace nsa::client {
 namespace {
+
+constexpr double kLongestTimeoutSeconds = 1e6;
 
 absl::Status BadValue(const char* flag, const std::string& value) {
   return absl::InvalidArgumentError(absl::StrCat("--", flag, " does not take '", value, "'"));
@@ -57,6 +68,32 @@ absl::Status SetIfGiven(const absl::Flag<std::string>& flag, const char* name, S
   T value{};
   if (!Parse(text, &value)) return BadValue(name, text);
   set(value);
+  return absl::OkStatus();
+}
+
+absl::Status FillIds(const absl::Flag<std::vector<std::string>>& flag, const char* name,
+                     google::protobuf::RepeatedField<int32_t>& ids) {
+  for (const std::string& word : absl::GetFlag(flag)) {
+    int32_t id = 0;
+    if (!Parse(word, &id)) return BadValue(name, word);
+    ids.Add(id);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FillLogitBias(v1::SamplingParams& sampling) {
+  const std::string text = absl::GetFlag(FLAGS_logit_bias);
+  for (const absl::string_view word : absl::StrSplit(text, ',', absl::SkipEmpty())) {
+    const std::vector<std::string> parts = absl::StrSplit(word, ':');
+    int32_t id = 0;
+    float bias = 0;
+    if (parts.size() != 2 || !Parse(parts[0], &id) || !Parse(parts[1], &bias)) {
+      return BadValue("logit_bias", std::string(word));
+    }
+    v1::LogitBias& entry = *sampling.add_logit_bias();
+    entry.set_token_id(id);
+    entry.set_bias(bias);
+  }
   return absl::OkStatus();
 }
 
@@ -82,14 +119,17 @@ absl::Status FillSampling(v1::GenerateRequest& request) {
       SetIfGiven<int32_t>(
           FLAGS_num_selected_blocks, "num_selected_blocks",
           [&](int32_t v) { request.mutable_attention()->set_num_selected_blocks(v); }),
+      FillLogitBias(s),
+      FillIds(FLAGS_allowed_token_ids, "allowed_token_ids", *s.mutable_allowed_token_ids()),
+      FillIds(FLAGS_stop_token_ids, "stop_token_ids", *stopping.mutable_stop_token_ids()),
   };
   for (const absl::Status& status : results) {
     if (!status.ok()) return status;
   }
-  for (const std::string& stop : absl::GetFlag(FLAGS_stop)) {
-    if (!stop.empty()) stopping.add_stop(stop);
-  }
+  for (const std::string& stop : absl::GetFlag(FLAGS_stop)) stopping.add_stop(stop);
+  for (const std::string& word : absl::GetFlag(FLAGS_bad_words)) s.add_bad_words(word);
   stopping.set_ignore_eos(absl::GetFlag(FLAGS_ignore_eos));
+  stopping.set_include_stop_str_in_output(absl::GetFlag(FLAGS_include_stop_str_in_output));
   return absl::OkStatus();
 }
 
@@ -107,7 +147,7 @@ absl::Status FillAttention(v1::GenerateRequest& request) {
 
 std::string WithQuestion(std::string text) {
   const std::string question = absl::GetFlag(FLAGS_question);
-  if (!question.empty()) absl::StrAppend(&text, "\n\n", question);
+  if (!question.empty()) absl::StrAppend(&text, text.empty() ? "" : "\n\n", question);
   return text;
 }
 
@@ -131,10 +171,13 @@ const std::vector<FlagGroup>& ClientFlagGroups() {
       {"Prompt", {"prompt", "prompt_file", "question", "system"}},
       {"Sampling",
        {"temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
-        "repetition_penalty", "seed"}},
-      {"Stopping", {"max_tokens", "min_tokens", "stop", "ignore_eos"}},
+        "repetition_penalty", "logit_bias", "allowed_token_ids", "bad_words", "seed"}},
+      {"Stopping",
+       {"max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos",
+        "include_stop_str_in_output"}},
       {"Other",
-       {"attention", "num_selected_blocks", "skip_special_tokens", "request_id", "priority"}},
+       {"attention", "num_selected_blocks", "skip_special_tokens", "request_id", "priority",
+        "cache_salt", "bypass_prefix_cache"}},
   };
   return *groups;
 }
@@ -142,7 +185,15 @@ const std::vector<FlagGroup>& ClientFlagGroups() {
 std::string ServerAddress() { return absl::GetFlag(FLAGS_server); }
 bool JsonOutput() { return absl::GetFlag(FLAGS_json); }
 double TimeoutSeconds() { return absl::GetFlag(FLAGS_timeout_s); }
-bool SkipSpecialTokens() { return absl::GetFlag(FLAGS_skip_special_tokens); }
+std::string RequestId() { return absl::GetFlag(FLAGS_request_id); }
+
+absl::Status CheckFlags() {
+  // The comparison is false for NaN.
+  const double timeout = TimeoutSeconds();
+  if (timeout >= 0 && timeout <= kLongestTimeoutSeconds) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("--timeout_s is ", timeout, ", expected 0 to ",
+                                                 kLongestTimeoutSeconds, " (0: never)"));
+}
 
 absl::StatusOr<std::string> PromptText() {
   const std::string prompt = absl::GetFlag(FLAGS_prompt);
@@ -150,16 +201,20 @@ absl::StatusOr<std::string> PromptText() {
   if (!prompt.empty() && !path.empty()) {
     return absl::InvalidArgumentError("give --prompt or --prompt_file, not both");
   }
-  if (path.empty()) return prompt;
-  if (path == "-") {
-    return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
+  if (path.empty()) {
+    if (!prompt.empty() || !absl::GetFlag(FLAGS_question).empty()) return prompt;
+    return absl::InvalidArgumentError(
+        "a prompt is missing: give --prompt, or --prompt_file (-: standard input)");
   }
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) {
+  std::ifstream file;
+  if (path != "-") file.open(path, std::ios::binary);
+  std::istream& input = path == "-" ? std::cin : file;
+  // Reading a folder opens well and fails later.
+  std::string text(std::istreambuf_iterator<char>(input), {});
+  if ((path != "-" && !file.is_open()) || input.bad() || std::filesystem::is_directory(path)) {
     return absl::InvalidArgumentError(absl::StrCat("--prompt_file: cannot read '", path, "'"));
   }
-  return text.str();
+  return text;
 }
 
 absl::StatusOr<v1::GenerateRequest> GenerateRequestFromFlags(bool chat) {
@@ -173,11 +228,26 @@ absl::StatusOr<v1::GenerateRequest> GenerateRequestFromFlags(bool chat) {
   }
   if (absl::Status status = FillSampling(request); !status.ok()) return status;
   if (absl::Status status = FillAttention(request); !status.ok()) return status;
-  request.set_request_id(absl::GetFlag(FLAGS_request_id));
+  request.set_request_id(RequestId());
   request.set_priority(absl::GetFlag(FLAGS_priority));
   request.mutable_response()->set_prefill_progress(true);
   request.mutable_response()->set_token_ids(JsonOutput());
-  request.mutable_response()->set_skip_special_tokens(SkipSpecialTokens());
+  request.mutable_response()->set_skip_special_tokens(absl::GetFlag(FLAGS_skip_special_tokens));
+  request.set_cache_salt(absl::GetFlag(FLAGS_cache_salt));
+  request.set_bypass_prefix_cache(absl::GetFlag(FLAGS_bypass_prefix_cache));
+  return request;
+}
+
+absl::StatusOr<v1::DetokenizeRequest> DetokenizeRequestFrom(const std::vector<std::string>& words) {
+  v1::DetokenizeRequest request;
+  request.set_skip_special_tokens(false);
+  for (const std::string& word : words) {
+    int32_t id = 0;
+    if (!Parse(word, &id)) {
+      return absl::InvalidArgumentError(absl::StrCat("'", word, "' is no token id"));
+    }
+    request.add_token_ids(id);
+  }
   return request;
 }
 

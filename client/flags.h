@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "command_line/command_line.h"
 #include "nsa/v1/inference.pb.h"
-#include "server/command_line.h"
 
 namespace nsa::client {
 
@@ -15,14 +15,21 @@ const std::vector<FlagGroup>& ClientFlagGroups();
 std::string ServerAddress();
 bool JsonOutput();
 double TimeoutSeconds();  // 0: none
-bool SkipSpecialTokens();
+std::string RequestId();
+
+/// What every command needs to be in range.
+absl::Status CheckFlags();
 
 /// The text that the command works on: --prompt, or --prompt_file ("-": standard input).
-/// InvalidArgument where neither or both are given, or the file cannot be read.
+/// InvalidArgument where both are given, or neither and no --question, or the file cannot be read.
 absl::StatusOr<std::string> PromptText();
 
-/// A request from the flags; `chat` puts the prompt into a conversation with --system and --question.
+/// A request from the flags; `chat` puts the prompt into a conversation with --system and
+/// --question.
 absl::StatusOr<v1::GenerateRequest> GenerateRequestFromFlags(bool chat);
+
+/// Ids from the words of the command line.
+absl::StatusOr<v1::DetokenizeRequest> DetokenizeRequestFrom(const std::vector<std::string>& words);
 
 /// The same prompt for Tokenize.
 absl::StatusOr<v1::TokenizeRequest> TokenizeRequestFromFlags();

@@ -76,7 +76,8 @@ class ProgressLine {
 const char* Reason(const v1::Finished& finished) {
   switch (finished.reason_case()) {
     case v1::Finished::kStop:
-      return finished.stop().cause_case() == v1::Finished::Stop::kStopString ? "stop string" : "stop token";
+      return finished.stop().cause_case() == v1::Finished::Stop::kStopString ? "stop string"
+                                                                             : "stop token";
     case v1::Finished::kLength:
       return "length";
     default:
@@ -94,8 +95,7 @@ void PrintUsage(const v1::Finished& finished) {
                Reason(finished), static_cast<long long>(usage.prompt_tokens()), prefill,
                prefill > 0 ? static_cast<double>(usage.prompt_tokens()) / prefill : 0.0,
                static_cast<long long>(usage.generated_tokens()), decode,
-               decode > 0 && later_tokens > 0 ? later_tokens / decode : 0.0,
-               usage.queue_seconds());
+               decode > 0 && later_tokens > 0 ? later_tokens / decode : 0.0, usage.queue_seconds());
 }
 
 }  // namespace
@@ -110,7 +110,10 @@ grpc::Status Generate(v1::InferenceService::Stub& stub, const v1::GenerateReques
   const auto reader = stub.Generate(&context, request);
   ProgressLine progress;
   v1::GenerateResponse message;
+  bool finished = false, aborted = false;
   while (reader->Read(&message)) {
+    finished = finished || message.has_finished();
+    aborted = aborted || message.finished().has_aborted();
     if (JsonOutput()) {
       PrintJson(message);
     } else if (message.has_prefill_progress()) {
@@ -126,7 +129,11 @@ grpc::Status Generate(v1::InferenceService::Stub& stub, const v1::GenerateReques
     }
   }
   progress.Clear();
-  return reader->Finish();
+  grpc::Status status = reader->Finish();
+  if (!status.ok()) return status;
+  if (!finished) return {grpc::StatusCode::INTERNAL, "the stream ended without its last message"};
+  if (aborted) return {grpc::StatusCode::ABORTED, "the request was aborted on the server"};
+  return status;
 }
 
 }  // namespace nsa::client

@@ -7,8 +7,9 @@
 namespace nsa::client {
 
 /// Streams one completion to standard output as it is generated (or as JSON, one object a message);
-/// progress of a long prompt, usage and speeds go to standard error. Ctrl-C cancels the call, and the
-/// server then ends the request; CANCELLED is returned.
+/// progress of a long prompt, usage and speeds go to standard error. Ctrl-C cancels the call, and
+/// the server then ends the request; CANCELLED is returned. ABORTED where another ended the
+/// request.
 grpc::Status Generate(v1::InferenceService::Stub& stub, const v1::GenerateRequest& request);
 
 }  // namespace nsa::client

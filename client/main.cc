@@ -3,11 +3,11 @@
 
 #include <chrono>
 #include <cstdio>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "client/flags.h"
 #include "client/generate.h"
 #include "google/protobuf/util/json_util.h"
@@ -34,9 +34,32 @@ int Usage(const std::string& message) {
   return kExitUsage;
 }
 
+const char* CodeName(grpc::StatusCode code) {
+  static constexpr const char* kNames[] = {"OK",
+                                           "CANCELLED",
+                                           "UNKNOWN",
+                                           "INVALID_ARGUMENT",
+                                           "DEADLINE_EXCEEDED",
+                                           "NOT_FOUND",
+                                           "ALREADY_EXISTS",
+                                           "PERMISSION_DENIED",
+                                           "RESOURCE_EXHAUSTED",
+                                           "FAILED_PRECONDITION",
+                                           "ABORTED",
+                                           "OUT_OF_RANGE",
+                                           "UNIMPLEMENTED",
+                                           "INTERNAL",
+                                           "UNAVAILABLE",
+                                           "DATA_LOSS",
+                                           "UNAUTHENTICATED"};
+  return code >= 0 && code < std::ssize(kNames) ? kNames[code] : "UNKNOWN";
+}
+
 int Report(const grpc::Status& status) {
   if (status.ok()) return 0;
-  std::fprintf(stderr, "nsa_client: %s\n", status.error_message().c_str());
+  const std::string& message = status.error_message();
+  std::fprintf(stderr, "nsa_client: %s: %s\n", CodeName(status.error_code()),
+               message.empty() ? "no further words" : message.c_str());
   return kExitStatusBase + static_cast<int>(status.error_code());
 }
 
@@ -50,8 +73,8 @@ std::unique_ptr<Connection> Connect() {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
   auto connection = std::make_unique<Connection>();
-  connection->stub = v1::InferenceService::NewStub(grpc::CreateCustomChannel(
-      ServerAddress(), grpc::InsecureChannelCredentials(), arguments));
+  connection->stub = v1::InferenceService::NewStub(
+      grpc::CreateCustomChannel(ServerAddress(), grpc::InsecureChannelCredentials(), arguments));
   const double seconds = TimeoutSeconds() > 0 ? TimeoutSeconds() : 60;
   connection->context.set_deadline(std::chrono::system_clock::now() +
                                    std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000)));
@@ -71,7 +94,8 @@ void PrintMessage(const google::protobuf::Message& message) {
 int RunGenerate(bool chat) {
   const auto request = GenerateRequestFromFlags(chat);
   if (!request.ok()) return Usage(std::string(request.status().message()));
-  return Report(Generate(*Connect()->stub, *request));
+  const auto connection = Connect();
+  return Report(Generate(*connection->stub, *request));
 }
 
 int RunTokenize() {
@@ -91,17 +115,12 @@ int RunTokenize() {
 }
 
 int RunDetokenize(const std::vector<std::string>& words) {
-  v1::DetokenizeRequest request;
-  request.set_skip_special_tokens(false);
-  for (const std::string& word : words) {
-    int32_t id = 0;
-    if (!absl::SimpleAtoi(word, &id)) return Usage("'" + word + "' is no token id");
-    request.add_token_ids(id);
-  }
+  const auto request = DetokenizeRequestFrom(words);
+  if (!request.ok()) return Usage(std::string(request.status().message()));
   const auto connection = Connect();
   v1::DetokenizeResponse response;
   const grpc::Status status =
-      connection->stub->Detokenize(&connection->context, request, &response);
+      connection->stub->Detokenize(&connection->context, *request, &response);
   if (!status.ok()) return Report(status);
   if (JsonOutput()) {
     PrintMessage(response);
@@ -131,11 +150,9 @@ int RunInfo() {
 }
 
 int RunAbort() {
-  const auto request = GenerateRequestFromFlags(false);
-  if (!request.ok()) return Usage(std::string(request.status().message()));
-  if (request->request_id().empty()) return Usage("abort needs --request_id");
+  if (RequestId().empty()) return Usage("abort needs --request_id");
   v1::AbortRequest abort;
-  abort.set_request_id(request->request_id());
+  abort.set_request_id(RequestId());
   const auto connection = Connect();
   v1::AbortResponse response;
   return Report(connection->stub->Abort(&connection->context, abort, &response));
@@ -149,6 +166,9 @@ int Main(const std::vector<std::string>& arguments) {
     return 0;
   }
   if (!words.ok()) return Usage(std::string(words.status().message()));
+  if (const absl::Status status = CheckFlags(); !status.ok()) {
+    return Usage(std::string(status.message()));
+  }
   if (words->empty()) return Usage(std::string("a command is missing\n") + kSynopsis);
   const std::string& command = words->front();
   const std::vector<std::string> rest(words->begin() + 1, words->end());
@@ -159,7 +179,7 @@ int Main(const std::vector<std::string>& arguments) {
   if (command == "tokenize") return RunTokenize();
   if (command == "info") return RunInfo();
   if (command == "abort") return RunAbort();
-  if (command == "load") return Usage("the load generator is not part of this version");
+  if (command == "load") return Usage("load, the load generator, is not part of this version yet");
   return Usage("unknown command '" + command + "'\n" + kSynopsis);
 }
 

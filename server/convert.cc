@@ -19,7 +19,9 @@ constexpr int kMaxBadWords = 128;
 constexpr int kMaxBadWordBytes = 256;
 constexpr int kMaxBiases = 1024;
 
-absl::Status OutOfRange(const char* field, double value, const char* range) {
+// Numbers are written as their own type has them: a double would round a large integer.
+template <typename Number>
+absl::Status OutOfRange(const std::string& field, Number value, const std::string& range) {
   return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", expected ", range));
 }
 
@@ -28,15 +30,39 @@ absl::Status TooMany(const char* field, int64_t count, int64_t most) {
       absl::StrCat(field, " has ", count, " entries, expected at most ", most));
 }
 
-absl::Status TooLong(const char* field, size_t bytes, int64_t least, int64_t most) {
-  return absl::InvalidArgumentError(absl::StrCat(field, " has ", bytes, " bytes, expected ", least,
-                                                 " to ", most));
+absl::Status TooLong(const std::string& field, size_t bytes, int64_t least, int64_t most) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " has ", bytes, " bytes, expected ", least, " to ", most));
 }
 
-absl::Status CheckTokenId(const char* field, int64_t index, int32_t id, int32_t vocabulary) {
+std::string Indexed(const char* field, int64_t index) {
+  return absl::StrCat(field, "[", index, "]");
+}
+
+absl::Status CheckTokenId(const std::string& field, int32_t id, int32_t vocabulary) {
   if (id >= 0 && id < vocabulary) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(field, "[", index, "] is ", id,
-                                                 ", expected 0 to ", vocabulary - 1));
+  return OutOfRange(field, id, absl::StrCat("0 to ", vocabulary - 1));
+}
+
+absl::Status CheckTokenIds(const char* field, const google::protobuf::RepeatedField<int32_t>& ids,
+                           int64_t most, int32_t vocabulary) {
+  if (ids.size() > most) return TooMany(field, ids.size(), most);
+  for (int i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 0 && ids[i] < vocabulary) continue;  // the common case builds no name
+    return CheckTokenId(Indexed(field, i), ids[i], vocabulary);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckStrings(const char* field,
+                          const google::protobuf::RepeatedPtrField<std::string>& strings,
+                          int64_t most, size_t most_bytes) {
+  if (strings.size() > most) return TooMany(field, strings.size(), most);
+  for (int i = 0; i < strings.size(); ++i) {
+    const size_t bytes = strings[i].size();
+    if (bytes < 1 || bytes > most_bytes) return TooLong(Indexed(field, i), bytes, 1, most_bytes);
+  }
+  return absl::OkStatus();
 }
 
 /// An optional float with its range. The comparisons are false for NaN, so NaN is out of range.
@@ -64,8 +90,39 @@ absl::Status CheckFloats(const v1::SamplingParams& s) {
   };
   for (const FloatRange& r : ranges) {
     if (!r.present) continue;
-    const bool inside = r.value >= r.low && r.value <= r.high && !(r.low_excluded && r.value == r.low);
+    const bool inside =
+        r.value >= r.low && r.value <= r.high && !(r.low_excluded && r.value == r.low);
     if (!inside) return OutOfRange(r.field, r.value, r.range);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckPromptLength(int64_t num_tokens, const engine::ModelInfo& model) {
+  if (num_tokens == 0) {
+    return absl::InvalidArgumentError("prompt is empty, expected at least 1 token");
+  }
+  if (num_tokens < model.max_context) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("prompt has ", num_tokens, " tokens, expected at most ", model.max_context - 1,
+                   " (max_context ", model.max_context, " less one to generate)"));
+}
+
+absl::Status CheckLogitBias(const v1::SamplingParams& s, int32_t vocabulary) {
+  const char* const field = "sampling.logit_bias";
+  if (s.logit_bias_size() > kMaxBiases) return TooMany(field, s.logit_bias_size(), kMaxBiases);
+  absl::flat_hash_set<int32_t> biased;
+  for (int i = 0; i < s.logit_bias_size(); ++i) {
+    const v1::LogitBias& bias = s.logit_bias(i);
+    const std::string name = Indexed(field, i);
+    absl::Status status = CheckTokenId(name + ".token_id", bias.token_id(), vocabulary);
+    if (!status.ok()) return status;
+    if (!(bias.bias() >= -100 && bias.bias() <= 100)) {
+      return OutOfRange(name + ".bias", bias.bias(), "-100 to 100");
+    }
+    if (!biased.insert(bias.token_id()).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, ".token_id is ", bias.token_id(), ", expected each token once"));
+    }
   }
   return absl::OkStatus();
 }
@@ -73,65 +130,59 @@ absl::Status CheckFloats(const v1::SamplingParams& s) {
 absl::Status CheckSampling(const v1::SamplingParams& s, int32_t vocabulary) {
   if (absl::Status status = CheckFloats(s); !status.ok()) return status;
   if (s.top_k() < 0) return OutOfRange("sampling.top_k", s.top_k(), "at least 0 (0: off)");
-  if (s.logit_bias_size() > kMaxBiases) {
-    return TooMany("sampling.logit_bias", s.logit_bias_size(), kMaxBiases);
-  }
-  absl::flat_hash_set<int32_t> biased;
-  for (int i = 0; i < s.logit_bias_size(); ++i) {
-    const v1::LogitBias& bias = s.logit_bias(i);
-    absl::Status status = CheckTokenId("sampling.logit_bias.token_id", i, bias.token_id(), vocabulary);
-    if (!status.ok()) return status;
-    if (!(bias.bias() >= -100 && bias.bias() <= 100)) {
-      return OutOfRange("sampling.logit_bias.bias", bias.bias(), "-100 to 100");
-    }
-    if (!biased.insert(bias.token_id()).second) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("sampling.logit_bias has token ", bias.token_id(), " twice"));
-    }
-  }
-  if (s.allowed_token_ids_size() > vocabulary) {
-    return TooMany("sampling.allowed_token_ids", s.allowed_token_ids_size(), vocabulary);
-  }
-  for (int i = 0; i < s.allowed_token_ids_size(); ++i) {
-    absl::Status status =
-        CheckTokenId("sampling.allowed_token_ids", i, s.allowed_token_ids(i), vocabulary);
-    if (!status.ok()) return status;
-  }
-  if (s.bad_words_size() > kMaxBadWords) {
-    return TooMany("sampling.bad_words", s.bad_words_size(), kMaxBadWords);
-  }
-  for (const std::string& word : s.bad_words()) {
-    if (word.empty() || word.size() > kMaxBadWordBytes) {
-      return TooLong("sampling.bad_words entry", word.size(), 1, kMaxBadWordBytes);
-    }
-  }
-  return absl::OkStatus();
+  if (absl::Status status = CheckLogitBias(s, vocabulary); !status.ok()) return status;
+  absl::Status status =
+      CheckTokenIds("sampling.allowed_token_ids", s.allowed_token_ids(), vocabulary, vocabulary);
+  if (!status.ok()) return status;
+  return CheckStrings("sampling.bad_words", s.bad_words(), kMaxBadWords, kMaxBadWordBytes);
 }
 
-absl::Status CheckStopping(const v1::StoppingParams& s, int32_t vocabulary) {
-  if (s.has_max_tokens() && s.max_tokens() < 1) {
-    return OutOfRange("stopping.max_tokens", static_cast<double>(s.max_tokens()), "at least 1");
+absl::Status CheckStopping(const v1::StoppingParams& s, const engine::ModelInfo& model) {
+  const int64_t context = model.max_context - 1;  // the prompt has at least one token
+  if (s.has_max_tokens() && (s.max_tokens() < 1 || s.max_tokens() > context)) {
+    return OutOfRange("stopping.max_tokens", s.max_tokens(),
+                      absl::StrCat("1 to ", context, " (max_context ", model.max_context,
+                                   " less at least 1 prompt token)"));
   }
-  const int64_t most = s.has_max_tokens() ? s.max_tokens() : std::numeric_limits<int32_t>::max();
+  const int64_t most = s.has_max_tokens() ? s.max_tokens() : context;
   if (s.min_tokens() < 0 || s.min_tokens() > most) {
-    return OutOfRange("stopping.min_tokens", static_cast<double>(s.min_tokens()),
-                      "0 to max_tokens");
+    return OutOfRange("stopping.min_tokens", s.min_tokens(),
+                      absl::StrCat("0 to ", most, s.has_max_tokens() ? " (max_tokens)" : ""));
   }
-  if (s.stop_size() > kMaxStops) return TooMany("stopping.stop", s.stop_size(), kMaxStops);
-  for (const std::string& stop : s.stop()) {
-    if (stop.empty() || stop.size() > kMaxStopBytes) {
-      return TooLong("stopping.stop entry", stop.size(), 1, kMaxStopBytes);
-    }
+  absl::Status status = CheckStrings("stopping.stop", s.stop(), kMaxStops, kMaxStopBytes);
+  if (!status.ok()) return status;
+  return CheckTokenIds("stopping.stop_token_ids", s.stop_token_ids(), kMaxStopTokens,
+                       model.vocabulary_size);
+}
+
+absl::Status CheckAttention(const v1::AttentionParams& attention) {
+  if (!v1::AttentionMode_IsValid(attention.mode())) {
+    return OutOfRange("attention.mode", static_cast<int>(attention.mode()), "0 to 2");
   }
-  if (s.stop_token_ids_size() > kMaxStopTokens) {
-    return TooMany("stopping.stop_token_ids", s.stop_token_ids_size(), kMaxStopTokens);
+  if (attention.num_selected_blocks() < 0) {
+    return OutOfRange("attention.num_selected_blocks", attention.num_selected_blocks(),
+                      "at least 0 (0: the server's own)");
   }
-  for (int i = 0; i < s.stop_token_ids_size(); ++i) {
-    absl::Status status =
-        CheckTokenId("stopping.stop_token_ids", i, s.stop_token_ids(i), vocabulary);
-    if (!status.ok()) return status;
+  return absl::OkStatus();  // the upper end is the engine's, which knows its workspace
+}
+
+/// What can be said of the prompt before it is tokenized.
+absl::Status CheckPrompt(const v1::GenerateRequest& wire, const engine::ModelInfo& model) {
+  if (wire.prompt_case() == v1::GenerateRequest::PROMPT_NOT_SET) {
+    return absl::InvalidArgumentError("prompt is missing, expected text, token_ids or chat");
   }
-  return absl::OkStatus();
+  if (wire.prompt_case() == v1::GenerateRequest::kText) return absl::OkStatus();
+  const char* const field = wire.has_parse_special_tokens() ? "parse_special_tokens"
+                            : wire.has_add_special_tokens() ? "add_special_tokens"
+                                                            : nullptr;
+  if (field != nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, " is set, expected only with prompt.text"));
+  }
+  if (wire.prompt_case() != v1::GenerateRequest::kTokenIds) return absl::OkStatus();
+  const auto& ids = wire.token_ids().ids();
+  if (absl::Status status = CheckPromptLength(ids.size(), model); !status.ok()) return status;
+  return CheckTokenIds("prompt.token_ids", ids, ids.size(), model.vocabulary_size);
 }
 
 absl::Status CheckUnserved(const v1::GenerateRequest& wire) {
@@ -186,9 +237,12 @@ absl::StatusOr<std::string> RenderChat(const v1::ChatMessages& chat, const engin
     return absl::InvalidArgumentError("prompt.chat.messages is empty, expected at least 1");
   }
   std::vector<engine::ChatMessage> messages;
+  messages.reserve(static_cast<size_t>(chat.messages_size()));
   for (const v1::ChatMessage& message : chat.messages()) {
     if (message.role().empty() || message.role().size() > kMaxIdBytes) {
-      return TooLong("prompt.chat.messages.role", message.role().size(), 1, kMaxIdBytes);
+      const auto index = static_cast<int64_t>(messages.size());
+      return TooLong(Indexed("prompt.chat.messages", index) + ".role", message.role().size(), 1,
+                     kMaxIdBytes);
     }
     messages.push_back({message.role(), message.content()});
   }
@@ -213,25 +267,20 @@ std::vector<int32_t> TextTokens(const std::string& text, bool add_special, bool 
 
 }  // namespace
 
-absl::Status CheckGenerateRequest(const v1::GenerateRequest& wire,
-                                  const engine::ModelInfo& model) {
+absl::Status CheckGenerateRequest(const v1::GenerateRequest& wire, const engine::ModelInfo& model) {
   if (wire.request_id().size() > kMaxIdBytes) {
     return TooLong("request_id", wire.request_id().size(), 0, kMaxIdBytes);
   }
   if (wire.cache_salt().size() > kMaxIdBytes) {
     return TooLong("cache_salt", wire.cache_salt().size(), 0, kMaxIdBytes);
   }
-  if (wire.prompt_case() == v1::GenerateRequest::PROMPT_NOT_SET) {
-    return absl::InvalidArgumentError("prompt is missing, expected text, token_ids or chat");
-  }
-  if (!v1::AttentionMode_IsValid(wire.attention().mode())) {
-    return OutOfRange("attention.mode", wire.attention().mode(), "0 to 2");
-  }
   if (absl::Status status = CheckUnserved(wire); !status.ok()) return status;
+  if (absl::Status status = CheckAttention(wire.attention()); !status.ok()) return status;
   if (absl::Status status = CheckSampling(wire.sampling(), model.vocabulary_size); !status.ok()) {
     return status;
   }
-  return CheckStopping(wire.stopping(), model.vocabulary_size);
+  if (absl::Status status = CheckStopping(wire.stopping(), model); !status.ok()) return status;
+  return CheckPrompt(wire, model);
 }
 
 absl::StatusOr<engine::Request> ToRequest(const v1::GenerateRequest& wire,
@@ -262,12 +311,22 @@ absl::StatusOr<engine::Request> ToRequest(const v1::GenerateRequest& wire,
           TextTokens(wire.text(), !wire.has_add_special_tokens() || wire.add_special_tokens(),
                      !wire.has_parse_special_tokens() || wire.parse_special_tokens(), engine);
   }
+  const auto num_tokens = static_cast<int64_t>(request.prompt_token_ids.size());
+  if (absl::Status status = CheckPromptLength(num_tokens, engine.model_info()); !status.ok()) {
+    return status;
+  }
   return request;
 }
 
 absl::StatusOr<std::vector<int32_t>> ToTokens(const v1::TokenizeRequest& wire,
                                               const engine::Engine& engine) {
-  if (wire.input_case() == v1::TokenizeRequest::kChat) return ChatTokens(wire.chat(), engine);
+  if (wire.input_case() == v1::TokenizeRequest::kChat) {
+    if (wire.has_parse_special_tokens() || wire.has_add_special_tokens()) {
+      return absl::InvalidArgumentError(
+          "parse_special_tokens or add_special_tokens is set, expected only with input.text");
+    }
+    return ChatTokens(wire.chat(), engine);
+  }
   if (wire.input_case() == v1::TokenizeRequest::INPUT_NOT_SET) {
     return absl::InvalidArgumentError("input is missing, expected text or chat");
   }
@@ -275,12 +334,23 @@ absl::StatusOr<std::vector<int32_t>> ToTokens(const v1::TokenizeRequest& wire,
                     !wire.has_parse_special_tokens() || wire.parse_special_tokens(), engine);
 }
 
+absl::StatusOr<std::string> ToText(const v1::DetokenizeRequest& wire,
+                                   const engine::Engine& engine) {
+  const int32_t vocabulary = engine.model_info().vocabulary_size;
+  absl::Status status =
+      CheckTokenIds("token_ids", wire.token_ids(), wire.token_ids_size(), vocabulary);
+  if (!status.ok()) return status;
+  return engine.tokenizer().Decode({wire.token_ids().begin(), wire.token_ids().end()},
+                                   wire.skip_special_tokens());
+}
+
 int64_t PromptBytes(const v1::GenerateRequest& wire) {
   if (wire.prompt_case() == v1::GenerateRequest::kTokenIds) return wire.token_ids().ids_size();
-  if (wire.prompt_case() != v1::GenerateRequest::kChat) return static_cast<int64_t>(wire.text().size());
+  if (wire.prompt_case() != v1::GenerateRequest::kChat)
+    return static_cast<int64_t>(wire.text().size());
   int64_t bytes = 0;
   for (const v1::ChatMessage& message : wire.chat().messages()) {
-    bytes += static_cast<int64_t>(message.content().size());
+    bytes += static_cast<int64_t>(message.role().size() + message.content().size());
   }
   return bytes;
 }

@@ -13,14 +13,13 @@
 #include "grpcpp/support/status.h"
 #include "nsa/v1/inference.pb.h"
 
-/// The one place where the wire becomes the engine's types and back. Nothing is clamped: what is out
-/// of range is InvalidArgument with field, value and range.
+/// The one place where the wire becomes the engine's types and back. Nothing is clamped: what is
+/// out of range is InvalidArgument with field, value and range.
 namespace nsa::server {
 
-/// Ranges that need no tokens: sampling, stopping, sizes. Unimplemented for fields that this version
-/// does not serve.
-absl::Status CheckGenerateRequest(const v1::GenerateRequest& wire,
-                                  const engine::ModelInfo& model);
+/// Ranges that need no tokens: sampling, stopping, sizes. Unimplemented for fields that this
+/// version does not serve.
+absl::Status CheckGenerateRequest(const v1::GenerateRequest& wire, const engine::ModelInfo& model);
 
 /// Checks, renders the template and tokenizes. May take long for a long prompt.
 absl::StatusOr<engine::Request> ToRequest(const v1::GenerateRequest& wire,
@@ -31,11 +30,13 @@ absl::StatusOr<engine::Request> ToRequest(const v1::GenerateRequest& wire,
 absl::StatusOr<std::vector<int32_t>> ToTokens(const v1::TokenizeRequest& wire,
                                               const engine::Engine& engine);
 
+/// The text of a Detokenize request.
+absl::StatusOr<std::string> ToText(const v1::DetokenizeRequest& wire, const engine::Engine& engine);
+
 /// Bytes that a prompt brings, before it is tokenized.
 int64_t PromptBytes(const v1::GenerateRequest& wire);
 
-void FillFinished(const engine::Finish& finish, const std::string& request_id,
-                  v1::Finished& wire);
+void FillFinished(const engine::Finish& finish, const std::string& request_id, v1::Finished& wire);
 void FillModelInfo(const engine::ModelInfo& info, bool has_chat_template,
                    v1::GetModelInfoResponse& wire);
 

@@ -1,19 +1,22 @@
 #include "server/flags.h"
 
-#include <cmath>
+#include <algorithm>
 
 #include "absl/flags/flag.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 
 ABSL_FLAG(std::string, model, "", "path of a GGUF file");
-ABSL_FLAG(std::string, served_model_name, "", "name in answers and metrics; empty: the file's own");
-ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "HOST:PORT of the gRPC server; port 0: a free one");
+ABSL_FLAG(std::string, served_model_name, "",
+          "name in answers and metrics; empty: the file's name");
+ABSL_FLAG(std::string, listen, "127.0.0.1:50051",
+          "HOST:PORT of the gRPC server; port 0: a free one");
 ABSL_FLAG(std::string, metrics_listen, "127.0.0.1:9090",
           "HOST:PORT of Prometheus metrics at /metrics; empty: off");
-ABSL_FLAG(std::string, attention, "auto",
-          "auto, nsa or full; auto: what the checkpoint was trained for, and training-free NSA for a "
-          "full-attention checkpoint");
+ABSL_FLAG(
+    std::string, attention, "auto",
+    "auto, nsa or full; auto: what the checkpoint was trained for, and training-free NSA for a "
+    "full-attention checkpoint");
 ABSL_FLAG(int32_t, num_selected_blocks, 0, "blocks of 64 tokens that NSA selects; 0: the default");
 ABSL_FLAG(int64_t, max_context, 0,
           "longest prompt and completion in tokens; 0: the trained length, 8 times that for "
@@ -27,10 +30,16 @@ ABSL_FLAG(int32_t, max_queued_requests, 256, "accepted requests that may wait");
 ABSL_FLAG(int64_t, max_queued_tokens, 0, "their prompt tokens; 0: 8 times max_context");
 ABSL_FLAG(int64_t, max_message_bytes, 64 << 20, "largest request message");
 ABSL_FLAG(double, drain_timeout_s, 30, "seconds that running requests get after SIGTERM");
+ABSL_FLAG(std::string, latency_buckets, "",
+          "seconds, ascending, with commas: histogram buckets; empty: 0.001 to 500");
+ABSL_FLAG(std::string, token_buckets, "",
+          "tokens, ascending, with commas: histogram buckets; empty: powers of 2 to the context");
 ABSL_FLAG(std::string, log_format, "text", "text or json");
 
 namespace nsa::server {
 namespace {
+
+constexpr int64_t kLongestBucket = 1 << 20;  // tokens; the context is not known before loading
 
 absl::Status Bad(const char* flag, const std::string& value, const char* expected) {
   return absl::InvalidArgumentError(
@@ -38,7 +47,8 @@ absl::Status Bad(const char* flag, const std::string& value, const char* expecte
 }
 
 absl::Status BadNumber(const char* flag, double value, const char* expected) {
-  return absl::InvalidArgumentError(absl::StrCat("--", flag, " is ", value, ", expected ", expected));
+  return absl::InvalidArgumentError(
+      absl::StrCat("--", flag, " is ", value, ", expected ", expected));
 }
 
 absl::Status CheckNumbers() {
@@ -57,8 +67,7 @@ absl::Status CheckNumbers() {
       {"max_step_tokens", double(absl::GetFlag(FLAGS_max_step_tokens)), 1, 65536, "1 to 65536"},
       {"max_running_requests", double(absl::GetFlag(FLAGS_max_running_requests)), 1, 65536,
        "1 to 65536"},
-      {"max_queued_requests", double(absl::GetFlag(FLAGS_max_queued_requests)), 1, 1e6,
-       "1 to 1e6"},
+      {"max_queued_requests", double(absl::GetFlag(FLAGS_max_queued_requests)), 1, 1e6, "1 to 1e6"},
       {"max_queued_tokens", double(absl::GetFlag(FLAGS_max_queued_tokens)), 0, 1e15, "0 to 1e15"},
       {"max_message_bytes", double(absl::GetFlag(FLAGS_max_message_bytes)), 1024, 2147483647.0,
        "1024 to 2^31 - 1"},
@@ -70,22 +79,25 @@ absl::Status CheckNumbers() {
   return absl::OkStatus();
 }
 
-}  // namespace
-
-const std::vector<FlagGroup>& ServerFlagGroups() {
-  static const auto* const groups = new std::vector<FlagGroup>{
-      {"Model", {"model", "served_model_name", "attention", "num_selected_blocks", "max_context"}},
-      {"Network", {"listen", "metrics_listen", "max_message_bytes"}},
-      {"Machine", {"device", "num_threads", "kv_cache_gib"}},
-      {"Scheduling",
-       {"max_step_tokens", "max_running_requests", "max_queued_requests", "max_queued_tokens"}},
-      {"Operation", {"drain_timeout_s", "log_format"}},
-  };
-  return *groups;
+absl::Status ReadBuckets(int64_t max_context, PrometheusMetrics::Buckets& buckets) {
+  buckets = DefaultBuckets(std::max(kLongestBucket, max_context));
+  if (const std::string text = absl::GetFlag(FLAGS_latency_buckets); !text.empty()) {
+    auto seconds = ParseBuckets("latency_buckets", text);
+    if (!seconds.ok()) return seconds.status();
+    buckets.seconds = *std::move(seconds);
+  }
+  if (const std::string text = absl::GetFlag(FLAGS_token_buckets); !text.empty()) {
+    auto tokens = ParseBuckets("token_buckets", text);
+    if (!tokens.ok()) return tokens.status();
+    buckets.tokens = *std::move(tokens);
+  }
+  return absl::OkStatus();
 }
 
-absl::StatusOr<ServerOptions> OptionsFromFlags() {
-  ServerOptions options;
+/// "SmolLM2.gguf" of "/models/SmolLM2.gguf".
+std::string FileName(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+
+absl::Status ReadWords(ServerOptions& options) {
   engine::EngineOptions& e = options.engine;
   e.model_path = absl::GetFlag(FLAGS_model);
   if (e.model_path.empty()) return Bad("model", "", "the path of a GGUF file");
@@ -104,7 +116,33 @@ absl::StatusOr<ServerOptions> OptionsFromFlags() {
   if (device != "auto" && device != "cpu") return Bad("device", device, "auto, cpu or cuda");
   const std::string format = absl::GetFlag(FLAGS_log_format);
   if (format != "text" && format != "json") return Bad("log_format", format, "text or json");
+  options.json_log = format == "json";
+  options.listen = absl::GetFlag(FLAGS_listen);
+  options.metrics_listen = absl::GetFlag(FLAGS_metrics_listen);
+  options.served_model_name = absl::GetFlag(FLAGS_served_model_name);
+  if (options.served_model_name.empty()) options.served_model_name = FileName(e.model_path);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+const std::vector<FlagGroup>& ServerFlagGroups() {
+  static const auto* const groups = new std::vector<FlagGroup>{
+      {"Model", {"model", "served_model_name", "attention", "num_selected_blocks", "max_context"}},
+      {"Network", {"listen", "metrics_listen", "max_message_bytes"}},
+      {"Machine", {"device", "num_threads", "kv_cache_gib"}},
+      {"Scheduling",
+       {"max_step_tokens", "max_running_requests", "max_queued_requests", "max_queued_tokens"}},
+      {"Operation", {"drain_timeout_s", "log_format", "latency_buckets", "token_buckets"}},
+  };
+  return *groups;
+}
+
+absl::StatusOr<ServerOptions> OptionsFromFlags() {
+  ServerOptions options;
+  if (absl::Status status = ReadWords(options); !status.ok()) return status;
   if (absl::Status status = CheckNumbers(); !status.ok()) return status;
+  engine::EngineOptions& e = options.engine;
   e.num_selected_blocks = absl::GetFlag(FLAGS_num_selected_blocks);
   e.max_context = absl::GetFlag(FLAGS_max_context);
   e.kv_cache_gib = absl::GetFlag(FLAGS_kv_cache_gib);
@@ -113,12 +151,11 @@ absl::StatusOr<ServerOptions> OptionsFromFlags() {
   e.max_running_requests = absl::GetFlag(FLAGS_max_running_requests);
   e.max_queued_requests = absl::GetFlag(FLAGS_max_queued_requests);
   e.max_queued_tokens = absl::GetFlag(FLAGS_max_queued_tokens);
-  options.listen = absl::GetFlag(FLAGS_listen);
-  options.metrics_listen = absl::GetFlag(FLAGS_metrics_listen);
-  options.served_model_name = absl::GetFlag(FLAGS_served_model_name);
   options.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   options.drain_timeout = absl::Seconds(absl::GetFlag(FLAGS_drain_timeout_s));
-  options.json_log = format == "json";
+  if (absl::Status status = ReadBuckets(e.max_context, options.buckets); !status.ok()) {
+    return status;
+  }
   return options;
 }
 

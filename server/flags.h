@@ -7,8 +7,9 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "command_line/command_line.h"
 #include "engine/engine.h"
-#include "server/command_line.h"
+#include "server/prometheus_metrics.h"
 
 namespace nsa::server {
 
@@ -16,8 +17,9 @@ namespace nsa::server {
 struct ServerOptions {
   engine::EngineOptions engine;
   std::string listen;
-  std::string metrics_listen;  // empty: no metrics
-  std::string served_model_name;
+  std::string metrics_listen;     // empty: no metrics
+  std::string served_model_name;  // never empty
+  PrometheusMetrics::Buckets buckets;
   int64_t max_message_bytes = 0;
   absl::Duration drain_timeout;
   bool json_log = false;

@@ -1,8 +1,9 @@
 #include "server/generate_call.h"
 
-#include <chrono>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "server/convert.h"
 
 namespace nsa::server {
@@ -11,48 +12,97 @@ namespace {
 // What a client that met a full queue is told to wait; a step takes tens of milliseconds.
 constexpr char kRetryAfterMs[] = "1000";
 
-absl::Time ToTime(std::chrono::system_clock::time_point time) {
-  // gRPC's "no deadline" is far in the future; absl's own infinity is not needed for comparison.
-  return absl::FromChrono(time);
+/// A word for the metrics. Null: the engine has counted it, or knows the reason better.
+const char* RejectionReason(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+      return "invalid_argument";
+    case absl::StatusCode::kUnimplemented:
+      return "unimplemented";
+    case absl::StatusCode::kAlreadyExists:
+      return "request_id_in_use";
+    case absl::StatusCode::kUnavailable:
+      return "unavailable";
+    case absl::StatusCode::kCancelled:
+      return "cancelled";
+    case absl::StatusCode::kDeadlineExceeded:
+      return "deadline";
+    default:
+      return nullptr;
+  }
 }
 
 }  // namespace
 
-GenerateCall::GenerateCall(engine::Engine* engine, grpc::CallbackServerContext* context,
+GenerateCall::GenerateCall(Shared* shared, grpc::CallbackServerContext* context,
                            const v1::GenerateRequest* request, std::string request_id)
-    : engine_(engine),
+    : shared_(shared),
       context_(context),
       request_(request),
       request_id_(std::move(request_id)),
-      deadline_(ToTime(context->deadline())),
+      // Without a deadline gRPC says a time in the far future, which is as good.
+      deadline_(absl::FromChrono(context->deadline())),
       writer_(std::make_shared<StreamWriter>(
-          this, StreamWriter::Options{.request_id = request_id_,
-                                      .token_ids = request->response().token_ids(),
-                                      .prefill_progress = request->response().prefill_progress()})) {
+          this,
+          StreamWriter::Options{.request_id = request_id_,
+                                .token_ids = request->response().token_ids(),
+                                .prefill_progress = request->response().prefill_progress()})) {
+  // The client's own id may hold bytes that metadata cannot.
+  if (request->request_id().empty()) context->AddInitialMetadata("request-id", request_id_);
+}
+
+absl::Status GenerateCall::Admit() {
+  if (!shared_->engine->healthy()) {
+    return absl::UnavailableError("the engine has stopped; the server must be restarted");
+  }
+  const absl::Status status = shared_->engine->Admit(PromptBytes(*request_));
+  if (!status.ok()) return status;
+  pending_ = shared_->pending.Add(request_id_, progress_);
+  if (pending_) return absl::OkStatus();
+  return absl::AlreadyExistsError(
+      absl::StrCat("request_id '", request_id_, "' is in use by a waiting request"));
 }
 
 void GenerateCall::Reject(const absl::Status& status) {
   if (absl::IsResourceExhausted(status)) {
     context_->AddTrailingMetadata("retry-after-ms", kRetryAfterMs);
   }
+  if (const char* reason = RejectionReason(status)) shared_->metrics->OnRejected(reason);
+  if (pending_) shared_->pending.Remove(request_id_);
   grpc::ServerWriteReactor<v1::GenerateResponse>::Finish(ToGrpc(status));
 }
 
-void GenerateCall::Start() {
-  if (progress_->cancelled) {
-    // Nothing of it has reached the engine; the client has its status already.
+void GenerateCall::EndUnstarted() {
+  if (!progress_->aborted) {
+    // The client has its status already.
     return Reject(absl::CancelledError("cancelled before it started"));
   }
-  auto request = ToRequest(*request_, *engine_, request_id_, deadline_);
+  shared_->metrics->OnRejected("cancelled");
+  shared_->pending.Remove(request_id_);
+  engine::Finish finish;
+  finish.reason = engine::FinishReason::kAborted;
+  writer_->OnDone(absl::OkStatus(), finish);
+}
+
+void GenerateCall::Start() {
+  if (progress_->cancelled) return EndUnstarted();
+  if (absl::Now() >= deadline_) {
+    return Reject(absl::DeadlineExceededError("deadline passed before the prompt was tokenized"));
+  }
+  auto request = ToRequest(*request_, *shared_->engine, request_id_, deadline_);
   if (!request.ok()) return Reject(request.status());
+  if (progress_->cancelled) return EndUnstarted();
   // After a successful Submit the engine may end the call at any moment, and this with it.
+  Shared* const shared = shared_;
   const std::string id = request_id_;
-  engine::Engine* const engine = engine_;
-  const std::shared_ptr<Progress> progress = progress_;
-  const absl::Status status = engine->Submit(*std::move(request), writer_);
+  const std::shared_ptr<CallProgress> progress = progress_;
+  const std::shared_ptr<StreamWriter> writer = writer_;
+  pending_ = false;
+  const absl::Status status = shared->pending.HandOver(
+      id, [&] { return shared->engine->Submit(*std::move(request), writer); });
   if (!status.ok()) return Reject(status);
   progress->submitted = true;
-  if (progress->cancelled) engine->Abort(id);
+  if (progress->cancelled && !writer->engine_done()) shared->engine->Abort(id);
 }
 
 void GenerateCall::StartWrite(const v1::GenerateResponse* message) {
@@ -64,13 +114,13 @@ void GenerateCall::Finish(const absl::Status& status) {
 }
 
 void GenerateCall::OnWriteDone(bool ok) {
-  if (!ok) engine_->Abort(request_id_);
+  if (!ok && !writer_->engine_done()) shared_->engine->Abort(request_id_);
   writer_->OnWriteDone(ok);
 }
 
 void GenerateCall::OnCancel() {
   progress_->cancelled = true;
-  if (progress_->submitted) engine_->Abort(request_id_);
+  if (progress_->submitted && !writer_->engine_done()) shared_->engine->Abort(request_id_);
 }
 
 void GenerateCall::OnDone() { delete this; }

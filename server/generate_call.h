@@ -1,13 +1,13 @@
 #ifndef NSA_SERVER_GENERATE_CALL_H_
 #define NSA_SERVER_GENERATE_CALL_H_
 
-#include <atomic>
 #include <memory>
 #include <string>
 
 #include "absl/time/time.h"
 #include "engine/engine.h"
 #include "nsa/v1/inference.grpc.pb.h"
+#include "server/pending_calls.h"
 #include "server/stream_writer.h"
 
 namespace nsa::server {
@@ -17,8 +17,19 @@ namespace nsa::server {
 class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                            public MessageStream {
  public:
-  GenerateCall(engine::Engine* engine, grpc::CallbackServerContext* context,
+  /// What all calls share; outlives them.
+  struct Shared {
+    engine::Engine* engine = nullptr;
+    engine::MetricsObserver* metrics =
+        nullptr;  // told of what is refused before the engine's queue
+    PendingCalls pending;
+  };
+
+  GenerateCall(Shared* shared, grpc::CallbackServerContext* context,
                const v1::GenerateRequest* request, std::string request_id);
+
+  /// Tests what needs no token ids. Where it is OK, Start must follow, or Reject.
+  absl::Status Admit();
 
   /// Checks, tokenizes and submits; on a worker's thread.
   void Start();
@@ -36,21 +47,18 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   void OnDone() override;
 
  private:
-  engine::Engine* engine_;
-  grpc::CallbackServerContext* context_;
-  const v1::GenerateRequest* request_;  // lives as long as the call
+  void EndUnstarted();
+
+  Shared* const shared_;
+  grpc::CallbackServerContext* const context_;
+  const v1::GenerateRequest* const request_;  // lives as long as the call
   const std::string request_id_;
   const absl::Time deadline_;
-  std::shared_ptr<StreamWriter> writer_;
-
-  /// Outlives the call: the engine may end it while Submit returns. Whichever of Start and OnCancel
-  /// comes second sees the other's mark and aborts; an id that was never accepted is left alone, for
-  /// it may be another's.
-  struct Progress {
-    std::atomic<bool> cancelled{false};
-    std::atomic<bool> submitted{false};
-  };
-  std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();
+  const std::shared_ptr<StreamWriter> writer_;
+  // Whichever of Start and a cancellation comes second sees the other's mark and aborts; an id that
+  // was never accepted, or is done, is left alone, for it may be another's.
+  const std::shared_ptr<CallProgress> progress_ = std::make_shared<CallProgress>();
+  bool pending_ = false;  // it is among shared_->pending
 };
 
 }  // namespace nsa::server

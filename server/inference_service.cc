@@ -7,12 +7,11 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "server/convert.h"
-#include "server/generate_call.h"
+#include "server/version.h"
 
 namespace nsa::server {
 namespace {
 
-constexpr char kVersion[] = "0.1.0";
 constexpr int kTokenizerThreads = 2;
 // Prompts waiting to be tokenized; the engine's own queue is bounded apart from this.
 constexpr size_t kMaxQueuedPrompts = 256;
@@ -25,8 +24,11 @@ grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl
 
 }  // namespace
 
-InferenceService::InferenceService(engine::Engine* engine, const Info& info)
+InferenceService::InferenceService(engine::Engine* engine, engine::MetricsObserver* metrics,
+                                   const Info& info)
     : engine_(engine),
+      shared_{
+          .engine = engine, .metrics = metrics != nullptr ? metrics : &no_metrics_, .pending = {}},
       info_(info),
       started_(absl::Now()),
       id_prefix_(std::random_device{}()),
@@ -36,14 +38,20 @@ std::string InferenceService::MakeRequestId() {
   return absl::StrFormat("nsa-%08x-%d", id_prefix_, next_id_.fetch_add(1));
 }
 
+void InferenceService::AddOrRefuse(grpc::ServerUnaryReactor* reactor, std::function<void()> work) {
+  if (work_.Add(std::move(work))) return;
+  reactor->Finish({grpc::StatusCode::RESOURCE_EXHAUSTED,
+                   absl::StrCat("the queue is full: ", kMaxQueuedPrompts, " texts wait")});
+}
+
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   const std::string id = request->request_id().empty() ? MakeRequestId() : request->request_id();
-  auto* call = new GenerateCall(engine_, context, request, id);  // deletes itself in OnDone
-  const absl::Status admitted = engine_->Admit(PromptBytes(*request));
-  if (!admitted.ok()) {
+  auto* call = new GenerateCall(&shared_, context, request, id);  // deletes itself in OnDone
+  if (const absl::Status admitted = call->Admit(); !admitted.ok()) {
     call->Reject(admitted);
   } else if (!work_.Add([call] { call->Start(); })) {
+    shared_.metrics->OnRejected("queue_full");
     call->Reject(absl::ResourceExhaustedError(
         absl::StrCat("the queue is full: ", kMaxQueuedPrompts, " prompts wait to be tokenized")));
   }
@@ -54,7 +62,7 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const bool taken = work_.Add([this, reactor, request, response] {
+  AddOrRefuse(reactor, [this, reactor, request, response] {
     const auto tokens = ToTokens(*request, *engine_);
     if (tokens.ok()) {
       response->mutable_token_ids()->Assign(tokens->begin(), tokens->end());
@@ -62,29 +70,26 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
     }
     reactor->Finish(ToGrpc(tokens.status()));
   });
-  if (!taken) reactor->Finish({grpc::StatusCode::RESOURCE_EXHAUSTED, "too many texts wait"});
   return reactor;
 }
 
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
-  const int32_t vocabulary = engine_->model_info().vocabulary_size;
-  for (int i = 0; i < request->token_ids_size(); ++i) {
-    const int32_t id = request->token_ids(i);
-    if (id >= 0 && id < vocabulary) continue;
-    return Reply(context, absl::InvalidArgumentError(absl::StrCat(
-                              "token_ids[", i, "] is ", id, ", expected 0 to ", vocabulary - 1)));
-  }
-  const std::vector<int32_t> ids(request->token_ids().begin(), request->token_ids().end());
-  response->set_text(engine_->tokenizer().Decode(ids, request->skip_special_tokens()));
-  return Reply(context, absl::OkStatus());
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  AddOrRefuse(reactor, [this, reactor, request, response] {
+    auto text = ToText(*request, *engine_);
+    if (text.ok()) response->set_text(*std::move(text));
+    reactor->Finish(ToGrpc(text.status()));
+  });
+  return reactor;
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerContext* context,
                                                          const v1::GetModelInfoRequest*,
                                                          v1::GetModelInfoResponse* response) {
   FillModelInfo(engine_->model_info(), engine_->chat_template() != nullptr, *response);
+  response->set_served_model_name(info_.served_model_name);
   return Reply(context, absl::OkStatus());
 }
 
@@ -115,6 +120,8 @@ grpc::ServerUnaryReactor* InferenceService::GetLoad(grpc::CallbackServerContext*
 grpc::ServerUnaryReactor* InferenceService::Abort(grpc::CallbackServerContext* context,
                                                   const v1::AbortRequest* request,
                                                   v1::AbortResponse*) {
+  // In this order: what is no longer pending is the engine's.
+  shared_.pending.Abort(request->request_id());
   engine_->Abort(request->request_id());
   return Reply(context, absl::OkStatus());
 }

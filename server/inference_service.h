@@ -3,12 +3,13 @@
 
 #include <atomic>
 #include <cstdint>
-#include <memory>
+#include <functional>
 #include <string>
 
 #include "absl/time/time.h"
 #include "engine/engine.h"
 #include "nsa/v1/inference.grpc.pb.h"
+#include "server/generate_call.h"
 #include "server/work_pool.h"
 
 namespace nsa::server {
@@ -18,13 +19,15 @@ namespace nsa::server {
 class InferenceService final : public v1::InferenceService::CallbackService {
  public:
   struct Info {
+    std::string served_model_name;
     int64_t max_message_bytes = 0;
     int32_t max_running_requests = 0;
     int32_t max_queued_requests = 0;
   };
 
-  /// `engine` outlives the service and the server that it is registered with.
-  InferenceService(engine::Engine* engine, const Info& info);
+  /// `engine` and `metrics` (may be null) outlive the service and the server that it is registered
+  /// with.
+  InferenceService(engine::Engine* engine, engine::MetricsObserver* metrics, const Info& info);
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
@@ -52,8 +55,12 @@ class InferenceService final : public v1::InferenceService::CallbackService {
 
  private:
   std::string MakeRequestId();
+  /// Gives `work`, which finishes the call, to the pool; where that is full the call ends here.
+  void AddOrRefuse(grpc::ServerUnaryReactor* reactor, std::function<void()> work);
 
-  engine::Engine* engine_;
+  engine::Engine* const engine_;
+  engine::MetricsObserver no_metrics_;
+  GenerateCall::Shared shared_;
   const Info info_;
   const absl::Time started_;
   const uint64_t id_prefix_;

@@ -3,10 +3,12 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <cstdio>
-#include <mutex>
+#include <cstdlib>
+#include <exception>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -25,7 +27,10 @@ namespace {
 
 constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
-constexpr int64_t kLongestBucket = 1 << 20;
+// After the engine has ended all requests: for clients to read what is left of their answers, and
+// for the rest of the process.
+constexpr absl::Duration kFlush = absl::Seconds(2);
+constexpr absl::Duration kLongestEnd = absl::Seconds(10);
 
 void ShowLoading(double part) {
   if (!isatty(STDERR_FILENO)) return;
@@ -51,11 +56,22 @@ void WaitForSignal(const sigset_t& signals, const engine::Engine& engine, Server
   }
 }
 
-/// NOT_SERVING, refuse, finish what runs; a second signal aborts it.
+/// Ends the process with `code` where its orderly end hangs, as it does behind an engine that
+/// hangs.
+void ExitIfStuck(int code) {
+  std::thread([code] {
+    absl::SleepFor(kLongestEnd);
+    LOG(ERROR) << "the engine does not answer; exit";
+    std::_Exit(code);
+  }).detach();
+}
+
+/// NOT_SERVING, refuse, finish what runs and what clients still read; a second signal aborts it.
 int Drain(const sigset_t& signals, absl::Duration timeout, engine::Engine& engine, Server& server) {
   server.SetServing(false);
   LOG(INFO) << "draining: up to " << absl::FormatDuration(timeout)
             << " for running requests; a second signal aborts them";
+  const absl::Time deadline = absl::Now() + timeout;
   std::atomic<bool> drained{false};
   std::atomic<bool> aborted{false};
   std::thread second_signal([&] {
@@ -63,46 +79,58 @@ int Drain(const sigset_t& signals, absl::Duration timeout, engine::Engine& engin
       const timespec tenth{0, 100'000'000};
       if (sigtimedwait(&signals, nullptr, &tenth) <= 0) continue;
       aborted = true;
+      ExitIfStuck(kExitFailure);
       engine.Drain(absl::InfinitePast());
       return;
     }
   });
-  engine.Drain(absl::Now() + timeout);
+  engine.Drain(deadline);
   drained = true;
   second_signal.join();
+  // Streams whose request has ended may still have messages to write; they have the time that is
+  // left, and a moment after an abort.
+  server.Shutdown(aborted ? absl::Now() + kFlush : std::max(deadline, absl::Now() + kFlush));
+  ExitIfStuck(aborted ? kExitFailure : 0);
   LOG(INFO) << (aborted ? "aborted" : "drained");
   return aborted ? kExitFailure : 0;
 }
 
-int Serve(const ServerOptions& options, const sigset_t& signals) {
-  if (absl::Status s = CheckAddressFree("listen", options.listen); !s.ok()) return Fail(s);
-  std::unique_ptr<prometheus::Exposer> exposer;
-  if (!options.metrics_listen.empty()) {
-    if (absl::Status s = CheckAddressFree("metrics_listen", options.metrics_listen); !s.ok()) {
-      return Fail(s);
-    }
-    exposer = std::make_unique<prometheus::Exposer>(options.metrics_listen);
+/// Null: no metrics. The library's own errors are exceptions.
+absl::StatusOr<std::unique_ptr<prometheus::Exposer>> ServeMetrics(const std::string& listen) {
+  if (listen.empty()) return nullptr;
+  const auto address = CheckAddressFree("metrics_listen", listen);
+  if (!address.ok()) return address.status();
+  try {
+    return std::make_unique<prometheus::Exposer>(*address);
+  } catch (const std::exception& error) {
+    return absl::UnavailableError(
+        absl::StrCat("--metrics_listen: cannot listen on ", listen, ": ", error.what()));
   }
-  const std::string name = !options.served_model_name.empty()
-                               ? options.served_model_name
-                               : options.engine.model_path.substr(
-                                     options.engine.model_path.rfind('/') + 1);
-  PrometheusMetrics metrics(name, DefaultBuckets(kLongestBucket));
-  if (exposer != nullptr) exposer->RegisterCollectable(metrics.registry());
+}
+
+int Serve(const ServerOptions& options, const sigset_t& signals) {
+  auto exposer = ServeMetrics(options.metrics_listen);
+  if (!exposer.ok()) return Fail(exposer.status());
+  if (const auto free = CheckAddressFree("listen", options.listen); !free.ok()) {
+    return Fail(free.status());
+  }
+  PrometheusMetrics metrics(options.served_model_name, options.buckets);
+  if (*exposer != nullptr) (*exposer)->RegisterCollectable(metrics.registry());
   engine::EngineOptions engine_options = options.engine;
   engine_options.metrics = &metrics;
   engine_options.on_load_progress = ShowLoading;
   auto engine = engine::CreateEngine(engine_options);
   if (!engine.ok()) return Fail(engine.status());
   metrics.SetModel((*engine)->model_info());
-  auto server = Server::Start(engine->get(), options.listen,
-                              {.max_message_bytes = options.max_message_bytes,
+  auto server = Server::Start(engine->get(), &metrics, options.listen,
+                              {.served_model_name = options.served_model_name,
+                               .max_message_bytes = options.max_message_bytes,
                                .max_running_requests = engine_options.max_running_requests,
                                .max_queued_requests = engine_options.max_queued_requests});
   if (!server.ok()) return Fail(server.status());
   (*server)->SetServing(true);
-  if (exposer != nullptr) {
-    std::printf("metrics on port %d\n", exposer->GetListeningPorts().at(0));
+  if (*exposer != nullptr) {
+    std::printf("metrics on port %d\n", (*exposer)->GetListeningPorts().at(0));
   }
   std::printf("ready on %s\n", (*server)->address().c_str());
   std::fflush(stdout);
@@ -120,8 +148,9 @@ int Main(const std::vector<std::string>& arguments) {
   const auto others = ParseFlags(arguments, ServerFlagGroups());
   const auto options = others.ok() ? OptionsFromFlags() : others.status();
   if (!options.ok() || !others->empty()) {
-    const std::string message = options.ok() ? absl::StrCat("unexpected argument '", others->front(), "'")
-                                             : std::string(options.status().message());
+    const std::string message = options.ok()
+                                    ? absl::StrCat("unexpected argument '", others->front(), "'")
+                                    : std::string(options.status().message());
     std::fprintf(stderr, "nsa_server: %s\n", message.c_str());
     return kExitUsage;
   }

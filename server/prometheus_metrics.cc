@@ -1,12 +1,20 @@
 #include "server/prometheus_metrics.h"
 
+#include <cmath>
 #include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "server/version.h"
 
 namespace nsa::server {
 namespace {
 
-constexpr char kVersion[] = "0.1.0";
 constexpr int kPageTokens = 64;
+constexpr const char* kFinishedReasons[] = {"stop", "length", "abort", "error"};
+constexpr const char* kRejectionReasons[] = {"queue_full", "invalid_argument", "unavailable"};
 
 double Seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration); }
 
@@ -36,8 +44,11 @@ prometheus::Counter& PrometheusMetrics::AddCounter(const char* name, const char*
 
 prometheus::Histogram& PrometheusMetrics::AddHistogram(
     const char* name, const char* help, const prometheus::Histogram::BucketBoundaries& buckets) {
-  return prometheus::BuildHistogram().Name(name).Help(help).Register(*registry_).Add(With({}),
-                                                                                      buckets);
+  return prometheus::BuildHistogram()
+      .Name(name)
+      .Help(help)
+      .Register(*registry_)
+      .Add(With({}), buckets);
 }
 
 PrometheusMetrics::PrometheusMetrics(std::string model_name, const Buckets& b)
@@ -50,7 +61,7 @@ PrometheusMetrics::PrometheusMetrics(std::string model_name, const Buckets& b)
       pages_cached_(AddGauge("nsa:kv_pages", "KV cache pages by state.", {{"state", "cached"}})),
       prompt_tokens_(AddCounter("vllm:prompt_tokens_total", "Prompt tokens of ended requests.")),
       generation_tokens_(
-          AddCounter("vllm:generation_tokens_total", "Generated tokens of ended requests.")),
+          AddCounter("vllm:generation_tokens_total", "Generated tokens, as they come.")),
       prompt_tokens_cached_(
           AddCounter("vllm:prompt_tokens_cached_total", "Prompt tokens found in the cache.")),
       prompt_tokens_recomputed_(AddCounter("vllm:prompt_tokens_recomputed_total",
@@ -59,43 +70,46 @@ PrometheusMetrics::PrometheusMetrics(std::string model_name, const Buckets& b)
           AddCounter("vllm:prefix_cache_queries_total", "Tokens looked up in the prefix cache.")),
       prefix_hits_(AddCounter("vllm:prefix_cache_hits_total", "Tokens found in the prefix cache.")),
       preemptions_(AddCounter("vllm:num_preemptions_total", "Sequences preempted.")),
-      read_cmp_(AddCounter("nsa:attention_tokens_read_total", "Rows that attention read, by branch.",
-                           {{"branch", "cmp"}})),
-      read_slc_(AddCounter("nsa:attention_tokens_read_total", "Rows that attention read, by branch.",
-                           {{"branch", "slc"}})),
-      read_win_(AddCounter("nsa:attention_tokens_read_total", "Rows that attention read, by branch.",
-                           {{"branch", "win"}})),
+      read_cmp_(AddCounter("nsa:attention_tokens_read_total",
+                           "Rows that attention read, by branch.", {{"branch", "cmp"}})),
+      read_slc_(AddCounter("nsa:attention_tokens_read_total",
+                           "Rows that attention read, by branch.", {{"branch", "slc"}})),
+      read_win_(AddCounter("nsa:attention_tokens_read_total",
+                           "Rows that attention read, by branch.", {{"branch", "win"}})),
       read_full_(AddCounter("nsa:attention_tokens_full_total",
                             "Tokens that full attention would have read.")),
-      first_token_(AddHistogram("vllm:time_to_first_token_seconds", "Arrival to first token.",
-                                b.seconds)),
-      inter_token_(AddHistogram("vllm:inter_token_latency_seconds", "Token to next token.",
-                                b.seconds)),
+      first_token_(
+          AddHistogram("vllm:time_to_first_token_seconds", "Arrival to first token.", b.seconds)),
+      inter_token_(
+          AddHistogram("vllm:inter_token_latency_seconds", "Token to next token.", b.seconds)),
       time_per_output_token_(AddHistogram("vllm:request_time_per_output_token_seconds",
                                           "Mean time per generated token of a request.",
                                           b.seconds)),
       e2e_(AddHistogram("vllm:e2e_request_latency_seconds", "Arrival to end.", b.seconds)),
-      queue_time_(AddHistogram("vllm:request_queue_time_seconds", "Waiting to be scheduled.",
-                               b.seconds)),
+      queue_time_(
+          AddHistogram("vllm:request_queue_time_seconds", "Waiting to be scheduled.", b.seconds)),
       prefill_time_(AddHistogram("vllm:request_prefill_time_seconds", "Scheduled to first token.",
                                  b.seconds)),
-      decode_time_(AddHistogram("vllm:request_decode_time_seconds", "First token to end.",
-                                b.seconds)),
-      inference_time_(AddHistogram("vllm:request_inference_time_seconds", "Scheduled to end.",
-                                   b.seconds)),
-      request_prompt_tokens_(AddHistogram("vllm:request_prompt_tokens",
-                                          "Prompt tokens of a request.", b.tokens)),
+      decode_time_(
+          AddHistogram("vllm:request_decode_time_seconds", "First token to end.", b.seconds)),
+      inference_time_(
+          AddHistogram("vllm:request_inference_time_seconds", "Scheduled to end.", b.seconds)),
+      request_prompt_tokens_(
+          AddHistogram("vllm:request_prompt_tokens", "Prompt tokens of a request.", b.tokens)),
       request_generation_tokens_(AddHistogram("vllm:request_generation_tokens",
                                               "Generated tokens of a request.", b.tokens)),
       request_max_tokens_(AddHistogram("vllm:request_params_max_tokens",
                                        "max_tokens in force for a request.", b.tokens)),
       iteration_tokens_(AddHistogram("vllm:iteration_tokens_total", "Tokens in a step.", b.tokens)),
-      decode_step_(AddHistogram("nsa:decode_step_seconds", "Steps without prompt tokens.",
-                                b.seconds)),
-      prefill_chunk_(AddHistogram("nsa:prefill_chunk_seconds", "Steps with prompt tokens.",
-                                  b.seconds)),
+      decode_step_(
+          AddHistogram("nsa:decode_step_seconds", "Steps without prompt tokens.", b.seconds)),
+      prefill_chunk_(
+          AddHistogram("nsa:prefill_chunk_seconds", "Steps with prompt tokens.", b.seconds)),
       batch_size_(AddHistogram("nsa:step_batch_size", "Sequences in a step.", BatchBuckets())) {
   AddGauge("nsa:build_info", "Build of the server; always 1.", {{"version", kVersion}}).Set(1);
+  // A rate needs the zero from which a counter starts.
+  for (const char* reason : kFinishedReasons) Ended(reason);
+  for (const char* reason : kRejectionReasons) Rejected(reason);
 }
 
 void PrometheusMetrics::SetModel(const engine::ModelInfo& info) {
@@ -130,17 +144,29 @@ void PrometheusMetrics::OnStep(const engine::StepStats& stats) {
 
 void PrometheusMetrics::OnFirstToken(absl::Duration since_arrival) {
   first_token_.Observe(Seconds(since_arrival));
+  generation_tokens_.Increment();
 }
 
-void PrometheusMetrics::OnInterToken(absl::Duration gap) { inter_token_.Observe(Seconds(gap)); }
+void PrometheusMetrics::OnInterToken(absl::Duration gap) {
+  inter_token_.Observe(Seconds(gap));
+  generation_tokens_.Increment();
+}
+
+prometheus::Counter& PrometheusMetrics::Ended(std::string_view reason) {
+  return AddCounter("vllm:request_success_total", "Ended requests by reason.",
+                    {{"finished_reason", std::string(reason)}});
+}
+
+prometheus::Counter& PrometheusMetrics::Rejected(std::string_view reason) {
+  return AddCounter("vllm:admission_rejections_total",
+                    "Requests refused before they were accepted.",
+                    {{"reason", std::string(reason)}});
+}
 
 void PrometheusMetrics::OnRequestDone(const engine::RequestStats& stats) {
   const engine::Usage& usage = stats.usage;
-  AddCounter("vllm:request_success_total", "Ended requests by reason.",
-             {{"finished_reason", std::string(stats.finished_reason)}})
-      .Increment();
+  Ended(stats.finished_reason).Increment();
   prompt_tokens_.Increment(static_cast<double>(usage.num_prompt_tokens));
-  generation_tokens_.Increment(static_cast<double>(usage.num_generated_tokens));
   prompt_tokens_cached_.Increment(static_cast<double>(usage.num_cached_tokens));
   e2e_.Observe(Seconds(stats.e2e_latency));
   queue_time_.Observe(Seconds(usage.queue_time));
@@ -158,11 +184,7 @@ void PrometheusMetrics::OnRequestDone(const engine::RequestStats& stats) {
 
 void PrometheusMetrics::OnPreemption() { preemptions_.Increment(); }
 
-void PrometheusMetrics::OnRejected(std::string_view reason) {
-  AddCounter("vllm:admission_rejections_total", "Requests refused before they were accepted.",
-             {{"reason", std::string(reason)}})
-      .Increment();
-}
+void PrometheusMetrics::OnRejected(std::string_view reason) { Rejected(reason).Increment(); }
 
 PrometheusMetrics::Buckets DefaultBuckets(int64_t longest) {
   PrometheusMetrics::Buckets buckets;
@@ -171,6 +193,21 @@ PrometheusMetrics::Buckets DefaultBuckets(int64_t longest) {
   }
   for (int64_t tokens = 1; tokens < 2 * longest; tokens *= 2) {
     buckets.tokens.push_back(static_cast<double>(tokens));
+  }
+  return buckets;
+}
+
+absl::StatusOr<prometheus::Histogram::BucketBoundaries> ParseBuckets(const std::string& flag,
+                                                                     const std::string& text) {
+  prometheus::Histogram::BucketBoundaries buckets;
+  for (const absl::string_view word : absl::StrSplit(text, ',')) {
+    double value = 0;
+    const bool number = absl::SimpleAtod(word, &value) && std::isfinite(value) && value > 0;
+    if (!number || (!buckets.empty() && value <= buckets.back())) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--", flag, " has '", word, "', expected ascending numbers above 0"));
+    }
+    buckets.push_back(value);
   }
   return buckets;
 }

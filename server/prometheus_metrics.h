@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "engine/metrics.h"
 #include "prometheus/counter.h"
@@ -43,6 +44,8 @@ class PrometheusMetrics final : public engine::MetricsObserver {
   Labels With(const Labels& more) const;
   prometheus::Gauge& AddGauge(const char* name, const char* help, const Labels& labels = {});
   prometheus::Counter& AddCounter(const char* name, const char* help, const Labels& labels = {});
+  prometheus::Counter& Ended(std::string_view reason);
+  prometheus::Counter& Rejected(std::string_view reason);
   prometheus::Histogram& AddHistogram(const char* name, const char* help,
                                       const prometheus::Histogram::BucketBoundaries& buckets);
 
@@ -85,6 +88,11 @@ class PrometheusMetrics final : public engine::MetricsObserver {
 
 /// Boundaries for latencies in seconds, and for token counts up to `longest`.
 PrometheusMetrics::Buckets DefaultBuckets(int64_t longest);
+
+/// Boundaries from a flag: numbers above 0, ascending, separated by commas. InvalidArgument names
+/// the flag and the number that is wrong.
+absl::StatusOr<prometheus::Histogram::BucketBoundaries> ParseBuckets(const std::string& flag,
+                                                                     const std::string& text);
 
 }  // namespace nsa::server
 

@@ -5,13 +5,14 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
 #include <cstring>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/memory/memory.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
@@ -32,32 +33,49 @@ bool Split(const std::string& address, std::string& host, std::string& port) {
          std::stoi(port) <= 65535;
 }
 
+/// A client whose machine is gone sends no goodbye: it is asked now and then, and its calls end
+/// where it does not answer. Clients may ask as often themselves.
+void SetKeepalive(grpc::ServerBuilder& builder) {
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+}
+
 }  // namespace
 
-absl::Status CheckAddressFree(const std::string& flag, const std::string& address) {
+absl::StatusOr<std::string> CheckAddressFree(const std::string& flag, const std::string& address) {
   std::string host, port;
   if (!Split(address, host, port)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--", flag, " is '", address, "', expected HOST:PORT with a port up to 65535"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--", flag, " is '", address, "', expected HOST:PORT with a port up to 65535"));
   }
   addrinfo hints{}, *found = nullptr;
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE;
   if (getaddrinfo(host.empty() ? nullptr : host.c_str(), port.c_str(), &hints, &found) != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("--", flag, ": unknown host '", host, "'"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--", flag, " is '", address, "', whose host '", host, "' is unknown"));
   }
+  const absl::Cleanup free_found = [found] { freeaddrinfo(found); };
   const int descriptor = socket(found->ai_family, found->ai_socktype, 0);
-  const int on = 1;
+  const int on = 1;  // a port whose last connections are still closing is free
   setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  const bool bound = bind(descriptor, found->ai_addr, found->ai_addrlen) == 0;
+  const bool bound = descriptor >= 0 && bind(descriptor, found->ai_addr, found->ai_addrlen) == 0;
   const int error = errno;
-  close(descriptor);
-  freeaddrinfo(found);
-  if (bound) return absl::OkStatus();
-  return absl::ErrnoToStatus(error, absl::StrCat("--", flag, ": cannot listen on ", address));
+  if (descriptor >= 0) close(descriptor);
+  if (!bound) {
+    return absl::ErrnoToStatus(error, absl::StrCat("--", flag, ": cannot listen on ", address));
+  }
+  char number[NI_MAXHOST];
+  getnameinfo(found->ai_addr, found->ai_addrlen, number, sizeof(number), nullptr, 0,
+              NI_NUMERICHOST);
+  return absl::StrCat(found->ai_family == AF_INET6 ? absl::StrCat("[", number, "]") : number, ":",
+                      port);
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(engine::Engine* engine,
+                                                      engine::MetricsObserver* metrics,
                                                       const std::string& listen,
                                                       const InferenceService::Info& info) {
   std::string host, port;
@@ -72,11 +90,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(engine::Engine* engine,
   }();
   (void)once;
   auto server = absl::WrapUnique(new Server());
-  server->service_ = std::make_unique<InferenceService>(engine, info);
+  server->service_ = std::make_unique<InferenceService>(engine, metrics, info);
   grpc::ServerBuilder builder;
   int bound_port = 0;
   builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &bound_port);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error
+  SetKeepalive(builder);
   builder.SetMaxReceiveMessageSize(static_cast<int>(info.max_message_bytes));
   builder.RegisterService(server->service_.get());
   server->server_ = builder.BuildAndStart();
@@ -89,8 +108,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(engine::Engine* engine,
 }
 
 Server::~Server() {
-  if (server_ == nullptr) return;
-  server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  if (server_ != nullptr) Shutdown(absl::Now());
+}
+
+void Server::Shutdown(absl::Time deadline) {
+  if (std::exchange(shut_down_, true)) return;
+  server_->Shutdown(absl::ToChronoTime(deadline));
   server_->Wait();
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "engine/engine.h"
 #include "grpcpp/server.h"
 #include "server/inference_service.h"
@@ -17,9 +18,14 @@ class Server {
   /// Binds `listen` (HOST:PORT; port 0: a free one). InvalidArgument or AlreadyExists where that
   /// cannot be had. `engine` outlives the server. Not serving until SetServing(true).
   static absl::StatusOr<std::unique_ptr<Server>> Start(engine::Engine* engine,
+                                                       engine::MetricsObserver* metrics,
                                                        const std::string& listen,
                                                        const InferenceService::Info& info);
-  ~Server();  // ends open calls
+  ~Server();  // Shutdown at once
+
+  /// Takes no more calls, lets those that run end until `deadline`, then cancels them. Blocks until
+  /// none is left, so call it after Engine::Drain.
+  void Shutdown(absl::Time deadline);
 
   /// What grpc.health.v1 answers for "" and for nsa.v1.InferenceService.
   void SetServing(bool serving);
@@ -31,10 +37,13 @@ class Server {
   std::unique_ptr<InferenceService> service_;
   std::unique_ptr<grpc::Server> server_;
   std::string address_;
+  bool shut_down_ = false;
 };
 
-/// Ok where HOST:PORT can be bound now. Asked before a model is loaded for minutes.
-absl::Status CheckAddressFree(const std::string& flag, const std::string& address);
+/// HOST:PORT as numbers, for libraries that know no names. Asked before a model is loaded for
+/// minutes: InvalidArgument names the flag where it is no address, another code says why it cannot
+/// be bound.
+absl::StatusOr<std::string> CheckAddressFree(const std::string& flag, const std::string& address);
 
 }  // namespace nsa::server
 

@@ -5,19 +5,20 @@
 #include "server/convert.h"
 
 namespace nsa::server {
-namespace {
-
-// Messages that may wait for a slow reader before its request pauses. The engine may add those of
-// the step that runs, so the outbox can exceed this by a few.
-constexpr size_t kMaxOutbox = 64;
-
-}  // namespace
 
 void StreamWriter::OnPrefillProgress(int64_t num_processed, int64_t num_prompt_tokens) {
   if (!options_.prefill_progress) return;
   v1::GenerateResponse message;
   message.mutable_prefill_progress()->set_processed_tokens(num_processed);
   message.mutable_prefill_progress()->set_prompt_tokens(num_prompt_tokens);
+  {
+    // A newer state replaces one that has not left yet.
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (outbox_.size() > (writing_ ? 1U : 0U) && outbox_.back().has_prefill_progress()) {
+      outbox_.back() = std::move(message);
+      return;
+    }
+  }
   Push(std::move(message));
 }
 
@@ -26,7 +27,8 @@ void StreamWriter::OnOutput(engine::Output output) {
   v1::GenerateResponse message;
   v1::Delta& delta = *message.mutable_delta();
   delta.set_text(std::move(output.text));
-  if (options_.token_ids) delta.mutable_token_ids()->Assign(output.token_ids.begin(), output.token_ids.end());
+  if (options_.token_ids)
+    delta.mutable_token_ids()->Assign(output.token_ids.begin(), output.token_ids.end());
   Push(std::move(message));
 }
 
@@ -39,6 +41,11 @@ void StreamWriter::OnDone(const absl::Status& status, const engine::Finish& fini
     final_status_ = status;
   }
   Pump();
+}
+
+bool StreamWriter::engine_done() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return final_status_.has_value();
 }
 
 bool StreamWriter::Ready() const {

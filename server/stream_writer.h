@@ -34,6 +34,10 @@ class StreamWriter final : public engine::OutputSink {
     bool prefill_progress = false;
   };
 
+  /// Messages that may wait for a slow reader before its request pauses. Those of the step that
+  /// then runs, and the last one, still come: the outbox holds a few more at most.
+  static constexpr size_t kMaxOutbox = 64;
+
   /// `stream` lives until Finish has been called on it.
   StreamWriter(MessageStream* stream, Options options)
       : stream_(stream), options_(std::move(options)) {}
@@ -42,6 +46,9 @@ class StreamWriter final : public engine::OutputSink {
   void OnOutput(engine::Output output) override;
   void OnDone(const absl::Status& status, const engine::Finish& finish) override;
   bool Ready() const override;
+
+  /// True once the engine has ended the request, whose id another may then have.
+  bool engine_done() const;
 
   /// A write ended; `ok` is false where the client is gone: what is left is dropped.
   void OnWriteDone(bool ok);

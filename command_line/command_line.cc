@@ -1,4 +1,4 @@
-#include "server/command_line.h"
+#include "command_line/command_line.h"
 
 #include <algorithm>
 #include <cstddef>
@@ -24,11 +24,12 @@ absl::CommandLineFlag* Find(const std::string& name, const std::vector<FlagGroup
 absl::Status Set(absl::CommandLineFlag& flag, const std::string& value) {
   std::string error;
   if (flag.ParseFrom(value, &error)) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("--", flag.Name(), " does not take '", value, "'", error.empty() ? "" : ": ", error));
+  return absl::InvalidArgumentError(absl::StrCat("--", flag.Name(), " does not take '", value, "'",
+                                                 error.empty() ? "" : ": ", error));
 }
 
-/// Sets the flag of arguments[index] and moves index past the value where that is the next argument.
+/// Sets the flag of arguments[index] and moves index past the value where that is the next
+/// argument.
 absl::Status ParseOne(const std::vector<std::string>& arguments, size_t& index,
                       const std::vector<FlagGroup>& groups) {
   const std::string text = arguments[index].substr(2);
