@@ -28,14 +28,15 @@ struct GgufValue {
 struct GgufTensor {
   std::string_view name;
   kernels::WeightType type = kernels::WeightType::kF32;
-  std::vector<int64_t> shape;  // slowest dimension first: a matrix is {rows, columns}
+  std::vector<int64_t> shape;       // slowest dimension first: a matrix is {rows, columns}
   const std::byte* data = nullptr;  // in the mapped file
   int64_t num_bytes = 0;
 };
 
-/// A GGUF file (version 2 or 3, little endian), memory-mapped read-only. Every count, length, offset,
-/// alignment and shape is checked against the file before it is used, so a hostile file gives an
-/// error and never a crash or an allocation larger than the file justifies. Immutable: any thread.
+/// A GGUF file (version 2 or 3, little endian), memory-mapped read-only. Every count, length,
+/// offset, alignment and shape is checked against the file before it is used, so a hostile file
+/// gives an error and never a crash or an allocation larger than the file justifies. Immutable: any
+/// thread.
 class GgufFile {
  public:
   /// NotFound, or InvalidArgument with what was found, where and what was expected.
@@ -53,8 +54,8 @@ class GgufFile {
   const GgufTensor* FindTensor(std::string_view name) const;
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
 
-  // Typed access: NotFound without the key, InvalidArgument where the type or range differs. Integers
-  // of any width and sign are taken if the value fits; floats of either width.
+  // Typed access: NotFound without the key, InvalidArgument where the type or range differs.
+  // Integers of any width and sign are taken if the value fits; floats of either width.
   absl::StatusOr<int64_t> GetInt(std::string_view key) const;
   absl::StatusOr<double> GetFloat(std::string_view key) const;
   absl::StatusOr<bool> GetBool(std::string_view key) const;
@@ -67,6 +68,7 @@ class GgufFile {
   GgufFile() = default;
   absl::Status Parse();
   absl::Status ParseHeader(ByteCursor& cursor, uint64_t& num_tensors, uint64_t& num_values);
+  absl::Status ParseValues(ByteCursor& cursor, uint64_t num_values);
 
   std::string path_;
   std::unique_ptr<MappedFile> file_;

@@ -59,17 +59,19 @@ struct Converter<std::string_view> {
 template <typename T, typename Stored>
 constexpr bool kConvertible = requires(Stored value, T& result) {
   // Exact types only: an integer is no float, a bool no integer.
-  requires std::is_same_v<T, Stored> || (std::is_same_v<T, int64_t> && std::is_same_v<Stored, uint64_t>);
+  requires std::is_same_v<T, Stored> ||
+               (std::is_same_v<T, int64_t> && std::is_same_v<Stored, uint64_t>);
   Converter<T>::Convert(value, result);
 };
 
 absl::Status Missing(const GgufFile& file, std::string_view key) {
-  return absl::NotFoundError(absl::StrCat(file.path(), ": metadata key '", View(key), "' is missing"));
+  return absl::NotFoundError(
+      absl::StrCat(file.path(), ": metadata key '", View(key), "' is missing"));
 }
 
 absl::Status WrongType(const GgufFile& file, std::string_view key, std::string_view expected) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(file.path(), ": metadata key '", View(key), "' is not ", View(expected), " or out of range"));
+  return absl::InvalidArgumentError(absl::StrCat(file.path(), ": metadata key '", View(key),
+                                                 "' is not ", View(expected), " or out of range"));
 }
 
 template <typename T>
@@ -96,8 +98,10 @@ absl::StatusOr<std::vector<T>> GetVector(const GgufFile& file, std::string_view 
   const bool converted = std::visit(
       [&results](const auto& stored) {
         using Stored = std::decay_t<decltype(stored)>;
-        if constexpr (requires { typename Stored::value_type; stored[0]; } &&
-                      !std::is_same_v<Stored, std::string_view>) {
+        if constexpr (requires {
+                        typename Stored::value_type;
+                        stored[0];
+                      } && !std::is_same_v<Stored, std::string_view>) {
           using Element = typename Stored::value_type;
           if constexpr (kConvertible<T, Element>) {
             results.reserve(stored.size());
@@ -112,7 +116,8 @@ absl::StatusOr<std::vector<T>> GetVector(const GgufFile& file, std::string_view 
         return false;
       },
       value->value);
-  if (!converted) return WrongType(file, key, absl::StrCat("an array, each element ", Converter<T>::kName));
+  if (!converted)
+    return WrongType(file, key, absl::StrCat("an array, each element ", Converter<T>::kName));
   return results;
 }
 

@@ -22,9 +22,10 @@ absl::Status FromErrno(const std::string& path, const char* action) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& path) {
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // O_NONBLOCK: opening a pipe would wait for a writer.
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) return FromErrno(path, "open");
-  struct stat info {};
+  struct stat info{};
   absl::Status status;
   void* memory = MAP_FAILED;
   if (fstat(descriptor, &info) != 0) {
@@ -34,7 +35,8 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& 
   } else if (info.st_size == 0) {
     status = absl::InvalidArgumentError(absl::StrCat(path, " is empty"));
   } else {
-    memory = mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ, MAP_PRIVATE, descriptor, 0);
+    memory =
+        mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ, MAP_PRIVATE, descriptor, 0);
     if (memory == MAP_FAILED) status = FromErrno(path, "map");
   }
   close(descriptor);

@@ -14,8 +14,8 @@ namespace nsa::engine {
 /// mapped ends the process when the lost part is touched, as with every mapping.
 class MappedFile {
  public:
-  /// NotFound where there is no such file; PermissionDenied; InvalidArgument where it is empty or no
-  /// regular file.
+  /// NotFound where there is no such file; PermissionDenied; InvalidArgument where it is empty or
+  /// no regular file.
   static absl::StatusOr<std::unique_ptr<MappedFile>> Open(const std::string& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
