@@ -35,6 +35,8 @@ TEXTS = [
     "\U0001F600\U0001F468\u200d\U0001F469\u200d\U0001F467 \u2764\ufe0f \U0001F1E9\U0001F1EA \U0001D4D0\U0001D7D8",
     "<|im_start|>user\nhi<|im_end|>\n", "<|im_start|", "<<|im_end|>>", "<|im_end|><|im_end|>",
     "a <|endoftext|> b", "<think>x</think><thinking>y", "<thinkin", "<s>x</s><unk><0x41>", "\u2581a \u2581 b",
+    "path/to/\n//x\r\n/y", "(word)\n\n[two]\n", "MixedCASEWords DONEdone \u01c5x \u02b0a \u0301b", "!important @name #1a",
+    "'Tis o'clock y'all'd've", "3.14159 1,000,000 0x1F 2024-01-02", "\u30ab\u30bf\u30ab\u30ca\u3072\u3089 \uff21\uff22\uff11",
     "a" * 300, " " * 70 + "x", "1" * 50, "?!" * 60, "\n" * 40 + "y", "\0null\0", "ends with space ",
 ]
 INVALID = [b"\x80", b"a\xffb", b"\xc0\x80", b"\xe2\x82", b"\xe2\x82x", b"\xed\xa0\x80", b"\xf0\x9f\x98",
@@ -46,13 +48,15 @@ def training_text():
     for data in oracle.read_texts(60_000):
         lines += [line for line in data.decode(errors="ignore").splitlines() if 10 < len(line) < 400]
     random.Random(3).shuffle(lines)
-    return lines[:6000] + [t for t in TEXTS[:21] if t.strip()] * 20
+    return lines[:3000] + [t for t in TEXTS if t.strip() and len(t) < 200] * 60
 
 
 def train_byte_bpe(lines, path):
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    # Trained without a split pattern, so that merges cross every kind of boundary and a wrong split
+    # shows in the ids.
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.train_from_iterator(lines, trainers.BpeTrainer(
         vocab_size=1200, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=SPECIAL + USER_DEFINED, show_progress=False))
@@ -74,7 +78,6 @@ def train_byte_bpe(lines, path):
 def byte_bpe_cases(path, pre, documents):
     tokens, types, merges, _ = oracle.read_vocabulary(path)
     tokenizer = oracle.hugging_face(tokens, types, merges, pre)
-    tokenizer.add_tokens([t for t, kind in zip(tokens, types) if kind == 4])
     return [tokenizer.encode(oracle.replaced(d), add_special_tokens=False).ids for d in documents]
 
 
