@@ -9,13 +9,14 @@ namespace nsa::engine {
 
 /// One sequence's share of a step: `tokens` go in at positions num_cached, num_cached + 1, …
 struct BatchEntry {
-  int32_t sequence_index = 0;         // the caller's own key
-  std::span<const int32_t> tokens;    // [num_scheduled], at least one
-  int64_t num_cached = 0;             // tokens whose K and V are in the cache already
-  std::span<const int32_t> page_table;  // page indices, enough for num_cached + num_scheduled tokens
-  int32_t num_selected_blocks = 0;    // n, where the plan selects
-  bool full_attention = false;        // this sequence asked for full attention
-  int32_t num_logit_rows = 0;         // logits are wanted for the last so many tokens
+  int32_t sequence_index = 0;       // the caller's own key
+  std::span<const int32_t> tokens;  // [num_scheduled], at least one
+  int64_t num_cached = 0;           // tokens whose K and V are in the cache already
+  std::span<const int32_t>
+      page_table;                   // page indices, enough for num_cached + num_scheduled tokens
+  int32_t num_selected_blocks = 0;  // n, where the plan selects
+  bool full_attention = false;      // this sequence asked for full attention
+  int32_t num_logit_rows = 0;       // logits are wanted for the last so many tokens
 };
 
 /// What a step runs. Immutable while the step runs; views stay valid until it ends.

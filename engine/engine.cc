@@ -30,8 +30,8 @@ namespace {
 constexpr absl::Duration kHungStep = absl::Seconds(120);
 // How often paused sequences and deadlines are looked at while nothing can run.
 constexpr absl::Duration kIdlePoll = absl::Milliseconds(5);
-// No token of a text is longer than this many bytes on average, by a wide margin; a prompt with more
-// bytes per token of context cannot fit and is refused before it is tokenized.
+// No token of a text is longer than this many bytes on average, by a wide margin; a prompt with
+// more bytes per token of context cannot fit and is refused before it is tokenized.
 constexpr int64_t kMaxBytesPerToken = 64;
 
 class EngineImpl final : public Engine {
@@ -97,7 +97,7 @@ class EngineImpl final : public Engine {
     absl::Status status;
     FinishReason reason;
   };
-  std::vector<Ended> ended_;  // in this step
+  std::vector<Ended> ended_;         // in this step
   bool ended_outside_step_ = false;  // since the observer last saw the state
 
   // Shared: the inbox.
@@ -108,7 +108,7 @@ class EngineImpl final : public Engine {
   std::vector<std::string> aborts_;
   absl::flat_hash_set<std::string> ids_;  // accepted and not done
   int64_t inbox_tokens_ = 0;
-  int32_t waiting_ = 0;          // as the scheduler had it after the last step
+  int32_t waiting_ = 0;  // as the scheduler had it after the last step
   int64_t waiting_tokens_ = 0;
   bool stop_ = false;
   bool draining_ = false;
@@ -142,9 +142,9 @@ absl::Status EngineImpl::CheckQueue(int64_t new_tokens) const {
 absl::Status EngineImpl::Admit(int64_t prompt_bytes) const {
   const int64_t limit = loaded_->info.max_context * kMaxBytesPerToken;
   if (prompt_bytes > limit) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "the prompt has %d bytes, more than %d tokens of context can hold (%d)", prompt_bytes,
-        loaded_->info.max_context, limit));
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("the prompt has %d bytes, more than %d tokens of context can hold (%d)",
+                        prompt_bytes, loaded_->info.max_context, limit));
   }
   absl::Status status;
   {
@@ -158,12 +158,13 @@ absl::Status EngineImpl::Admit(int64_t prompt_bytes) const {
 absl::Status EngineImpl::CheckRequest(const Request& request) const {
   const ModelInfo& info = loaded_->info;
   const auto num_tokens = static_cast<int64_t>(request.prompt_token_ids.size());
-  if (num_tokens == 0) return absl::InvalidArgumentError("prompt is empty, expected at least 1 token");
+  if (num_tokens == 0)
+    return absl::InvalidArgumentError("prompt is empty, expected at least 1 token");
   for (size_t i = 0; i < request.prompt_token_ids.size(); ++i) {
     const int32_t id = request.prompt_token_ids[i];
     if (id < 0 || id >= info.vocabulary_size) {
-      return absl::InvalidArgumentError(absl::StrFormat("prompt token_ids[%d] is %d, expected 0 to %d",
-                                                        i, id, info.vocabulary_size - 1));
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "prompt token_ids[%d] is %d, expected 0 to %d", i, id, info.vocabulary_size - 1));
     }
   }
   if (num_tokens >= info.max_context) {
@@ -173,13 +174,14 @@ absl::Status EngineImpl::CheckRequest(const Request& request) const {
   }
   const int64_t max_tokens = request.sampling.max_tokens.value_or(1);
   if (max_tokens < 1 || max_tokens > info.max_context - num_tokens) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "max_tokens is %d, expected 1 to %d (max_context %d less %d prompt tokens)", max_tokens,
-        info.max_context - num_tokens, info.max_context, num_tokens));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("max_tokens is %d, expected 1 to %d (max_context %d less %d prompt tokens)",
+                        max_tokens, info.max_context - num_tokens, info.max_context, num_tokens));
   }
   const AttentionOverride& attention = request.attention;
   const bool server_full = info.num_selected_blocks == 0;
-  if (server_full && (attention.mode == AttentionMode::kNsa || attention.num_selected_blocks != 0)) {
+  if (server_full &&
+      (attention.mode == AttentionMode::kNsa || attention.num_selected_blocks != 0)) {
     return absl::InvalidArgumentError("attention.mode nsa: this server runs with --attention=full");
   }
   const int32_t most = loaded_->runner->max_selected_blocks();
@@ -194,9 +196,10 @@ absl::Status EngineImpl::CheckRequest(const Request& request) const {
   }
   if (attention.mode == AttentionMode::kFull &&
       num_tokens + request.sampling.max_tokens.value_or(1) > info.trained_context) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "attention.mode full reaches %d tokens, the trained length; prompt %d + max_tokens %d exceed it",
-        info.trained_context, num_tokens, request.sampling.max_tokens.value_or(1)));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("attention.mode full reaches %d tokens, the trained length; prompt %d + "
+                        "max_tokens %d exceed it",
+                        info.trained_context, num_tokens, request.sampling.max_tokens.value_or(1)));
   }
   return absl::OkStatus();
 }
@@ -285,9 +288,7 @@ bool EngineImpl::TakeInbox() {
   bool abort_all = false;
   {
     std::unique_lock<std::mutex> lock(mutex_);
-    const auto news = [this] {
-      return stop_ || abort_all_ || !inbox_.empty() || !aborts_.empty();
-    };
+    const auto news = [this] { return stop_ || abort_all_ || !inbox_.empty() || !aborts_.empty(); };
     if (scheduler_.idle()) wake_.wait(lock, news);
     arrived.swap(inbox_);
     aborts.swap(aborts_);
@@ -329,10 +330,10 @@ void EngineImpl::End(std::unique_ptr<Sequence> sequence, const absl::Status& sta
                      FinishReason reason) {
   const absl::Time now = absl::Now();
   RequestStats stats;
-  stats.finished_reason = !status.ok()                        ? "error"
+  stats.finished_reason = !status.ok()                       ? "error"
                           : reason == FinishReason::kAborted ? "abort"
                           : reason == FinishReason::kLength  ? "length"
-                                                              : "stop";
+                                                             : "stop";
   if (absl::IsDeadlineExceeded(status)) stats.finished_reason = "abort";
   {
     // Before the sink hears of it, so that a client may use the id again at once.
@@ -344,7 +345,8 @@ void EngineImpl::End(std::unique_ptr<Sequence> sequence, const absl::Status& sta
   sequence->Finish(status, reason, now);
   stats.usage = sequence->finish.usage;
   stats.e2e_latency = now - sequence->arrival;
-  if (sequence->num_generated() > 0) stats.time_to_first_token = sequence->first_token - sequence->arrival;
+  if (sequence->num_generated() > 0)
+    stats.time_to_first_token = sequence->first_token - sequence->arrival;
   stats.max_tokens = sequence->max_tokens;
   stats.num_preemptions = sequence->num_preemptions;
   observer_->OnRequestDone(stats);
@@ -363,7 +365,8 @@ void EngineImpl::Deliver(Sequence& sequence, float* logits, absl::Time now) {
   const int64_t vocabulary = loaded_->info.vocabulary_size;
   const int32_t token_id = sequence.sampler.Sample(*loaded_->backend, logits, vocabulary);
   if (token_id < 0) {
-    const bool nan = std::any_of(logits, logits + vocabulary, [](float x) { return std::isnan(x); });
+    const bool nan =
+        std::any_of(logits, logits + vocabulary, [](float x) { return std::isnan(x); });
     ended_.push_back({sequence.id(),
                       nan ? absl::InternalError("the model's logits are not numbers (NaN)")
                           : absl::InvalidArgumentError(

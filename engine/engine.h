@@ -13,6 +13,7 @@
 #include "engine/request.h"
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "kernels/backend.h"
 
 namespace nsa::engine {
 
@@ -28,10 +29,12 @@ struct EngineOptions {
   int64_t max_step_tokens = 512;    // token budget of a step, so the longest prefill chunk
   int32_t max_running_requests = 64;
   int32_t max_queued_requests = 256;
-  int64_t max_queued_tokens = 0;    // 0: 8 times max_context
+  int64_t max_queued_tokens = 0;       // 0: 8 times max_context
   MetricsObserver* metrics = nullptr;  // outlives the engine; may be null
   /// Told how far loading is, in [0, 1].
   std::function<void(double)> on_load_progress;
+  /// May put another backend around the one that was made: benches measure it, tests break it.
+  std::function<std::unique_ptr<kernels::Backend>(std::unique_ptr<kernels::Backend>)> wrap_backend;
 };
 
 /// What was loaded, for GetModelInfo and `nsa_client info`.
@@ -81,15 +84,16 @@ class Engine {
   virtual absl::Status Admit(int64_t prompt_bytes) const = 0;
 
   /// Takes the request or says why not (InvalidArgument names field, value and range;
-  /// ResourceExhausted; Unavailable while draining; AlreadyExists for an id in use). After OK, `sink`
-  /// gets exactly one OnDone.
+  /// ResourceExhausted; Unavailable while draining; AlreadyExists for an id in use). After OK,
+  /// `sink` gets exactly one OnDone.
   virtual absl::Status Submit(Request request, std::shared_ptr<OutputSink> sink) = 0;
 
   /// Ends a request at the next step boundary with FinishReason::kAborted. Idempotent; unknown ids
   /// are no error.
   virtual void Abort(std::string_view request_id) = 0;
 
-  /// Refuses new requests, lets what was accepted finish until `deadline`, aborts the rest, returns.
+  /// Refuses new requests, lets what was accepted finish until `deadline`, aborts the rest,
+  /// returns.
   virtual void Drain(absl::Time deadline) = 0;
 
   virtual EngineLoad load() const = 0;

@@ -43,14 +43,15 @@ absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(const KvLayout& layout,
                                                          int32_t num_pages) {
   auto cache = absl::WrapUnique(new KvCache(layout, num_pages));
   cache->num_bytes_ = static_cast<size_t>(layout.PageBytes()) * static_cast<size_t>(num_pages);
-  void* memory = mmap(nullptr, cache->num_bytes_, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory =
+      mmap(nullptr, cache->num_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
     return absl::ResourceExhaustedError(
         absl::StrFormat("KV cache: cannot take %d bytes for %d pages (%s); lower --kv_cache_gib",
                         cache->num_bytes_, num_pages, std::strerror(errno)));
   }
-  // Fewer TLB misses when a query jumps between selected pages. Advice only: failure changes nothing.
+  // Fewer TLB misses when a query jumps between selected pages. Advice only: failure changes
+  // nothing.
   (void)madvise(memory, cache->num_bytes_, MADV_HUGEPAGE);
   cache->memory_ = static_cast<std::byte*>(memory);
   return cache;

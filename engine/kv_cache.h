@@ -19,7 +19,7 @@ struct KvLayout {
   int head_dim_k = 0;
   int head_dim_v = 0;
   kernels::DType dtype = kernels::DType::kBF16;
-  int cmp_rows_per_page = 0;       // 0: the plan has no compressed rows
+  int cmp_rows_per_page = 0;  // 0: the plan has no compressed rows
   bool compressed_values = false;
 
   static KvLayout For(const AttentionSpec& spec, const AttentionShape& shape, int num_layers,

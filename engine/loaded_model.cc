@@ -40,12 +40,13 @@ absl::Status DecideAttention(const EngineOptions& options, Sizing& sizing) {
   if (options.num_selected_blocks != 0) {
     const int32_t most = MaxSelectedBlocks(sizing.spec, trained);
     if (full) {
-      return absl::InvalidArgumentError("--num_selected_blocks has no meaning with --attention=full");
+      return absl::InvalidArgumentError(
+          "--num_selected_blocks has no meaning with --attention=full");
     }
     if (options.num_selected_blocks < 1 || options.num_selected_blocks > most) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("--num_selected_blocks is %d, expected 1 to %d for a model trained on %d tokens",
-                          options.num_selected_blocks, most, trained));
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "--num_selected_blocks is %d, expected 1 to %d for a model trained on %d tokens",
+          options.num_selected_blocks, most, trained));
     }
     sizing.spec.num_selected_blocks = options.num_selected_blocks;
     sizing.attention_source = "flag";
@@ -76,10 +77,10 @@ absl::Status DecidePool(const EngineOptions& options, int64_t weight_bytes, Sizi
     }
     pool_bytes = static_cast<int64_t>(std::ldexp(options.kv_cache_gib, 30));
     if (weight_bytes + workspace + pool_bytes > available) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "not enough memory: weights ", Gib(weight_bytes), " + workspace ", Gib(workspace),
-          " + --kv_cache_gib ", Gib(pool_bytes), " > available ", Gib(available),
-          "; lower --kv_cache_gib"));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("not enough memory: weights ", Gib(weight_bytes), " + workspace ",
+                       Gib(workspace), " + --kv_cache_gib ", Gib(pool_bytes), " > available ",
+                       Gib(available), "; lower --kv_cache_gib"));
     }
   } else {
     // A tenth stays free: the tokenizer, the network and the rest of the machine live there.
@@ -88,10 +89,9 @@ absl::Status DecidePool(const EngineOptions& options, int64_t weight_bytes, Sizi
   }
   const int64_t num_pages = std::min<int64_t>(pool_bytes / page_bytes, INT32_MAX / 2);
   if (num_pages < 1) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("not enough memory for one page of KV cache (", page_bytes, " bytes): weights ",
-                     Gib(weight_bytes), " + workspace ", Gib(workspace), ", available ",
-                     Gib(available)));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "not enough memory for one page of KV cache (", page_bytes, " bytes): weights ",
+        Gib(weight_bytes), " + workspace ", Gib(workspace), ", available ", Gib(available)));
   }
   if (num_pages < context_pages) {
     if (options.max_context != 0) {
@@ -168,8 +168,7 @@ absl::Status LoadText(LoadedModel& loaded, const ModelConfig& config) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(
-    const EngineOptions& options, const BackendWrapper& wrap_backend) {
+absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(const EngineOptions& options) {
   auto loaded = std::make_unique<LoadedModel>();
   auto file = GgufFile::Open(options.model_path);
   if (!file.ok()) return file.status();
@@ -180,9 +179,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(
   sizing.config = *std::move(config);
   if (absl::Status status = LoadText(*loaded, sizing.config); !status.ok()) return status;
   if (absl::Status status = DecideAttention(options, sizing); !status.ok()) return status;
-  sizing.runner = {.spec = sizing.spec,
-                   .max_rows = options.max_step_tokens,
-                   .max_context = sizing.max_context};
+  sizing.runner = {
+      .spec = sizing.spec, .max_rows = options.max_step_tokens, .max_context = sizing.max_context};
   sizing.layout = KvLayout::For(sizing.spec, sizing.config.attention, sizing.config.num_layers,
                                 kernels::DType::kBF16);
   // Packed weights are at most a quarter larger than the file's (float32 scales of K-quants).
@@ -192,15 +190,15 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(
 
   const int num_threads = options.num_threads > 0 ? options.num_threads : NumUsableCores();
   loaded->backend = kernels::MakeCpuBackend(num_threads);
-  if (wrap_backend) loaded->backend = wrap_backend(std::move(loaded->backend));
+  if (options.wrap_backend) loaded->backend = options.wrap_backend(std::move(loaded->backend));
   auto model = LoadModel(*loaded->file, *loaded->backend, options.on_load_progress);
   if (!model.ok()) return model.status();
   loaded->model = *std::move(model);
   auto cache = KvCache::Create(sizing.layout, sizing.num_pages);
   if (!cache.ok()) return cache.status();
   loaded->cache = *std::move(cache);
-  auto runner = ModelRunner::Create(loaded->model.get(), loaded->backend.get(),
-                                    loaded->cache.get(), sizing.runner);
+  auto runner = ModelRunner::Create(loaded->model.get(), loaded->backend.get(), loaded->cache.get(),
+                                    sizing.runner);
   if (!runner.ok()) return runner.status();
   loaded->runner = *std::move(runner);
   loaded->info = Describe(*loaded, sizing);

@@ -2,7 +2,6 @@
 #define NSA_ENGINE_LOADED_MODEL_H_
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 
@@ -31,14 +30,11 @@ struct LoadedModel {
   ModelInfo info;
 };
 
-/// Decides attention and sizes from the file and the options, checks memory, then packs the weights.
-/// Errors: those of the reader, the tokenizer and the family; InvalidArgument where options
-/// contradict the checkpoint; ResourceExhausted, before loading, where memory does not suffice.
-/// `wrap_backend`, where given, may put another backend around the one that was made (to measure it).
-using BackendWrapper =
-    std::function<std::unique_ptr<kernels::Backend>(std::unique_ptr<kernels::Backend>)>;
-absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(
-    const EngineOptions& options, const BackendWrapper& wrap_backend = nullptr);
+/// Decides attention and sizes from the file and the options, checks memory, then packs the
+/// weights. Errors: those of the reader, the tokenizer and the family; InvalidArgument where
+/// options contradict the checkpoint; ResourceExhausted, before loading, where memory does not
+/// suffice.
+absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(const EngineOptions& options);
 
 }  // namespace nsa::engine
 

@@ -39,10 +39,11 @@ Line::~Line() {
       absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
   std::string text;
   if (g_format == Format::kJson) {
-    const nlohmann::ordered_json object = {{"time", time},
-                                           {"severity", Name(severity_)},
-                                           {"source", std::string(file_) + ":" + std::to_string(line_)},
-                                           {"message", stream_.str()}};
+    const nlohmann::ordered_json object = {
+        {"time", time},
+        {"severity", Name(severity_)},
+        {"source", std::string(file_) + ":" + std::to_string(line_)},
+        {"message", stream_.str()}};
     text = object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
   } else {
     text = time + " " + Name(severity_) + " " + stream_.str() + "\n";

@@ -43,10 +43,10 @@ inline constexpr Severity FATAL = Severity::kFatal;
 }  // namespace nsa::log
 
 #define LOG(severity) ::nsa::log::Line(::nsa::log::severity, __FILE__, __LINE__).stream()
-#define CHECK(condition)                   \
-  (condition) ? static_cast<void>(0)       \
-              : ::nsa::log::Voidify() &    \
-                    ::nsa::log::Line(::nsa::log::FATAL, __FILE__, __LINE__).stream() \
-                        << "CHECK failed: " #condition " "
+#define CHECK(condition)                                                                         \
+  (condition)                                                                                    \
+      ? static_cast<void>(0)                                                                     \
+      : ::nsa::log::Voidify() & ::nsa::log::Line(::nsa::log::FATAL, __FILE__, __LINE__).stream() \
+                                    << "CHECK failed: " #condition " "
 
 #endif  // NSA_ENGINE_LOG_H_

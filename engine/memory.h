@@ -5,8 +5,8 @@
 
 namespace nsa::engine {
 
-/// Bytes that this process may still take: the machine's available memory, or less where its control
-/// group allows less. Linux.
+/// Bytes that this process may still take: the machine's available memory, or less where its
+/// control group allows less. Linux.
 int64_t AvailableMemoryBytes();
 
 /// The largest resident size that this process has had, in bytes.

@@ -37,8 +37,8 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Model* mo
   if (!plan.ok()) return plan.status();
   auto full_plan = AttentionPlan::Resolve(FullAttentionSpec(), model->config.attention);
   if (!full_plan.ok()) return full_plan.status();
-  return absl::WrapUnique(new ModelRunner(model, backend, cache, *std::move(plan),
-                                          *std::move(full_plan), options));
+  return absl::WrapUnique(
+      new ModelRunner(model, backend, cache, *std::move(plan), *std::move(full_plan), options));
 }
 
 ModelRunner::ModelRunner(const Model* model, kernels::Backend* backend, KvCache* cache,
@@ -66,11 +66,10 @@ ModelRunner::ModelRunner(const Model* model, kernels::Backend* backend, KvCache*
 int64_t ModelRunner::WorkspaceBytes(const ModelConfig& config, const Options& options) {
   const AttentionShape& a = config.attention;
   const int64_t heads_width = int64_t{a.num_q_heads} * (a.head_dim_v + 1);
-  const int64_t row = 2 * int64_t{config.hidden_size} + QkvWidth(a) +
-                      int64_t{a.num_q_heads} * a.head_dim_v + 2 * int64_t{config.ffn_size} +
-                      kernels::kMaxBranches * heads_width +
-                      int64_t{a.num_kv_heads} *
-                          (WorkspaceBlocks(options.spec, config.trained_context) + 1);
+  const int64_t row =
+      2 * int64_t{config.hidden_size} + QkvWidth(a) + int64_t{a.num_q_heads} * a.head_dim_v +
+      2 * int64_t{config.ffn_size} + kernels::kMaxBranches * heads_width +
+      int64_t{a.num_kv_heads} * (WorkspaceBlocks(options.spec, config.trained_context) + 1);
   const int64_t rope = (options.max_context / kernels::kPageSize + 2 + kernels::kPageSize) *
                        static_cast<int64_t>(config.inverse_frequencies.size()) * 2;
   return static_cast<int64_t>(sizeof(float)) *
@@ -107,10 +106,8 @@ void ModelRunner::LayOut(const Batch& batch) {
 
 void ModelRunner::Run(const Batch& batch, const LogitsConsumer& consumer) {
   LayOut(batch);
-  backend_->Embed({.table = model_->embedding,
-                   .ids = ids_.data(),
-                   .y = hidden_.data(),
-                   .num_rows = num_rows_});
+  backend_->Embed(
+      {.table = model_->embedding, .ids = ids_.data(), .y = hidden_.data(), .num_rows = num_rows_});
   for (int i = 0; i < model_->config.num_layers; ++i) RunLayer(i);
   EmitLogits(batch, consumer);
 }
@@ -219,7 +216,8 @@ void ModelRunner::EmitLogits(const Batch& batch, const LogitsConsumer& consumer)
                          .num_rows = 1,
                          .num_columns = hidden});
       wanted.push_back({e, row});
-      if (static_cast<int64_t>(wanted.size()) == std::min<int64_t>(kLogitRows, ids_.size())) flush();
+      if (static_cast<int64_t>(wanted.size()) == std::min<int64_t>(kLogitRows, ids_.size()))
+        flush();
     }
   }
   if (!wanted.empty()) flush();

@@ -16,14 +16,15 @@
 
 namespace nsa::engine {
 
-/// Runs one model over batches: embedding, layers, logits. Holds the activations, sized at the start
-/// for the largest batch. One thread (the engine's); `model`, `backend` and `cache` outlive it.
+/// Runs one model over batches: embedding, layers, logits. Holds the activations, sized at the
+/// start for the largest batch. One thread (the engine's); `model`, `backend` and `cache` outlive
+/// it.
 class ModelRunner {
  public:
   struct Options {
     AttentionSpec spec;
-    int64_t max_rows = 512;     // of a batch
-    int64_t max_context = 0;    // tokens: how far rotations must reach
+    int64_t max_rows = 512;   // of a batch
+    int64_t max_context = 0;  // tokens: how far rotations must reach
   };
 
   /// Told the logits [vocabulary_size] of row `row` of entry `entry` (row counts within the entry).
@@ -74,8 +75,8 @@ class ModelRunner {
 
   // This step's rows, sequences with full attention first.
   int64_t num_rows_ = 0;
-  std::vector<int32_t> ids_;             // [max_rows]
-  std::vector<int32_t> num_selected_;    // [max_rows]: n of each row
+  std::vector<int32_t> ids_;              // [max_rows]
+  std::vector<int32_t> num_selected_;     // [max_rows]: n of each row
   std::vector<int64_t> entry_row_begin_;  // [entries]
   PlanRows plan_rows_[2];
 

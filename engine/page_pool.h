@@ -8,13 +8,14 @@
 namespace nsa::engine {
 
 /// Which pages of the KV cache are in use. A page index names the same page in every layer.
-/// Pages are counted: a page returns to the free list when its last user releases it. Engine thread.
+/// Pages are counted: a page returns to the free list when its last user releases it. Engine
+/// thread.
 class PagePool {
  public:
   explicit PagePool(int32_t num_pages);
 
-  /// A page with one user, or nothing where none is free. Lowest free index first, so that a lightly
-  /// used pool touches little memory.
+  /// A page with one user, or nothing where none is free. Lowest free index first, so that a
+  /// lightly used pool touches little memory.
   std::optional<int32_t> Allocate();
   void AddUser(int32_t page);
   void Release(int32_t page);

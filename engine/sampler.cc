@@ -19,7 +19,8 @@ Sampler::Sampler(const SamplingParams& params, const std::vector<int32_t>& promp
   // A bad word can begin a text or follow a space; the two are different tokens.
   for (const std::string& word : params.bad_words) {
     for (const std::string& form : {word, " " + word}) {
-      auto ids = tokenizer.Encode(form, {.add_special_tokens = false, .parse_special_tokens = false});
+      auto ids =
+          tokenizer.Encode(form, {.add_special_tokens = false, .parse_special_tokens = false});
       if (!ids.empty()) bad_sequences_.push_back(std::move(ids));
     }
   }
@@ -38,7 +39,8 @@ void Sampler::BanForNextToken(std::vector<int32_t>& banned) const {
   for (const std::vector<int32_t>& bad : bad_sequences_) {
     const size_t num_before = bad.size() - 1;
     if (num_before <= generated_.size() &&
-        std::equal(bad.begin(), bad.end() - 1, generated_.end() - static_cast<int64_t>(num_before))) {
+        std::equal(bad.begin(), bad.end() - 1,
+                   generated_.end() - static_cast<int64_t>(num_before))) {
       banned.push_back(bad.back());
     }
   }

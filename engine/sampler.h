@@ -31,7 +31,8 @@ class Sampler {
 
   SamplingParams params_;
   std::vector<int32_t> stop_ids_;
-  std::vector<std::vector<int32_t>> bad_sequences_;  // token ids whose last one is banned after the others
+  std::vector<std::vector<int32_t>>
+      bad_sequences_;  // token ids whose last one is banned after the others
   std::vector<kernels::LogitBias> biases_;
   std::vector<int32_t> generated_;
   uint64_t seed_;

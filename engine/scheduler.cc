@@ -15,10 +15,11 @@ bool RunsBefore(const Sequence& a, const Sequence& b) {
   return a.arrival < b.arrival;
 }
 
-void InsertSorted(std::vector<std::unique_ptr<Sequence>>& list, std::unique_ptr<Sequence> sequence) {
-  const auto place = std::upper_bound(
-      list.begin(), list.end(), sequence,
-      [](const auto& a, const auto& b) { return RunsBefore(*a, *b); });
+void InsertSorted(std::vector<std::unique_ptr<Sequence>>& list,
+                  std::unique_ptr<Sequence> sequence) {
+  const auto place =
+      std::upper_bound(list.begin(), list.end(), sequence,
+                       [](const auto& a, const auto& b) { return RunsBefore(*a, *b); });
   list.insert(place, std::move(sequence));
 }
 
@@ -85,9 +86,9 @@ void Scheduler::AddEntry(Batch& batch, int32_t index, int64_t num_tokens, int32_
   Sequence& sequence = running(index);
   BatchEntry entry;
   entry.sequence_index = index;
-  entry.tokens = std::span<const int32_t>(sequence.tokens)
-                     .subspan(static_cast<size_t>(sequence.num_computed),
-                              static_cast<size_t>(num_tokens));
+  entry.tokens =
+      std::span<const int32_t>(sequence.tokens)
+          .subspan(static_cast<size_t>(sequence.num_computed), static_cast<size_t>(num_tokens));
   entry.num_cached = sequence.num_computed;
   entry.page_table = sequence.pages;
   const int32_t own = sequence.request.attention.num_selected_blocks;
@@ -103,9 +104,9 @@ Batch Scheduler::Schedule(int32_t default_blocks, absl::Time now) {
   Batch batch;
   int64_t budget = limits_.max_step_tokens;
   // Two passes in running order: sequences with one token to go, then chunks. Preemption takes from
-  // the back and never touches an index before the one at hand, but in the second pass it could take
-  // a sequence that is in the batch: so pages for decode rows are taken first, and a chunk whose
-  // pages are not there waits for the next step.
+  // the back and never touches an index before the one at hand, but in the second pass it could
+  // take a sequence that is in the batch: so pages for decode rows are taken first, and a chunk
+  // whose pages are not there waits for the next step.
   for (int32_t i = 0; i < num_running() && budget > 0; ++i) {
     Sequence& sequence = running(i);
     if (!sequence.decoding() || !sequence.sink->Ready()) continue;
@@ -117,8 +118,9 @@ Batch Scheduler::Schedule(int32_t default_blocks, absl::Time now) {
     Sequence& sequence = running(i);
     if (sequence.decoding() || !sequence.sink->Ready()) continue;
     int64_t chunk = std::min(budget, sequence.num_pending());
-    const int64_t room = (static_cast<int64_t>(sequence.pages.size()) + pool_->num_free()) *
-                             kernels::kPageSize - sequence.num_computed;
+    const int64_t room =
+        (static_cast<int64_t>(sequence.pages.size()) + pool_->num_free()) * kernels::kPageSize -
+        sequence.num_computed;
     chunk = std::min(chunk, room);
     if (chunk <= 0) continue;
     CHECK(Reserve(sequence, sequence.num_computed + chunk)) << "pages counted as free are not";

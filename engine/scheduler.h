@@ -13,11 +13,11 @@
 
 namespace nsa::engine {
 
-/// Decides what the next step runs, and owns the accepted sequences and their pages. Decode rows come
-/// first, so that a long prompt never stops others' tokens; prefill chunks fill the token budget in
-/// order of priority and arrival. Where pages run out the sequence that would run last gives its
-/// pages back and is computed again later: row-invariant operators make that invisible in its output.
-/// Engine thread.
+/// Decides what the next step runs, and owns the accepted sequences and their pages. Decode rows
+/// come first, so that a long prompt never stops others' tokens; prefill chunks fill the token
+/// budget in order of priority and arrival. Where pages run out the sequence that would run last
+/// gives its pages back and is computed again later: row-invariant operators make that invisible in
+/// its output. Engine thread.
 class Scheduler {
  public:
   struct Limits {
@@ -61,8 +61,8 @@ class Scheduler {
 
   PagePool* pool_;
   Limits limits_;
-  std::vector<std::unique_ptr<Sequence>> waiting_;  // by priority, then arrival
-  std::vector<std::unique_ptr<Sequence>> running_;  // by priority, then arrival
+  std::vector<std::unique_ptr<Sequence>> waiting_;    // by priority, then arrival
+  std::vector<std::unique_ptr<Sequence>> running_;    // by priority, then arrival
   std::vector<std::unique_ptr<Sequence>> preempted_;  // during Schedule
   int64_t num_preemptions_ = 0;
 };

@@ -11,15 +11,17 @@ namespace nsa::engine {
 /// is held back until that is decided, so no part of one is ever shown. One thread.
 class StopMatcher {
  public:
-  /// `include_stop` keeps the stop string itself at the end of the text. Empty strings are not allowed.
+  /// `include_stop` keeps the stop string itself at the end of the text. Empty strings are not
+  /// allowed.
   StopMatcher(std::vector<std::string> stops, bool include_stop);
 
   struct Result {
-    std::string text;                       // safe to show now
+    std::string text;                        // safe to show now
     std::optional<std::string> stop_string;  // the one that was found; the stream then ends
   };
 
-  /// Of several stop strings the one that begins first is found; of two that begin together, the first listed.
+  /// Of several stop strings the one that begins first is found; of two that begin together, the
+  /// first listed.
   Result Append(const std::string& piece);
 
   /// Text held back, when the stream ends for another reason.

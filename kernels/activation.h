@@ -19,7 +19,8 @@ struct QuantisedRow {
   std::vector<float> scale;  // [columns / 32]
 };
 
-/// q = round(x · (kActivationMax / amax)) to nearest even, scale = amax / kActivationMax, per group of
+/// q = round(x · (kActivationMax / amax)) to nearest even, scale = amax / kActivationMax, per group
+/// of
 /// 32. A group with an infinity or a NaN gets scale NaN, so that the damage shows in the result.
 /// `num_columns` is a multiple of 32.
 void QuantiseRow(const float* x, int64_t num_columns, QuantisedRow& row);

@@ -181,17 +181,17 @@ AttentionReads AttentionPlan::CountReads(int64_t position, int32_t num_selected_
   const int64_t visible = position + 1;
   if (!spec_.sparse) return {.cmp = 0, .slc = 0, .win = visible};
   AttentionReads reads;
-  const int64_t window_begin =
-      spec_.disjoint_window ? kernels::PageAlignedWindowStart(position, spec_.window_size)
-                            : std::max<int64_t>(0, visible - spec_.window_size);
+  const int64_t window_begin = spec_.disjoint_window
+                                   ? kernels::PageAlignedWindowStart(position, spec_.window_size)
+                                   : std::max<int64_t>(0, visible - spec_.window_size);
   reads.win = visible - window_begin;
   const int64_t selectable = spec_.disjoint_window ? window_begin : visible;
   const int64_t chosen = int64_t{num_selected_blocks} * spec_.sel_block_size;
   reads.slc = std::min(selectable, chosen);
   // Nothing is scored where all candidates fit.
   if (spec_.compressed_values || selectable > chosen) {
-    reads.cmp = kernels::NumVisibleWindows(position, spec_.compression_length,
-                                           spec_.compression_stride);
+    reads.cmp =
+        kernels::NumVisibleWindows(position, spec_.compression_length, spec_.compression_stride);
   }
   return reads;
 }

@@ -20,7 +20,8 @@ struct AttentionShape {
   float scale = 1;
 };
 
-/// Where the branches of one layer leave their results; reused from layer to layer and step to step.
+/// Where the branches of one layer leave their results; reused from layer to layer and step to
+/// step.
 class AttentionWorkspace {
  public:
   /// For up to `max_rows` rows and `max_selected_blocks` per (row, KV head).
@@ -36,8 +37,8 @@ class AttentionWorkspace {
   int32_t max_selected_blocks_;
   std::vector<float> out_[kernels::kMaxBranches];  // [max_rows, num_q_heads, head_dim_v]
   std::vector<float> lse_[kernels::kMaxBranches];  // [max_rows, num_q_heads]
-  std::vector<int32_t> selected_;      // [max_rows, num_kv_heads, max_selected_blocks]
-  std::vector<int32_t> num_selected_;  // [max_rows, num_kv_heads]
+  std::vector<int32_t> selected_;                  // [max_rows, num_kv_heads, max_selected_blocks]
+  std::vector<int32_t> num_selected_;              // [max_rows, num_kv_heads]
 };
 
 /// One layer's attention over the rows [row_begin, row_begin + num_rows) of a batch.
@@ -62,8 +63,8 @@ struct AttentionReads {
   int64_t win = 0;
 };
 
-/// An AttentionSpec resolved into operators with their parameters. Immutable: any thread may read it;
-/// Run belongs to the thread that owns backend and workspace.
+/// An AttentionSpec resolved into operators with their parameters. Immutable: any thread may read
+/// it; Run belongs to the thread that owns backend and workspace.
 class AttentionPlan {
  public:
   static absl::StatusOr<AttentionPlan> Resolve(const AttentionSpec& spec,
@@ -80,9 +81,9 @@ class AttentionPlan {
   AttentionReads CountReads(int64_t position, int32_t num_selected_blocks) const;
 
  private:
-  using Step = std::variant<kernels::CmpPoolParams, kernels::CmpAttnParams, kernels::ScoreTopkParams,
-                            kernels::SelAttnParams, kernels::WinAttnParams, kernels::FullAttnParams,
-                            kernels::MergeParams>;
+  using Step = std::variant<kernels::CmpPoolParams, kernels::CmpAttnParams,
+                            kernels::ScoreTopkParams, kernels::SelAttnParams,
+                            kernels::WinAttnParams, kernels::FullAttnParams, kernels::MergeParams>;
 
   AttentionSpec spec_;
   AttentionShape shape_;

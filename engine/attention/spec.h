@@ -21,9 +21,9 @@ enum class Combination : uint8_t {
 struct AttentionSpec {
   bool sparse = false;  // false: full attention; nothing below applies
 
-  int compression_length = 32;  // l
-  int compression_stride = 16;  // d
-  int sel_block_size = 64;      // l'
+  int compression_length = 32;     // l
+  int compression_stride = 16;     // d
+  int sel_block_size = 64;         // l'
   bool compressed_values = false;  // the compressed branch contributes to the output
   kernels::PooledKeys pooled_keys = kernels::PooledKeys::kRotated;
 
@@ -35,7 +35,7 @@ struct AttentionSpec {
   int num_initial_blocks = 1;
   int num_local_blocks = 2;
 
-  int64_t window_size = 512;  // w
+  int64_t window_size = 512;        // w
   bool disjoint_window = false;     // page-aligned window that selection never reads
   bool relative_positions = false;  // selected pages and window laid end to end (algorithm.md §3)
   Combination combination = Combination::kGates;

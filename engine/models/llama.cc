@@ -31,8 +31,8 @@ absl::StatusOr<int64_t> GetBounded(const GgufFile& file, const std::string& key,
   const absl::StatusOr<int64_t> value = file.GetInt(key);
   if (!value.ok()) return value.status();
   if (*value < low || *value > high) {
-    return absl::InvalidArgumentError(absl::StrFormat("%s: %s is %d, expected %d to %d",
-                                                      file.path(), key, *value, low, high));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: %s is %d, expected %d to %d", file.path(), key, *value, low, high));
   }
   return *value;
 }
@@ -74,7 +74,8 @@ absl::Status ReadRope(const GgufFile& file, int64_t rotary_dim, ModelConfig& con
   if (*type == "none") return absl::OkStatus();
   if (*type != "linear") {
     return absl::UnimplementedError(absl::StrCat(file.path(), ": ", prefix, "scaling.type is '",
-                                                 View(*type), "'; this server knows: none, linear"));
+                                                 View(*type),
+                                                 "'; this server knows: none, linear"));
   }
   const absl::StatusOr<double> factor = file.GetFloat(prefix + "scaling.factor");
   if (!factor.ok()) return factor.status();
@@ -108,8 +109,9 @@ absl::Status ReadHeads(const GgufFile& file, ModelConfig& config, int64_t& rotar
       GetBoundedOr(file, prefix + "attention.head_count_kv", 1, *q_heads, *q_heads);
   if (!kv_heads.ok()) return kv_heads.status();
   if (*q_heads % *kv_heads != 0) {
-    return Invalid(file, absl::StrFormat("attention.head_count %d is no multiple of head_count_kv %d",
-                                         *q_heads, *kv_heads));
+    return Invalid(file,
+                   absl::StrFormat("attention.head_count %d is no multiple of head_count_kv %d",
+                                   *q_heads, *kv_heads));
   }
   const int64_t even_share = config.hidden_size / *q_heads;
   const auto dim_k =
@@ -209,8 +211,8 @@ absl::Status LlamaLoader::LoadAttention(const std::string& prefix, DecoderLayer&
     for (const int64_t row : k_order) layer.qkv_bias.push_back((*k_bias)[static_cast<size_t>(row)]);
     layer.qkv_bias.insert(layer.qkv_bias.end(), v_bias->begin(), v_bias->end());
   }
-  auto output = PackOne(prefix + "attn_output.weight", hidden,
-                        int64_t{a.num_q_heads} * a.head_dim_v);
+  auto output =
+      PackOne(prefix + "attn_output.weight", hidden, int64_t{a.num_q_heads} * a.head_dim_v);
   if (!output.ok()) return output.status();
   layer.output = *std::move(output);
   return absl::OkStatus();
@@ -278,14 +280,16 @@ absl::StatusOr<ModelConfig> ReadLlamaConfig(const GgufFile& file) {
   if (!context.ok()) return context.status();
   const auto epsilon = file.GetFloat(prefix + "attention.layer_norm_rms_epsilon");
   if (!epsilon.ok()) return epsilon.status();
-  if (!(*epsilon >= 0 && *epsilon < 1)) return Invalid(file, "layer_norm_rms_epsilon not in [0, 1)");
+  if (!(*epsilon >= 0 && *epsilon < 1))
+    return Invalid(file, "layer_norm_rms_epsilon not in [0, 1)");
   const GgufTensor* embedding = file.FindTensor("token_embd.weight");
   if (embedding == nullptr || embedding->shape.size() != 2 || embedding->shape[0] > INT32_MAX) {
     return Invalid(file, "tensor 'token_embd.weight' is missing or is no matrix");
   }
   if (const auto experts = GetBoundedOr(file, prefix + "expert_count", 0, kMaxSize, 0);
       !experts.ok() || *experts != 0) {
-    return absl::UnimplementedError(file.path() + ": mixture-of-experts llama files are not served");
+    return absl::UnimplementedError(file.path() +
+                                    ": mixture-of-experts llama files are not served");
   }
   config.num_layers = static_cast<int32_t>(*layers);
   config.hidden_size = static_cast<int32_t>(*hidden);

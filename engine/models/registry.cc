@@ -32,7 +32,8 @@ absl::StatusOr<const Family*> FindFamily(const GgufFile& file) {
     absl::StrAppend(&known, known.empty() ? "" : ", ", View(family.architecture));
   }
   return absl::UnimplementedError(absl::StrCat(file.path(), ": general.architecture is '",
-                                               View(*architecture), "'; this server knows: ", known));
+                                               View(*architecture),
+                                               "'; this server knows: ", known));
 }
 
 }  // namespace

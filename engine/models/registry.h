@@ -19,7 +19,8 @@ using LoadProgress = std::function<void(double)>;
 absl::StatusOr<ModelConfig> ReadModelConfig(const GgufFile& file);
 
 /// Checks every tensor's name, type and shape and packs the weights for `backend`. `file` outlives
-/// the model, whose embedding table stays in it. Errors name the tensor, what was found and expected.
+/// the model, whose embedding table stays in it. Errors name the tensor, what was found and
+/// expected.
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const GgufFile& file, kernels::Backend& backend,
                                                  const LoadProgress& progress);
 

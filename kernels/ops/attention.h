@@ -17,7 +17,8 @@ struct RopeView {
   const float* coarse_cos = nullptr;  // [num_coarse, rotary_dim/2]
   const float* coarse_sin = nullptr;  // [num_coarse, rotary_dim/2]
   int64_t num_coarse = 0;
-  int rotary_dim = 0;  // even, ≤ head_dim_k; 0: no rotation. Dimensions from rotary_dim on pass through
+  int rotary_dim =
+      0;  // even, ≤ head_dim_k; 0: no rotation. Dimensions from rotary_dim on pass through
 };
 
 /// One layer of the paged cache.
@@ -27,17 +28,19 @@ struct RopeView {
 /// rotated by (query position − p') (algorithm.md §3).
 /// A compressed row belongs to the page that holds its window's last token. In page p, slot s holds
 /// window i where (i·stride + length) / stride = p·rows_per_page + s + 1; that is
-/// i = p·rows_per_page + s + 1 − length/stride, and slots of negative i are never read. A compressed
-/// key is in the frame of that page: rotated so that page p's own query rotation applies to it.
+/// i = p·rows_per_page + s + 1 − length/stride, and slots of negative i are never read. A
+/// compressed key is in the frame of that page: rotated so that page p's own query rotation applies
+/// to it.
 struct PagedKv {
   DType dtype = DType::kBF16;  // of K, V and the compressed rows
   int num_kv_heads = 0;
   int head_dim_k = 0;
   int head_dim_v = 0;
-  std::byte* slots = nullptr;  // [num_pages, num_kv_heads, {K [head_dim_k, 64], V [64, head_dim_v]}]
-  int64_t page_stride = 0;     // bytes
-  int64_t head_stride = 0;     // bytes
-  int64_t v_offset = 0;        // bytes from a head's K to its V
+  std::byte* slots =
+      nullptr;              // [num_pages, num_kv_heads, {K [head_dim_k, 64], V [64, head_dim_v]}]
+  int64_t page_stride = 0;  // bytes
+  int64_t head_stride = 0;  // bytes
+  int64_t v_offset = 0;     // bytes from a head's K to its V
   // Null where the plan has no compressed rows. V̂ is there where cmp_v_offset ≥ 0.
   std::byte* cmp_slots = nullptr;  // [num_pages, num_kv_heads, {K̂ [head_dim_k, rows_per_page],
                                    //                            V̂ [rows_per_page, head_dim_v]}]
@@ -66,15 +69,16 @@ struct AttentionQuery {
   RopeView rope;
 };
 
-/// Where a branch leaves its result. An empty branch (nothing to read) gives output 0 and log-sum-exp −inf.
+/// Where a branch leaves its result. An empty branch (nothing to read) gives output 0 and
+/// log-sum-exp −inf.
 struct BranchOutput {
   float* out = nullptr;  // [num_rows, num_q_heads, head_dim_v], dense
   float* lse = nullptr;  // [num_rows, num_q_heads]: log Σ exp(scale·q·k)
 };
 
-/// First token of the window of the query at `position` (algorithm.md §3): the window's `window_size`
-/// tokens are rounded up to whole pages, plus the query's own page.
-/// window_size is a multiple of 64.
+/// First token of the window of the query at `position` (algorithm.md §3): the window's
+/// `window_size` tokens are rounded up to whole pages, plus the query's own page. window_size is a
+/// multiple of 64.
 constexpr int64_t PageAlignedWindowStart(int64_t position, int64_t window_size) {
   const int64_t page = position / kPageSize - window_size / kPageSize;
   return page > 0 ? page * kPageSize : 0;

@@ -9,19 +9,19 @@ namespace nsa::kernels {
 
 /// y[r] = table[ids[r]] dequantised.
 struct EmbedParams {
-  WeightMatrix table;             // [vocabulary, hidden]
-  const int32_t* ids = nullptr;   // [num_rows], each in [0, table.num_rows)
-  float* y = nullptr;             // [num_rows, table.num_columns]
+  WeightMatrix table;            // [vocabulary, hidden]
+  const int32_t* ids = nullptr;  // [num_rows], each in [0, table.num_rows)
+  float* y = nullptr;            // [num_rows, table.num_columns]
   int64_t num_rows = 0;
 };
 
 /// y = x / sqrt(mean(x²) + epsilon) · weight, row by row. y may be x.
 struct RmsNormParams {
-  const float* x = nullptr;       // [num_rows, num_columns], rows x_stride floats apart
+  const float* x = nullptr;  // [num_rows, num_columns], rows x_stride floats apart
   int64_t x_stride = 0;
   const float* weight = nullptr;  // [num_columns]
   float epsilon = 0;
-  float* y = nullptr;             // [num_rows, num_columns], rows y_stride floats apart
+  float* y = nullptr;  // [num_rows, num_columns], rows y_stride floats apart
   int64_t y_stride = 0;
   int64_t num_rows = 0;
   int64_t num_columns = 0;
@@ -31,9 +31,9 @@ struct RmsNormParams {
 struct SwigluParams {
   const float* gate = nullptr;  // [num_rows, num_columns], rows gate_stride floats apart
   int64_t gate_stride = 0;
-  const float* up = nullptr;    // [num_rows, num_columns], rows up_stride floats apart
+  const float* up = nullptr;  // [num_rows, num_columns], rows up_stride floats apart
   int64_t up_stride = 0;
-  float* y = nullptr;           // [num_rows, num_columns], rows y_stride floats apart
+  float* y = nullptr;  // [num_rows, num_columns], rows y_stride floats apart
   int64_t y_stride = 0;
   int64_t num_rows = 0;
   int64_t num_columns = 0;

@@ -7,7 +7,8 @@
 
 namespace nsa::kernels {
 
-/// A weight matrix as its file holds it: row-major, `num_rows` × `num_columns`, rows RowBytes() apart.
+/// A weight matrix as its file holds it: row-major, `num_rows` × `num_columns`, rows RowBytes()
+/// apart.
 struct WeightMatrix {
   const void* data = nullptr;  // [num_rows, RowBytes(type, num_columns)]
   WeightType type = WeightType::kF32;
@@ -16,8 +17,8 @@ struct WeightMatrix {
 };
 
 /// A weight matrix in a backend's own layout, made once by Backend::Pack and then read-only.
-/// Quantised formats stay quantised: every one of them is `scale·q + minimum` with q of 4 or 8 bits,
-/// and a scale and minimum per 16 or 32 columns.
+/// Quantised formats stay quantised: every one of them is `scale·q + minimum` with q of 4 or 8
+/// bits, and a scale and minimum per 16 or 32 columns.
 class PackedMatrix {
  public:
   virtual ~PackedMatrix() = default;

@@ -11,8 +11,8 @@ inline constexpr int kMaxBranches = 3;
 
 /// Joins the branches of one attention layer into y.
 /// With gates (NSA Eq. 5): y = Σ_c sigmoid(gate_logits[c]) · out_c.
-/// Without: one softmax over the union, y = Σ_c exp(lse_c − lse) · out_c with lse = log Σ_c exp(lse_c);
-/// rows whose branches are all empty give 0.
+/// Without: one softmax over the union, y = Σ_c exp(lse_c − lse) · out_c with lse = log Σ_c
+/// exp(lse_c); rows whose branches are all empty give 0.
 struct MergeParams {
   BranchOutput branches[kMaxBranches];
   int num_branches = 0;

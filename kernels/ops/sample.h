@@ -20,8 +20,8 @@ struct LogitBias {
 /// Chooses one token for one row of logits. Order of the steps, as the field does it: repetition
 /// penalty, frequency and presence penalty (generated tokens only), logit_bias, banned tokens,
 /// temperature, top_k, top_p, min_p, draw. `temperature` 0 is argmax; ties go to the lower id.
-/// The draw uses a counter-based generator keyed by (seed, step), so that it depends on nothing else.
-/// `token_id` is −1 where any logit is NaN or no token is left.
+/// The draw uses a counter-based generator keyed by (seed, step), so that it depends on nothing
+/// else. `token_id` is −1 where any logit is NaN or no token is left.
 struct SampleParams {
   float* logits = nullptr;  // [vocabulary_size]; overwritten
   int64_t vocabulary_size = 0;
@@ -41,7 +41,7 @@ struct SampleParams {
   float presence_penalty = 0;
   float frequency_penalty = 0;
   uint64_t seed = 0;
-  uint64_t step = 0;  // index of the generated token
+  uint64_t step = 0;            // index of the generated token
   int32_t* token_id = nullptr;  // [1] out
 };
 

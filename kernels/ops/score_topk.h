@@ -21,12 +21,12 @@ enum class GroupReduction : uint8_t { kSum, kMean };
 /// smaller than their number. A block without a visible window scores 0. Probabilities are
 /// never written out. Candidates are the sel_blocks that begin at or before the query, or, where
 /// `window_size` > 0, those that end at or before PageAlignedWindowStart (selection and window are
-/// disjoint). If no more than n are candidates, all are taken and nothing is scored. A score that is
-/// NaN is never chosen; ties go to the lower index.
+/// disjoint). If no more than n are candidates, all are taken and nothing is scored. A score that
+/// is NaN is never chosen; ties go to the lower index.
 struct ScoreTopkParams {
   AttentionQuery query;
-  int length = 32;   // l
-  int stride = 16;   // d
+  int length = 32;          // l
+  int stride = 16;          // d
   int sel_block_size = 64;  // l': a multiple of stride that divides 64 or is a multiple of it
   int64_t max_page_distance = -1;  // as in CmpAttnParams
   const float* cmp_lse = nullptr;  // [num_rows, num_q_heads] of cmp_attn, or null: made here
@@ -35,9 +35,9 @@ struct ScoreTopkParams {
   int num_selected_blocks = 16;  // n
   /// Per-row n where requests differ: [num_rows], each in [1, num_selected_blocks]; null: all n.
   const int32_t* row_num_selected_blocks = nullptr;
-  int num_initial_blocks = 1;  // forced: blocks 0 … num_initial_blocks − 1
-  int num_local_blocks = 2;    // forced: the query's own block and those before it
-  int64_t window_size = 0;     // > 0: disjoint from the page-aligned window, no local blocks
+  int num_initial_blocks = 1;       // forced: blocks 0 … num_initial_blocks − 1
+  int num_local_blocks = 2;         // forced: the query's own block and those before it
+  int64_t window_size = 0;          // > 0: disjoint from the page-aligned window, no local blocks
   int32_t* selected = nullptr;      // [num_rows, num_kv_heads, num_selected_blocks] rising; then −1
   int32_t* num_selected = nullptr;  // [num_rows, num_kv_heads]
 };

@@ -7,9 +7,9 @@ namespace nsa::kernels {
 
 /// Attention over the tokens ≤ t of the selected sel_blocks (NSA §3.3.2).
 ///
-/// `relative_positions` (training-free, algorithm.md §3; needs sel_block_size 64 and window_size > 0):
-/// the i-th of m selected pages is read as if it stood at distance m − i pages before the window's
-/// first page, so the query is rotated by 64·(m − i + t/64 − window_start/64) + t mod 64.
+/// `relative_positions` (training-free, algorithm.md §3; needs sel_block_size 64 and window_size >
+/// 0): the i-th of m selected pages is read as if it stood at distance m − i pages before the
+/// window's first page, so the query is rotated by 64·(m − i + t/64 − window_start/64) + t mod 64.
 /// Otherwise pages stand where they are.
 struct SelAttnParams {
   AttentionQuery query;

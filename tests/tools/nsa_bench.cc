@@ -47,8 +47,7 @@ std::vector<int32_t> RandomTokens(int64_t count, int32_t vocabulary, uint64_t se
 /// K and V bytes that one decode step's attention reads by branch, over layers and KV heads.
 Json AttentionBytes(const engine::LoadedModel& model, int64_t position, int64_t batch) {
   const engine::AttentionPlan& plan = model.runner->plan();
-  const engine::AttentionReads reads =
-      plan.CountReads(position, model.info.num_selected_blocks);
+  const engine::AttentionReads reads = plan.CountReads(position, model.info.num_selected_blocks);
   const kernels::PagedKv kv = model.cache->view(0);
   const auto element = static_cast<int64_t>(kernels::SizeOf(kv.dtype));
   const int64_t heads = batch * model.info.num_layers * kv.num_kv_heads * element;
@@ -130,11 +129,11 @@ Json Measure(engine::LoadedModel& model, ProfilingBackend& profiler, int64_t con
 }
 
 void PrintTable(const Json& result) {
-  std::printf("context %lld, batch %d: prefill %.1f tokens/s, decode %.1f tokens/s, peak %.2f GiB\n",
-              result["context"].get<long long>(), result["batch"].get<int>(),
-              result["prefill_tokens_per_s"].get<double>(),
-              result["decode_tokens_per_s"].get<double>(),
-              result["peak_rss_bytes"].get<double>() / (1 << 30));
+  std::printf(
+      "context %lld, batch %d: prefill %.1f tokens/s, decode %.1f tokens/s, peak %.2f GiB\n",
+      result["context"].get<long long>(), result["batch"].get<int>(),
+      result["prefill_tokens_per_s"].get<double>(), result["decode_tokens_per_s"].get<double>(),
+      result["peak_rss_bytes"].get<double>() / (1 << 30));
   for (const auto& [name, entry] : result["decode_operators"].items()) {
     std::printf("  %-14s %8.3f ms a step  %6.2f GB/s\n", name.c_str(),
                 entry["seconds_per_step"].get<double>() * 1e3, entry["gb_per_s"].get<double>());
@@ -186,12 +185,12 @@ int Run() {
   const int threads = options->num_threads > 0 ? options->num_threads : engine::NumUsableCores();
   const double bandwidth = BandwidthFromChild(threads);
   ProfilingBackend* profiler = nullptr;
-  const auto model =
-      engine::LoadModelWithCache(*options, [&](std::unique_ptr<kernels::Backend> inner) {
-        auto wrapped = std::make_unique<ProfilingBackend>(std::move(inner));
-        profiler = wrapped.get();
-        return wrapped;
-      });
+  options->wrap_backend = [&](std::unique_ptr<kernels::Backend> inner) {
+    auto wrapped = std::make_unique<ProfilingBackend>(std::move(inner));
+    profiler = wrapped.get();
+    return wrapped;
+  };
+  const auto model = engine::LoadModelWithCache(*options);
   if (!model.ok()) {
     std::fprintf(stderr, "%s\n", std::string(model.status().message()).c_str());
     return 1;

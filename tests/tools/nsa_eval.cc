@@ -89,7 +89,8 @@ int Run() {
                "\"peak_rss_bytes\": %lld}\n",
                static_cast<long long>(num_tokens), prefilled - began, Seconds() - prefilled,
                static_cast<long long>(engine::PeakResidentBytes()));
-  const bool written = (!want_logits || logits_file.flush()) && (!want_logprobs || logprobs_file.flush());
+  const bool written =
+      (!want_logits || logits_file.flush()) && (!want_logprobs || logprobs_file.flush());
   if (!written) std::fprintf(stderr, "cannot write the results\n");
   return written ? 0 : 1;
 }

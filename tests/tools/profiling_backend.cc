@@ -21,7 +21,9 @@ void ProfilingBackend::Gemm(const kernels::GemmParams& p) {
   Measure("gemm", &Backend::Gemm, p);
   profiles_["gemm"].weight_bytes += p.w->num_bytes();
 }
-void ProfilingBackend::Embed(const kernels::EmbedParams& p) { Measure("embed", &Backend::Embed, p); }
+void ProfilingBackend::Embed(const kernels::EmbedParams& p) {
+  Measure("embed", &Backend::Embed, p);
+}
 void ProfilingBackend::RmsNorm(const kernels::RmsNormParams& p) {
   Measure("rms_norm", &Backend::RmsNorm, p);
 }
@@ -49,7 +51,9 @@ void ProfilingBackend::WinAttn(const kernels::WinAttnParams& p) {
 void ProfilingBackend::FullAttn(const kernels::FullAttnParams& p) {
   Measure("full_attn", &Backend::FullAttn, p);
 }
-void ProfilingBackend::Merge(const kernels::MergeParams& p) { Measure("merge", &Backend::Merge, p); }
+void ProfilingBackend::Merge(const kernels::MergeParams& p) {
+  Measure("merge", &Backend::Merge, p);
+}
 void ProfilingBackend::Sample(const kernels::SampleParams& p) {
   Measure("sample", &Backend::Sample, p);
 }

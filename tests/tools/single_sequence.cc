@@ -44,20 +44,19 @@ void SingleSequence::Append(const std::vector<int32_t>& tokens, int64_t chunk, i
     const int64_t wanted = std::clamp<int64_t>(first + size - logits_from, 0, size);
     engine::Batch batch;
     batch.num_rows = size;
-    batch.entries.push_back(EntryFor(all.subspan(static_cast<size_t>(begin), static_cast<size_t>(size)),
-                                     static_cast<int32_t>(wanted)));
-    model_->runner->Run(batch, [&](size_t, int64_t row, float* logits) {
-      consumer(first + row, logits);
-    });
+    batch.entries.push_back(
+        EntryFor(all.subspan(static_cast<size_t>(begin), static_cast<size_t>(size)),
+                 static_cast<int32_t>(wanted)));
+    model_->runner->Run(batch,
+                        [&](size_t, int64_t row, float* logits) { consumer(first + row, logits); });
     num_tokens_ += size;
   }
 }
 
 int32_t SingleSequence::Step(int32_t token) {
   int32_t best = -1;
-  Append({token}, 1, num_tokens_, [&](int64_t, float* logits) {
-    best = ArgMax(logits, model_->info.vocabulary_size);
-  });
+  Append({token}, 1, num_tokens_,
+         [&](int64_t, float* logits) { best = ArgMax(logits, model_->info.vocabulary_size); });
   return best;
 }
 

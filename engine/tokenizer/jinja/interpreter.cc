@@ -252,19 +252,20 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteFor(const Stmt& stmt, cons
     ForLoop& loop;
     ~Ender() { loop.End(); }
   } ender{*loop};
-  bool any = false;
+  // As in jinja2, the else runs unless some turn came to its end without break or continue.
+  bool finished_a_turn = false;
   while (true) {
     JINJA_ASSIGN_OR_RETURN(bool more, loop->Next());
     if (!more) break;
-    any = true;
     auto turn = std::make_shared<Scope>();
     turn->parent = scope;
     turn->Set("loop", Value(Value::Variant(std::shared_ptr<LoopObject>(loop))));
     JINJA_RETURN_IF_ERROR(Assign(stmt.target, loop->current(), turn));
     JINJA_ASSIGN_OR_RETURN(Flow flow, ExecuteBody(stmt.body, turn));
     if (flow == Flow::kBreak) break;
+    if (flow == Flow::kNext) finished_a_turn = true;
   }
-  if (any) return Flow::kNext;
+  if (finished_a_turn) return Flow::kNext;
   auto inner = std::make_shared<Scope>();
   inner->parent = scope;
   return ExecuteBody(stmt.otherwise, inner);

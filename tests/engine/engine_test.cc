@@ -1,0 +1,279 @@
+// The engine as a whole, with the default model: isolation, cancelling, deadlines, faults, limits.
+
+#include "engine/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "tests/engine/fakes.h"
+
+namespace nsa::engine {
+namespace {
+
+/// Passes all on to another backend; derived ones break one thing.
+class PassingBackend : public kernels::Backend {
+ public:
+  explicit PassingBackend(std::unique_ptr<kernels::Backend> inner) : inner_(std::move(inner)) {}
+  std::string Description() const override { return inner_->Description(); }
+  std::unique_ptr<kernels::PackedMatrix> Pack(std::span<const kernels::WeightMatrix> p) override {
+    return inner_->Pack(p);
+  }
+  void Embed(const kernels::EmbedParams& p) override { inner_->Embed(p); }
+  void RmsNorm(const kernels::RmsNormParams& p) override { inner_->RmsNorm(p); }
+  void Gemm(const kernels::GemmParams& p) override { inner_->Gemm(p); }
+  void Swiglu(const kernels::SwigluParams& p) override { inner_->Swiglu(p); }
+  void RopeKvWrite(const kernels::RopeKvWriteParams& p) override { inner_->RopeKvWrite(p); }
+  void CmpPool(const kernels::CmpPoolParams& p) override { inner_->CmpPool(p); }
+  void CmpAttn(const kernels::CmpAttnParams& p) override { inner_->CmpAttn(p); }
+  void ScoreTopk(const kernels::ScoreTopkParams& p) override { inner_->ScoreTopk(p); }
+  void SelAttn(const kernels::SelAttnParams& p) override { inner_->SelAttn(p); }
+  void WinAttn(const kernels::WinAttnParams& p) override { inner_->WinAttn(p); }
+  void FullAttn(const kernels::FullAttnParams& p) override { inner_->FullAttn(p); }
+  void Merge(const kernels::MergeParams& p) override { inner_->Merge(p); }
+  void Sample(const kernels::SampleParams& p) override { inner_->Sample(p); }
+
+ private:
+  std::unique_ptr<kernels::Backend> inner_;
+};
+
+constexpr int32_t kPoisonToken = 12345;
+
+/// A token whose embedding is not a number.
+class PoisonBackend final : public PassingBackend {
+ public:
+  using PassingBackend::PassingBackend;
+  void Embed(const kernels::EmbedParams& p) override {
+    PassingBackend::Embed(p);
+    for (int64_t r = 0; r < p.num_rows; ++r) {
+      if (p.ids[r] == kPoisonToken)
+        p.y[r * p.table.num_columns] = std::numeric_limits<float>::quiet_NaN();
+    }
+  }
+};
+
+class EngineTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    const char* path = std::getenv("NSA_TEST_MODEL");
+    if (path == nullptr) GTEST_SKIP() << "NSA_TEST_MODEL names no model file";
+    options_.model_path = path;
+    options_.max_context = 4096;
+    options_.kv_cache_gib = 0.25;
+    options_.max_step_tokens = 128;
+  }
+
+  std::unique_ptr<Engine> Create() {
+    auto engine = CreateEngine(options_);
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    return *std::move(engine);
+  }
+
+  static Request MakeRequest(const std::string& id, int64_t num_tokens, int64_t max_tokens) {
+    std::mt19937 random(static_cast<uint32_t>(num_tokens));
+    Request request;
+    request.id = id;
+    for (int64_t i = 0; i < num_tokens; ++i) {
+      request.prompt_token_ids.push_back(static_cast<int32_t>(random() % 10000));
+    }
+    request.sampling.temperature = 0;
+    request.sampling.ignore_eos = true;
+    request.sampling.max_tokens = max_tokens;
+    return request;
+  }
+
+  static std::shared_ptr<RecordingSink> Submit(Engine& engine, Request request) {
+    auto sink = std::make_shared<RecordingSink>();
+    const absl::Status status = engine.Submit(std::move(request), sink);
+    EXPECT_TRUE(status.ok()) << status;
+    return sink;
+  }
+
+  EngineOptions options_;
+};
+
+TEST_F(EngineTest, FourStreamsGiveWhatEachGivesAlone) {
+  auto engine = Create();
+  const std::vector<int64_t> lengths = {5, 700, 64, 1311};
+  std::vector<std::vector<int32_t>> alone;
+  for (const int64_t length : lengths) {
+    auto sink = Submit(*engine, MakeRequest("alone", length, 24));
+    ASSERT_TRUE(sink->WaitUntilDone());
+    EXPECT_EQ(sink->tokens.size(), 24u);
+    EXPECT_EQ(sink->finish.reason, FinishReason::kLength);
+    EXPECT_EQ(sink->finish.usage.num_prompt_tokens, length);
+    alone.push_back(sink->tokens);
+  }
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (const int64_t length : lengths) {
+    sinks.push_back(Submit(*engine, MakeRequest(std::to_string(length), length, 24)));
+  }
+  for (size_t i = 0; i < sinks.size(); ++i) {
+    ASSERT_TRUE(sinks[i]->WaitUntilDone());
+    EXPECT_EQ(sinks[i]->tokens, alone[i]) << lengths[i];
+  }
+  EXPECT_EQ(engine->load().num_pages_free, engine->load().num_pages_total);
+}
+
+TEST_F(EngineTest, PreemptionDoesNotShowInTheOutput) {
+  auto roomy = Create();
+  auto first = Submit(*roomy, MakeRequest("a", 300, 120));
+  auto second = Submit(*roomy, MakeRequest("b", 320, 120));
+  ASSERT_TRUE(first->WaitUntilDone() && second->WaitUntilDone());
+  const std::vector<int32_t> a = first->tokens, b = second->tokens;
+  roomy.reset();
+  options_.max_context = 448;
+  options_.kv_cache_gib = 0.0172;  // some 12 pages: one sequence and a half
+  auto tight = Create();
+  first = Submit(*tight, MakeRequest("a", 300, 120));
+  second = Submit(*tight, MakeRequest("b", 320, 120));
+  ASSERT_TRUE(first->WaitUntilDone() && second->WaitUntilDone());
+  EXPECT_EQ(first->tokens, a);
+  EXPECT_EQ(second->tokens, b);
+  EXPECT_EQ(tight->load().num_pages_free, tight->load().num_pages_total);
+}
+
+TEST_F(EngineTest, CancelledRequestFreesItsPagesAndLeavesOthersAlone) {
+  auto engine = Create();
+  auto steady = Submit(*engine, MakeRequest("steady", 50, 60));
+  auto victim = Submit(*engine, MakeRequest("victim", 900, 3000));
+  victim->first_token.WaitForNotification();
+  engine->Abort("victim");
+  engine->Abort("victim");  // idempotent
+  engine->Abort("nobody");
+  ASSERT_TRUE(victim->WaitUntilDone());
+  EXPECT_EQ(victim->finish.reason, FinishReason::kAborted);
+  EXPECT_TRUE(victim->status.ok());
+  ASSERT_TRUE(steady->WaitUntilDone());
+  EXPECT_EQ(steady->tokens.size(), 60u);
+  EXPECT_EQ(engine->load().num_pages_free, engine->load().num_pages_total);
+  EXPECT_EQ(victim->num_done, 1);
+}
+
+TEST_F(EngineTest, DeadlineEndsWaitingAndRunningRequests) {
+  options_.max_running_requests = 1;
+  auto engine = Create();
+  Request running = MakeRequest("running", 100, 3900);
+  running.deadline = absl::Now() + absl::Milliseconds(400);
+  Request waiting = MakeRequest("waiting", 100, 100);
+  waiting.deadline = absl::Now() + absl::Milliseconds(200);
+  auto first = Submit(*engine, std::move(running));
+  auto second = Submit(*engine, std::move(waiting));
+  ASSERT_TRUE(first->WaitUntilDone() && second->WaitUntilDone());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(first->status)) << first->status;
+  EXPECT_TRUE(absl::IsDeadlineExceeded(second->status)) << second->status;
+  EXPECT_GT(first->tokens.size(), 0u);
+  EXPECT_EQ(second->tokens.size(), 0u);
+}
+
+TEST_F(EngineTest, NaNLogitsFailThatRequestAlone) {
+  options_.wrap_backend = [](std::unique_ptr<kernels::Backend> inner) {
+    return std::make_unique<PoisonBackend>(std::move(inner));
+  };
+  auto engine = Create();
+  auto healthy_before = Submit(*engine, MakeRequest("before", 200, 30));
+  Request poisoned = MakeRequest("poisoned", 200, 30);
+  poisoned.prompt_token_ids.push_back(kPoisonToken);
+  auto victim = Submit(*engine, std::move(poisoned));
+  ASSERT_TRUE(victim->WaitUntilDone() && healthy_before->WaitUntilDone());
+  EXPECT_TRUE(absl::IsInternal(victim->status)) << victim->status;
+  // The victim's pages are used again: what NaN is left in them must not reach the next request.
+  auto after = Submit(*engine, MakeRequest("after", 200, 30));
+  ASSERT_TRUE(after->WaitUntilDone());
+  EXPECT_EQ(healthy_before->tokens, after->tokens);
+  EXPECT_TRUE(engine->healthy());
+}
+
+TEST_F(EngineTest, BadRequestsAreRefusedWithFieldValueAndRange) {
+  auto engine = Create();
+  auto sink = std::make_shared<RecordingSink>();
+  const auto refuse = [&](Request request, absl::StatusCode code, const std::string& part) {
+    const absl::Status status = engine->Submit(std::move(request), sink);
+    EXPECT_EQ(status.code(), code) << status;
+    EXPECT_NE(std::string(status.message()).find(part), std::string::npos) << status;
+  };
+  refuse(MakeRequest("empty", 0, 1), absl::StatusCode::kInvalidArgument, "empty");
+  refuse(MakeRequest("long", 4096, 1), absl::StatusCode::kInvalidArgument, "4096 tokens");
+  refuse(MakeRequest("much", 96, 4001), absl::StatusCode::kInvalidArgument, "max_tokens is 4001");
+  Request out_of_range = MakeRequest("ids", 3, 1);
+  out_of_range.prompt_token_ids[1] = 49152;
+  refuse(out_of_range, absl::StatusCode::kInvalidArgument, "49152");
+  out_of_range.prompt_token_ids[1] = -1;
+  refuse(out_of_range, absl::StatusCode::kInvalidArgument, "-1");
+  Request blocks = MakeRequest("blocks", 3, 1);
+  blocks.attention.num_selected_blocks = 1000;
+  refuse(blocks, absl::StatusCode::kInvalidArgument, "num_selected_blocks is 1000");
+  EXPECT_EQ(sink->num_done, 0);
+  auto twice = Submit(*engine, MakeRequest("twice", 100, 500));
+  refuse(MakeRequest("twice", 3, 1), absl::StatusCode::kAlreadyExists, "twice");
+  engine->Abort("twice");
+  ASSERT_TRUE(twice->WaitUntilDone());
+}
+
+TEST_F(EngineTest, FullQueueRefusesBeforeAndAfterTokenizing) {
+  options_.max_running_requests = 1;
+  options_.max_queued_requests = 2;
+  auto engine = Create();
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  sinks.push_back(Submit(*engine, MakeRequest("0", 10, 4000)));
+  sinks[0]->first_token.WaitForNotification();
+  sinks.push_back(Submit(*engine, MakeRequest("1", 10, 1)));
+  sinks.push_back(Submit(*engine, MakeRequest("2", 10, 1)));
+  EXPECT_TRUE(absl::IsResourceExhausted(engine->Admit(100)));
+  auto refused = std::make_shared<RecordingSink>();
+  EXPECT_TRUE(absl::IsResourceExhausted(engine->Submit(MakeRequest("3", 10, 1), refused)));
+  engine->Abort("0");
+  for (const auto& sink : sinks) ASSERT_TRUE(sink->WaitUntilDone());
+  EXPECT_TRUE(engine->Admit(100).ok());
+  EXPECT_EQ(refused->num_done, 0);
+}
+
+TEST_F(EngineTest, DrainFinishesWhatRunsThenAbortsTheRest) {
+  auto engine = Create();
+  auto brief = Submit(*engine, MakeRequest("brief", 20, 10));
+  auto endless = Submit(*engine, MakeRequest("endless", 20, 4000));
+  engine->Drain(absl::Now() + absl::Milliseconds(700));
+  EXPECT_TRUE(brief->done.HasBeenNotified() && endless->done.HasBeenNotified());
+  EXPECT_EQ(brief->finish.reason, FinishReason::kLength);
+  EXPECT_EQ(endless->finish.reason, FinishReason::kAborted);
+  auto late = std::make_shared<RecordingSink>();
+  EXPECT_TRUE(absl::IsUnavailable(engine->Submit(MakeRequest("late", 5, 1), late)));
+}
+
+TEST_F(EngineTest, SeededSamplingRepeatsWhateverElseRuns) {
+  auto engine = Create();
+  Request request = MakeRequest("drawn", 40, 40);
+  request.sampling.temperature = 1.2f;
+  request.sampling.seed = 99;
+  auto alone = Submit(*engine, request);
+  ASSERT_TRUE(alone->WaitUntilDone());
+  auto other = Submit(*engine, MakeRequest("other", 500, 60));
+  auto again = Submit(*engine, request);
+  ASSERT_TRUE(again->WaitUntilDone() && other->WaitUntilDone());
+  EXPECT_EQ(alone->tokens, again->tokens);
+  request.sampling.seed = 100;
+  auto different = Submit(*engine, request);
+  ASSERT_TRUE(different->WaitUntilDone());
+  EXPECT_NE(alone->tokens, different->tokens);
+}
+
+TEST_F(EngineTest, TooLittleMemoryIsSaidBeforeLoading) {
+  options_.kv_cache_gib = 100000;
+  const auto engine = CreateEngine(options_);
+  ASSERT_TRUE(absl::IsResourceExhausted(engine.status())) << engine.status();
+  EXPECT_NE(engine.status().message().find("--kv_cache_gib"), std::string::npos);
+  options_.kv_cache_gib = 0.01;
+  const auto small = CreateEngine(options_);
+  EXPECT_TRUE(absl::IsResourceExhausted(small.status())) << small.status();
+}
+
+}  // namespace
+}  // namespace nsa::engine

@@ -1,0 +1,74 @@
+#ifndef NSA_TESTS_ENGINE_FAKES_H_
+#define NSA_TESTS_ENGINE_FAKES_H_
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
+#include "engine/request.h"
+#include "engine/tokenizer/tokenizer.h"
+
+namespace nsa::engine {
+
+/// Token i is the letter 'a' + i mod 26; token 0 ends a completion.
+class LetterTokenizer final : public Tokenizer {
+ public:
+  std::vector<int32_t> Encode(std::string_view text, const EncodeOptions&) const override {
+    std::vector<int32_t> ids;
+    for (const char c : text) ids.push_back(c == ' ' ? 27 : c - 'a');
+    return ids;
+  }
+  std::string TokenBytes(int32_t id) const override {
+    return std::string(1, id == 27 ? ' ' : static_cast<char>('a' + id % 26));
+  }
+  std::string Decode(const std::vector<int32_t>& ids, bool) const override {
+    std::string text;
+    for (const int32_t id : ids) text += TokenBytes(id);
+    return text;
+  }
+  int32_t vocabulary_size() const override { return 100; }
+  bool IsSpecial(int32_t id) const override { return id == 0; }
+  int32_t bos_id() const override { return -1; }
+  const std::vector<int32_t>& stop_ids() const override { return stop_ids_; }
+  std::string kind() const override { return "letters"; }
+  bool strips_leading_space() const override { return false; }
+
+ private:
+  std::vector<int32_t> stop_ids_ = {0};
+};
+
+/// Keeps what it is told. Filled by the engine thread, read after WaitUntilDone.
+class RecordingSink final : public OutputSink {
+ public:
+  void OnOutput(Output output) override {
+    tokens.insert(tokens.end(), output.token_ids.begin(), output.token_ids.end());
+    text += output.text;
+    if (!first_token.HasBeenNotified()) first_token.Notify();
+  }
+  void OnDone(const absl::Status& status_in, const Finish& finish_in) override {
+    status = status_in;
+    finish = finish_in;
+    ++num_done;
+    done.Notify();
+  }
+  bool Ready() const override { return ready; }
+
+  /// False where it does not end within a minute.
+  bool WaitUntilDone() const { return done.WaitForNotificationWithTimeout(absl::Minutes(1)); }
+
+  std::vector<int32_t> tokens;
+  std::string text;
+  absl::Status status;
+  Finish finish;
+  int num_done = 0;
+  bool ready = true;
+  absl::Notification first_token;
+  absl::Notification done;
+};
+
+}  // namespace nsa::engine
+
+#endif  // NSA_TESTS_ENGINE_FAKES_H_

@@ -1,0 +1,172 @@
+#include "engine/scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "tests/engine/fakes.h"
+
+namespace nsa::engine {
+namespace {
+
+class SchedulerTest : public testing::Test {
+ protected:
+  std::shared_ptr<RecordingSink> Add(Scheduler& scheduler, const std::string& id, int64_t prompt,
+                                     int64_t max_tokens, int32_t priority = 0) {
+    Request request;
+    request.id = id;
+    request.prompt_token_ids.assign(static_cast<size_t>(prompt), 1);
+    request.priority = priority;
+    auto sink = std::make_shared<RecordingSink>();
+    clock_ += absl::Milliseconds(1);
+    scheduler.Add(
+        std::make_unique<Sequence>(std::move(request), sink, tokenizer_, max_tokens, 1, clock_));
+    return sink;
+  }
+
+  /// Plays the model: every sequence whose logits were asked for gets token 2.
+  int Step(Scheduler& scheduler, const Batch& batch) {
+    std::vector<std::string> ended;
+    for (const BatchEntry& entry : batch.entries) {
+      Sequence& sequence = scheduler.running(entry.sequence_index);
+      if (entry.num_logit_rows == 1 && sequence.AcceptToken(2, clock_)) {
+        ended.push_back(sequence.id());
+      }
+    }
+    scheduler.Complete(batch);
+    for (const std::string& id : ended) {
+      auto sequence = scheduler.Remove(id);
+      sequence->Finish(absl::OkStatus(), FinishReason::kLength, clock_);
+    }
+    return static_cast<int>(ended.size());
+  }
+
+  LetterTokenizer tokenizer_;
+  absl::Time clock_ = absl::UnixEpoch();
+};
+
+TEST_F(SchedulerTest, DecodeRowsComeBeforeAPrefillChunk) {
+  PagePool pool(100);
+  Scheduler scheduler(&pool, {.max_step_tokens = 10, .max_running = 8});
+  Add(scheduler, "short", 3, 50);
+  Step(scheduler, scheduler.Schedule(16, clock_));
+  Add(scheduler, "long", 1000, 5);
+  for (int i = 0; i < 20; ++i) {
+    const Batch batch = scheduler.Schedule(16, clock_);
+    ASSERT_EQ(batch.entries.size(), 2u);
+    EXPECT_EQ(batch.entries[0].tokens.size(), 1u) << "the running stream goes on";
+    EXPECT_EQ(batch.entries[1].tokens.size(), 9u);
+    EXPECT_EQ(batch.num_rows, 10);
+    Step(scheduler, batch);
+  }
+}
+
+TEST_F(SchedulerTest, LowerPriorityNumberRunsFirst) {
+  PagePool pool(100);
+  Scheduler scheduler(&pool, {.max_step_tokens = 64, .max_running = 1});
+  Add(scheduler, "later", 10, 1, 5);
+  Add(scheduler, "first", 10, 1, -5);
+  const Batch batch = scheduler.Schedule(16, clock_);
+  ASSERT_EQ(batch.entries.size(), 1u);
+  EXPECT_EQ(scheduler.running(0).id(), "first");
+}
+
+TEST_F(SchedulerTest, ChunksJoinToThePromptAndAskForLogitsOnce) {
+  PagePool pool(100);
+  Scheduler scheduler(&pool, {.max_step_tokens = 7, .max_running = 1});
+  Add(scheduler, "a", 30, 1);
+  std::vector<size_t> sizes;
+  int logits = 0;
+  while (!scheduler.idle()) {
+    const Batch batch = scheduler.Schedule(16, clock_);
+    ASSERT_EQ(batch.entries.size(), 1u);
+    EXPECT_EQ(batch.entries[0].num_cached, static_cast<int64_t>(sizes.size()) * 7);
+    sizes.push_back(batch.entries[0].tokens.size());
+    logits += batch.entries[0].num_logit_rows;
+    Step(scheduler, batch);
+  }
+  EXPECT_EQ(sizes, (std::vector<size_t>{7, 7, 7, 7, 2}));
+  EXPECT_EQ(logits, 1);
+  EXPECT_EQ(pool.num_free(), 100);
+}
+
+TEST_F(SchedulerTest, PreemptionGivesPagesToTheFirstAndLosesNothing) {
+  PagePool pool(4);  // 256 tokens
+  Scheduler scheduler(&pool, {.max_step_tokens = 512, .max_running = 8});
+  const auto first = Add(scheduler, "first", 60, 150);    // grows to 4 pages
+  const auto second = Add(scheduler, "second", 60, 100);  // to 3
+  for (int i = 0; i < 2000 && !scheduler.idle(); ++i) {
+    Step(scheduler, scheduler.Schedule(16, clock_));
+    ASSERT_TRUE(scheduler.Consistent());
+  }
+  EXPECT_GT(scheduler.num_preemptions(), 0);
+  EXPECT_EQ(first->tokens.size(), 150u);
+  EXPECT_EQ(second->tokens.size(), 100u);
+  EXPECT_EQ(pool.num_free(), 4);
+}
+
+TEST_F(SchedulerTest, SlowReaderPausesAlone) {
+  PagePool pool(100);
+  Scheduler scheduler(&pool, {.max_step_tokens = 64, .max_running = 8});
+  const auto slow = Add(scheduler, "slow", 5, 20);
+  const auto quick = Add(scheduler, "quick", 5, 20);
+  Step(scheduler, scheduler.Schedule(16, clock_));
+  slow->ready = false;
+  for (int i = 0; i < 30; ++i) Step(scheduler, scheduler.Schedule(16, clock_));
+  EXPECT_EQ(slow->tokens.size(), 1u);
+  EXPECT_EQ(quick->num_done, 1);
+  slow->ready = true;
+  for (int i = 0; i < 30; ++i) Step(scheduler, scheduler.Schedule(16, clock_));
+  EXPECT_EQ(slow->tokens.size(), 20u);
+}
+
+/// Random arrivals, cancels and paused readers over a tiny pool.
+TEST_F(SchedulerTest, RandomLoadConservesPagesAndEndsEveryRequestOnce) {
+  for (uint32_t seed = 1; seed <= 20; ++seed) {
+    std::mt19937 random(seed);
+    PagePool pool(6);
+    const int64_t budget = 1 + random() % 100;
+    Scheduler scheduler(&pool, {.max_step_tokens = budget, .max_running = 5});
+    std::map<std::string, std::shared_ptr<RecordingSink>> sinks;
+    int next = 0;
+    for (int step = 0; step < 1500; ++step) {
+      if (step < 1000 && random() % 4 == 0) {
+        const std::string id = std::to_string(next++);
+        const int64_t prompt = 1 + random() % 250;
+        sinks[id] = Add(scheduler, id, prompt, 1 + random() % (6 * 64 - prompt),
+                        static_cast<int32_t>(random() % 3));
+      }
+      if (random() % 10 == 0 && next > 0) {
+        const std::string id = std::to_string(random() % static_cast<uint32_t>(next));
+        if (auto sequence = scheduler.Remove(id)) {
+          sequence->Finish(absl::OkStatus(), FinishReason::kAborted, clock_);
+        }
+      }
+      if (step % 50 == 0) {
+        for (auto& [id, sink] : sinks) sink->ready = random() % 5 != 0;
+      }
+      const Batch batch = scheduler.Schedule(16, clock_);
+      ASSERT_LE(batch.num_rows, budget);
+      for (const BatchEntry& entry : batch.entries) {
+        ASSERT_LE(entry.num_cached + static_cast<int64_t>(entry.tokens.size()),
+                  static_cast<int64_t>(entry.page_table.size()) * 64);
+      }
+      Step(scheduler, batch);
+      ASSERT_TRUE(scheduler.Consistent()) << "seed " << seed << " step " << step;
+    }
+    for (auto& [id, sink] : sinks) sink->ready = true;
+    for (int step = 0; step < 100000 && !scheduler.idle(); ++step) {
+      Step(scheduler, scheduler.Schedule(16, clock_));
+    }
+    EXPECT_TRUE(scheduler.idle()) << "seed " << seed;
+    EXPECT_EQ(pool.num_free(), 6);
+    for (const auto& [id, sink] : sinks) EXPECT_EQ(sink->num_done, 1) << id;
+  }
+}
+
+}  // namespace
+}  // namespace nsa::engine

@@ -1,0 +1,55 @@
+#include "engine/attention/spec.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+
+namespace nsa::engine {
+namespace {
+
+TEST(AttentionSpec, TrainingFreeStaysInsideTheTrainedLength) {
+  for (const int64_t trained : {256, 512, 1000, 2048, 8192, 131072}) {
+    const AttentionSpec spec = TrainingFreeSpec(trained);
+    EXPECT_TRUE(Validate(spec).ok()) << trained << " " << Validate(spec);
+    EXPECT_LE(int64_t{spec.num_selected_blocks} * 64 + spec.window_size + 64, trained);
+    EXPECT_LE(int64_t{MaxSelectedBlocks(spec, trained)} * 64 + spec.window_size + 64, trained);
+  }
+}
+
+TEST(AttentionSpec, ContradictionsNameTheField) {
+  struct Case {
+    const char* field;
+    std::function<void(AttentionSpec&)> change;
+  };
+  const Case cases[] = {
+      {"compression_stride", [](AttentionSpec& s) { s.compression_stride = 24; }},
+      {"compression_stride", [](AttentionSpec& s) { s.compression_stride = 0; }},
+      {"compression_length", [](AttentionSpec& s) { s.compression_length = 24; }},
+      {"sel_block_size", [](AttentionSpec& s) { s.sel_block_size = 48; }},
+      {"sel_block_size", [](AttentionSpec& s) { s.sel_block_size = 128; }},
+      {"window_size", [](AttentionSpec& s) { s.window_size = 0; }},
+      {"window_size", [](AttentionSpec& s) { s.window_size = 500; }},
+      {"num_selected_blocks", [](AttentionSpec& s) { s.num_selected_blocks = 0; }},
+      {"num_local_blocks", [](AttentionSpec& s) { s.num_local_blocks = 1; }},
+      {"compressed_values", [](AttentionSpec& s) { s.compressed_values = true; }},
+  };
+  for (const Case& c : cases) {
+    AttentionSpec spec = TrainingFreeSpec(8192);
+    c.change(spec);
+    const absl::Status status = Validate(spec);
+    EXPECT_FALSE(status.ok()) << c.field;
+    EXPECT_NE(std::string(status.message()).find(c.field), std::string::npos) << status;
+  }
+}
+
+TEST(AttentionSpec, ForcedBlocksMustFitInN) {
+  AttentionSpec spec;
+  spec.sparse = true;
+  spec.num_selected_blocks = 2;  // 1 initial and 2 local are forced
+  EXPECT_FALSE(Validate(spec).ok());
+  spec.num_selected_blocks = 3;
+  EXPECT_TRUE(Validate(spec).ok());
+}
+
+}  // namespace
+}  // namespace nsa::engine
