@@ -172,6 +172,7 @@ SNIPPETS += [
     "{% set ns = namespace(n=0) %}{% for i in range(6) if ns.n < 3 %}{% set ns.n = ns.n + 1 %}{{ i }}{{ loop.last }}{% endfor %}",
     "{% set ns = namespace(n=0) %}{% for i in range(6) if ns.n < 3 %}{{ loop.length }}{% set ns.n = ns.n + 1 %}{{ i }}{% endfor %}",
     "{{ range(5) | list }} {{ range(2, 5) | list }} {{ range(5, 0, -2) | list }} {{ range(3) | length }} {{ 2 in range(3) }} {{ range(0) | list }}",
+    "{% for i in [1, 2] %}{{ i }}{% continue %}{% else %}else{% endfor %} {% for i in [1, 2] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% else %}else{% endfor %}",
     # Scopes.
     "{% set x = 1 %}{% for i in [1, 2] %}{{ x }}{% set x = x + i %}{{ x }} {% endfor %}{{ x }}",
     "{% for i in [1] %}{% set inner = 5 %}{% endfor %}{{ inner }}| {% if true %}{% set y = 2 %}{% endif %}{{ y }}",
