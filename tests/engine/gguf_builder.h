@@ -2,6 +2,7 @@
 #define NSA_TESTS_ENGINE_GGUF_BUILDER_H_
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <cstdio>
@@ -18,8 +19,9 @@ class TempFile {
  public:
   explicit TempFile(std::string_view bytes = "") {
     const testing::TestInfo* test = testing::UnitTest::GetInstance()->current_test_info();
-    path_ = testing::TempDir() + "nsa_" + test->test_suite_name() + "_" + test->name() + "_" +
-            std::to_string(num_files_++);
+    // The process too: a test may run twice at once, and one that was killed leaves its files.
+    path_ = testing::TempDir() + "nsa_" + std::to_string(getpid()) + "_" + test->test_suite_name() +
+            "_" + test->name() + "_" + std::to_string(num_files_++);
     Write(bytes);
   }
   ~TempFile() { std::remove(path_.c_str()); }
