@@ -1,6 +1,8 @@
 """Pass-key retrieval: a five-digit key hidden in filler or in real text, and whether the model finds it.
 
-The prompts continue as raw text, or as a user's turn of the checkpoint's chat template.
+The prompts have the task's usual form, each part on a line of its own (the needle in the running line,
+or a blank line before the question, and even full attention misses keys at 4k tokens). They continue as
+raw text, or as a user's turn of the checkpoint's chat template.
 """
 
 import dataclasses
@@ -13,11 +15,11 @@ from tests.support import compare, model_files, nsa_eval
 FILLER = (
     "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
 )
-NEEDLE = "The pass key is {key}. Remember it. {key} is the pass key. "
+NEEDLE = "The pass key is {key}. Remember it. {key} is the pass key."
 QUESTION = "What is the pass key? The pass key is"
 TASK = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. "
-    "I will quiz you about the important information there.\n\n"
+    "I will quiz you about the important information there.\n"
 )
 CHAT = (
     "<|im_start|>user\n{prompt}What is the pass key?<|im_end|>\n<|im_start|>assistant\nThe pass key is"
@@ -76,7 +78,7 @@ def compose(haystack: str, needle: str, depth: int, chat: bool) -> str:
     at = haystack.rfind(". ", 0, len(haystack) * depth // 100) + 2
     if at < 2:
         at = 0
-    body = f"{haystack[:at]}{needle}{haystack[at:]}\n\n"
+    body = f"{haystack[:at]}\n{needle}\n{haystack[at:]}\n"
     if chat:
         return CHAT.format(prompt=TASK + body)
     return TASK + body + QUESTION
