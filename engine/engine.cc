@@ -442,6 +442,7 @@ void EngineImpl::Loop() {
     }
     const Batch batch = scheduler_.Schedule(loaded_->info.num_selected_blocks, absl::Now());
     for (; preemptions < scheduler_.num_preemptions(); ++preemptions) observer_->OnPreemption();
+    Publish();  // what was admitted no longer waits: a step takes long enough to be refused for it
     if (!batch.entries.empty()) {
       RunStep(batch);
     } else if (!scheduler_.idle()) {
