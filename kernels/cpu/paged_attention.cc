@@ -192,15 +192,17 @@ class TileAttention {
     return page;
   }
 
-  /// What NextPage will be after `page`; −1 where that is the last.
+  /// The page to be read after `page`, as far as is known; −1 for none. For prefetching alone.
   int64_t PageAfter(int64_t page) const {
     int64_t after = -1;
     for (int32_t row = 0; row < tile_.num_rows; ++row) {
       const PieceCursor& cursor = cursors_[row];
       const bool here = IsAt(row, page);
       if (cursor.next + (here ? 1 : 0) >= cursor.end) continue;
-      const int64_t candidate = (here ? cursor.following : cursor.piece).page_index;
-      if (after < 0 || candidate < after) after = candidate;
+      // An empty piece may lie behind the page table.
+      const PagePiece& piece = here ? cursor.following : cursor.piece;
+      if (piece.begin >= piece.end) continue;
+      if (after < 0 || piece.page_index < after) after = piece.page_index;
     }
     return after;
   }

@@ -210,14 +210,14 @@ HWY_INLINE void ScoreBlocks(const ScoreCall& call, int64_t num_candidates,
   }
 }
 
-/// Number of keys ≥ `threshold` among keys[0, size), size a multiple of the vector.
-HWY_INLINE int64_t CountNotLess(int32_t threshold, int64_t size, const int32_t* HWY_RESTRICT keys) {
+/// Number of keys > `value` among keys[0, size), size a multiple of the vector.
+HWY_INLINE int64_t CountAbove(int32_t value, int64_t size, const int32_t* HWY_RESTRICT keys) {
   const hn::RebindToSigned<F32Tag> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto below = hn::Set(d, threshold - 1);
+  const auto limit = hn::Set(d, value);
   int64_t count = 0;
   for (int64_t i = 0; i < size; i += lanes) {
-    count += static_cast<int64_t>(hn::CountTrue(d, hn::Gt(hn::LoadU(d, keys + i), below)));
+    count += static_cast<int64_t>(hn::CountTrue(d, hn::Gt(hn::LoadU(d, keys + i), limit)));
   }
   return count;
 }
@@ -231,17 +231,17 @@ HWY_INLINE int32_t ChooseBlocks(int64_t num_candidates, int64_t n, int32_t* keys
   std::fill_n(keys + num_candidates, kVectorPadding, -1);
   const int64_t size = (num_candidates + kVectorPadding - 1) / kVectorPadding * kVectorPadding;
   int32_t threshold = 0;
-  int64_t num_above = CountNotLess(0, size, keys);
-  for (int bit = 30; bit >= 0 && num_above > n; --bit) {
+  int64_t num_in = CountAbove(-1, size, keys);
+  for (int bit = 30; bit >= 0 && num_in > n; --bit) {
     const int32_t higher = threshold | (int32_t{1} << bit);
-    const int64_t count = CountNotLess(higher, size, keys);
+    const int64_t count = CountAbove(higher - 1, size, keys);
     if (count < n) continue;
     threshold = higher;
-    num_above = count;
+    num_in = count;
   }
   // Keys above the threshold are in; of those at it, the first.
   int64_t num_ties = n;
-  if (num_above > n) num_ties = n - CountNotLess(threshold + 1, size, keys);
+  if (num_in > n) num_ties = n - CountAbove(threshold, size, keys);
   int32_t num_selected = 0;
   for (int64_t block = 0; block < num_candidates; ++block) {
     if (keys[block] < threshold) continue;

@@ -49,7 +49,8 @@ struct AttentionCase {
 
 inline void PrintTo(const AttentionCase& c, std::ostream* os) { *os << c.name; }
 
-inline std::vector<AttentionCase> AttentionCases() {
+/// Groups, head dimensions and types.
+inline std::vector<AttentionCase> ShapeCases() {
   return {
       {.name = "SmolLm", .dtype = DType::kBF16, .num_kv_heads = 3},
       {.name = "OneHead",
@@ -92,6 +93,12 @@ inline std::vector<AttentionCase> AttentionCases() {
        .rotary_dim = 64,
        .sequences = {{20, 20}, {700, 6}},
        .pooled_keys = PooledKeys::kUnrotated},
+  };
+}
+
+/// Sizes of windows and blocks.
+inline std::vector<AttentionCase> BlockCases() {
+  return {
       {.name = "ShortBlocks",
        .dtype = DType::kF16,
        .group = 2,
@@ -135,6 +142,12 @@ inline std::vector<AttentionCase> AttentionCases() {
        .sel_block_size = 32,
        .sequences = {{1, 3}, {130, 70}}},
   };
+}
+
+inline std::vector<AttentionCase> AttentionCases() {
+  std::vector<AttentionCase> cases = ShapeCases();
+  for (const AttentionCase& c : BlockCases()) cases.push_back(c);
+  return cases;
 }
 
 inline std::vector<float> RandomFloats(size_t count, uint32_t seed) {

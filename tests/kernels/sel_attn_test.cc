@@ -94,7 +94,7 @@ TEST(SelAttnTest, BlocksOutOfSightAreSkipped) {
     Selection with(world, 64, window_size);
     with.selected[0] = 0;
     with.selected[1] = 1;
-    with.selected[2] = window_size > 0 ? 3 : 5;  // the window begins at page 2
+    with.selected[2] = window_size > 0 ? 3 : 500;  // the window begins at page 2
     with.num_selected[0] = 3;
     Selection without = with;
     without.num_selected[0] = 2;
