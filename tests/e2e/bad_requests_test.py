@@ -129,7 +129,7 @@ FIELDS = [
     (edit_bias_value, "logit_bias"),
     (edit_bias_nan, "logit_bias"),
     (edit_bias_token, "261"),
-    (edit_bias_twice, "twice"),
+    (edit_bias_twice, "logit_bias[1]"),
     (edit_allowed, "allowed_token_ids"),
     (edit_max_tokens, "max_tokens"),
     (edit_max_tokens_negative, "max_tokens"),

@@ -52,16 +52,18 @@ def test_cancelled_prefill_frees_its_pages_within_a_step(real_server, manual_tok
     request = server.request((manual_tokens * 2)[:12_000], 8)
     request.response.prefill_progress = True
     call = real_server.stub.Generate(request, timeout=300)
-    first = next(call)
-    assert first.WhichOneof("event") == "prefill_progress"
-    running = real_server.metrics()
+    try:
+        # The first chunk is through, and the metrics have seen it before the second is.
+        processed = [next(call).prefill_progress.processed_tokens for _ in range(3)]
+        running = real_server.metrics()
+    finally:
+        call.cancel()
+    assert 0 <= processed[0] < processed[-1] < 12_000
     assert running['nsa:kv_pages{state="active"}'] > 0
-    call.cancel()
     real_server.wait_idle(timeout=60)
     after = real_server.metrics()
-    steps = (
-        after["nsa:prefill_chunk_seconds_count"] - running["nsa:prefill_chunk_seconds_count"]
-    )
+    chunks = "nsa:prefill_chunk_seconds_count"
+    steps = after[chunks] - running[chunks]
     # The step that ran when the cancel came, and one that may have begun while it was on its way.
     assert steps <= 2, f"{steps} chunks of the cancelled prompt were still computed"
     assert after['nsa:kv_pages{state="active"}'] == 0
