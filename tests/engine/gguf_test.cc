@@ -67,9 +67,11 @@ TEST(GgufFile, ReadsWhatThePythonPackageWrites) {
     const auto& expected = golden["tensors"][i];
     const GgufTensor* tensor = (*file)->FindTensor(expected["name"].get<std::string>());
     ASSERT_EQ(tensor, &(*file)->tensors()[i]) << expected["name"];
-    EXPECT_EQ(static_cast<uint32_t>(tensor->type), expected["type"]) << tensor->name;
+    EXPECT_EQ(static_cast<uint32_t>(tensor->type), expected["type"].get<uint32_t>())
+        << tensor->name;
     EXPECT_EQ(tensor->shape, expected["shape"].get<std::vector<int64_t>>()) << tensor->name;
-    EXPECT_EQ(ToHex(tensor->data, tensor->num_bytes), expected["data"]) << tensor->name;
+    EXPECT_EQ(ToHex(tensor->data, tensor->num_bytes), expected["data"].get<std::string>())
+        << tensor->name;
   }
 }
 
