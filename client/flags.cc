@@ -206,14 +206,15 @@ absl::StatusOr<std::string> PromptText() {
     return absl::InvalidArgumentError(
         "a prompt is missing: give --prompt, or --prompt_file (-: standard input)");
   }
+  const absl::Status unreadable =
+      absl::InvalidArgumentError(absl::StrCat("--prompt_file: cannot read '", path, "'"));
+  // A folder opens like a file; reading it then throws.
+  if (path != "-" && std::filesystem::is_directory(path)) return unreadable;
   std::ifstream file;
   if (path != "-") file.open(path, std::ios::binary);
   std::istream& input = path == "-" ? std::cin : file;
-  // Reading a folder opens well and fails later.
   std::string text(std::istreambuf_iterator<char>(input), {});
-  if ((path != "-" && !file.is_open()) || input.bad() || std::filesystem::is_directory(path)) {
-    return absl::InvalidArgumentError(absl::StrCat("--prompt_file: cannot read '", path, "'"));
-  }
+  if (input.bad() || (path != "-" && !file.is_open())) return unreadable;
   return text;
 }
 

@@ -16,31 +16,33 @@
 namespace nsa::client {
 namespace {
 
-/// Turns Ctrl-C into a cancelled call while it lives. Signals are blocked and waited for, since
+sigset_t InterruptSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  return signals;
+}
+
+/// Turns Ctrl-C into a cancelled call while it lives: the signals, blocked, are waited for, since
 /// nothing of gRPC may be called from a signal handler.
 class InterruptGuard {
  public:
   explicit InterruptGuard(grpc::ClientContext* context) {
-    sigemptyset(&signals_);
-    sigaddset(&signals_, SIGINT);
-    sigaddset(&signals_, SIGTERM);
-    pthread_sigmask(SIG_BLOCK, &signals_, &before_);
     watcher_ = std::thread([this, context] {
+      const sigset_t signals = InterruptSignals();
       while (!ended_) {
         const timespec tenth{0, 100'000'000};
-        if (sigtimedwait(&signals_, nullptr, &tenth) > 0) context->TryCancel();
+        if (sigtimedwait(&signals, nullptr, &tenth) > 0) context->TryCancel();
       }
     });
   }
   ~InterruptGuard() {
     ended_ = true;
     watcher_.join();
-    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
   }
 
  private:
-  sigset_t signals_;
-  sigset_t before_;
   std::atomic<bool> ended_{false};
   std::thread watcher_;
 };
@@ -99,6 +101,11 @@ void PrintUsage(const v1::Finished& finished) {
 }
 
 }  // namespace
+
+void BlockInterrupts() {
+  const sigset_t signals = InterruptSignals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}
 
 grpc::Status Generate(v1::InferenceService::Stub& stub, const v1::GenerateRequest& request) {
   grpc::ClientContext context;

@@ -94,6 +94,7 @@ void PrintMessage(const google::protobuf::Message& message) {
 int RunGenerate(bool chat) {
   const auto request = GenerateRequestFromFlags(chat);
   if (!request.ok()) return Usage(std::string(request.status().message()));
+  BlockInterrupts();
   const auto connection = Connect();
   return Report(Generate(*connection->stub, *request));
 }
