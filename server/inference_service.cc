@@ -27,8 +27,7 @@ grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl
 InferenceService::InferenceService(engine::Engine* engine, engine::MetricsObserver* metrics,
                                    const Info& info)
     : engine_(engine),
-      shared_{
-          .engine = engine, .metrics = metrics != nullptr ? metrics : &no_metrics_, .pending = {}},
+      shared_{engine, metrics != nullptr ? metrics : &no_metrics_, {}},
       info_(info),
       started_(absl::Now()),
       id_prefix_(std::random_device{}()),
