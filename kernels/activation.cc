@@ -23,8 +23,8 @@ void QuantiseRow(const float* x, int64_t num_columns, QuantisedRow& row) {
     if (!finite || !std::isfinite(inverse)) continue;
     for (int64_t i = first; i < first + kActivationGroup; ++i) {
       const float scaled = std::nearbyint(x[i] * inverse);
-      row.q[static_cast<size_t>(i)] = static_cast<int16_t>(
-          std::clamp(scaled, -static_cast<float>(kActivationMax), static_cast<float>(kActivationMax)));
+      row.q[static_cast<size_t>(i)] = static_cast<int16_t>(std::clamp(
+          scaled, -static_cast<float>(kActivationMax), static_cast<float>(kActivationMax)));
     }
   }
 }

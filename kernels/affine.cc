@@ -47,7 +47,7 @@ void UnpackKScales(const uint8_t* source, AffineBlock& block) {
 }
 
 void UnpackQ6K(const uint8_t* source, AffineBlock& block) {
-  const uint8_t* low = source;        // [2 halves][64]: two rows of 32 in each nibble
+  const uint8_t* low = source;         // [2 halves][64]: two rows of 32 in each nibble
   const uint8_t* high = source + 128;  // [2 halves][32]: four rows of 2 bits
   const float d = LoadHalf(source + 208);
   for (int half = 0; half < 2; ++half) {

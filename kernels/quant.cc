@@ -22,10 +22,10 @@ struct NamedBlock {
 };
 
 constexpr NamedBlock kBlocks[] = {
-    {WeightType::kF32, {"F32", 1, 4}},      {WeightType::kF16, {"F16", 1, 2}},
-    {WeightType::kBF16, {"BF16", 1, 2}},    {WeightType::kQ4_0, {"Q4_0", 32, 18}},
-    {WeightType::kQ4_1, {"Q4_1", 32, 20}},  {WeightType::kQ5_0, {"Q5_0", 32, 22}},
-    {WeightType::kQ5_1, {"Q5_1", 32, 24}},  {WeightType::kQ8_0, {"Q8_0", 32, 34}},
+    {WeightType::kF32, {"F32", 1, 4}},       {WeightType::kF16, {"F16", 1, 2}},
+    {WeightType::kBF16, {"BF16", 1, 2}},     {WeightType::kQ4_0, {"Q4_0", 32, 18}},
+    {WeightType::kQ4_1, {"Q4_1", 32, 20}},   {WeightType::kQ5_0, {"Q5_0", 32, 22}},
+    {WeightType::kQ5_1, {"Q5_1", 32, 24}},   {WeightType::kQ8_0, {"Q8_0", 32, 34}},
     {WeightType::kQ4_K, {"Q4_K", 256, 144}}, {WeightType::kQ5_K, {"Q5_K", 256, 176}},
     {WeightType::kQ6_K, {"Q6_K", 256, 210}},
 };
@@ -71,9 +71,10 @@ void DequantizeRow(WeightType type, const void* source, int64_t num_elements, fl
     for (int i = 0; i < block->num_elements; ++i, ++target) {
       const float scale = affine.scale[i / format.group_size];
       // A symmetric format has no minimum: scale·(q − offset) keeps the sign of a zero as well.
-      *target = format.symmetric_offset > 0
-                    ? scale * static_cast<float>(affine.q[i] - format.symmetric_offset)
-                    : scale * static_cast<float>(affine.q[i]) + affine.minimum[i / format.group_size];
+      *target =
+          format.symmetric_offset > 0
+              ? scale * static_cast<float>(affine.q[i] - format.symmetric_offset)
+              : scale * static_cast<float>(affine.q[i]) + affine.minimum[i / format.group_size];
     }
   }
 }
@@ -95,9 +96,9 @@ uint16_t F32ToF16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7FFFFFFFu;
-  if (magnitude > 0x7F800000u) return sign | 0x7E00u;       // NaN
-  if (magnitude >= 0x477FF000u) return sign | 0x7C00u;      // rounds to 65,536 or more
-  if (magnitude < 0x38800000u) {                            // below 2^−14: subnormal
+  if (magnitude > 0x7F800000u) return sign | 0x7E00u;   // NaN
+  if (magnitude >= 0x477FF000u) return sign | 0x7C00u;  // rounds to 65,536 or more
+  if (magnitude < 0x38800000u) {                        // below 2^−14: subnormal
     const float scaled = std::bit_cast<float>(magnitude) * 0x1p24f;
     return sign | static_cast<uint16_t>(std::nearbyint(scaled));
   }

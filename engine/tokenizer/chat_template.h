@@ -20,8 +20,8 @@ class ChatTemplate {
  public:
   /// InvalidArgument names what the subset does not know and where.
   static absl::StatusOr<std::unique_ptr<ChatTemplate>> Parse(std::string_view source,
-                                                            std::string bos_token,
-                                                            std::string eos_token);
+                                                             std::string bos_token,
+                                                             std::string eos_token);
   virtual ~ChatTemplate() = default;
 
   /// The prompt; equal byte for byte to Python's jinja2 with trim_blocks and lstrip_blocks, as

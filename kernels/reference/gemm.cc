@@ -98,7 +98,8 @@ void Gemm(const GemmParams& params) {
       for (int64_t row = 0; row < part.num_rows; ++row, ++n) {
         const uint8_t* bytes = part.bytes.data() + row * row_bytes;
         if (dense) DequantizeRow(part.type, bytes, columns, weights.data());
-        float sum = dense ? DenseDot(weights, x) : QuantisedDot(part.type, bytes, quantised, columns);
+        float sum =
+            dense ? DenseDot(weights, x) : QuantisedDot(part.type, bytes, quantised, columns);
         if (params.bias != nullptr) sum += params.bias[n];
         y[n] = params.accumulate ? y[n] + sum : sum;
       }

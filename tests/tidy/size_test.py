@@ -11,7 +11,8 @@ MAX_COLUMNS = 100
 
 # clang-format puts a body's closing brace two columns left of the body's first line, so that this
 # line's indentation finds it. Heads of these hold declarations, not code.
-CPP_SCOPE = re.compile(r"^\s*(namespace|class|struct|enum|union|extern|typedef)\b|=\s*\{$")
+# A brace that no space precedes begins an initialiser.
+CPP_SCOPE = re.compile(r"^\s*(namespace|class|struct|enum|union|extern|typedef)\b|=\s*\{$|\w\{$")
 CPP_HEAD = re.compile(r"[)\w>]\s*\{$")
 
 
