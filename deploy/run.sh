@@ -101,14 +101,14 @@ ready_address() { sed -n 's/^ready on //p' "$log_file"; }
 metrics_port() { sed -n 's/^metrics on port //p' "$log_file"; }
 
 # A document of some 34,000 tokens, less where the model's context is short, and a question about it.
-question="What is the name of the file in the debian directory that contains the copyright information?"
+question="In one sentence, what does this document describe?"
 document_bytes=140000
 stream_demo() {
   local document=$state/document.txt max_context bytes=$document_bytes
   max_context=$("$client" info --server="$(ready_address)" --json | sed -n 's/.*"max_context": *"\{0,1\}\([0-9]*\).*/\1/p')
-  # Two bytes a token is safely fewer than English has; a question and an answer follow.
-  if [ -n "$max_context" ] && [ $((2 * max_context - 1024)) -lt "$bytes" ]; then
-    bytes=$((2 * max_context - 1024))
+  # English has about four bytes a token; a question and an answer follow.
+  if [ -n "$max_context" ] && [ $((3 * max_context - 1024)) -lt "$bytes" ]; then
+    bytes=$((3 * max_context - 1024))
     [ "$bytes" -gt 0 ] || die "a context of $max_context tokens is too short for the demonstration; use --no-demo"
     say "the model's context of $max_context tokens holds $bytes bytes of the document"
   fi
