@@ -92,6 +92,7 @@ class FakeEngine final : public engine::Engine {
     int64_t fail_after_tokens = -1;  // then OnDone(failure)
     absl::Status failure = absl::InternalError("the model's logits are not numbers (NaN)");
     bool end_with_stop_string = false;
+    bool silent = false;  // a prefill that never ends
     absl::Status admit;
     absl::Status submit;
   };
@@ -247,7 +248,7 @@ class FakeEngine final : public engine::Engine {
     if (running.request.deadline <= absl::Now()) {
       return end(absl::DeadlineExceededError("deadline passed"), engine::FinishReason::kAborted);
     }
-    if (!sink->Ready()) return;
+    if (now.silent || !sink->Ready()) return;
     if (running.num_generated == now.fail_after_tokens) {
       return end(now.failure, engine::FinishReason::kAborted);
     }

@@ -130,6 +130,17 @@ TEST_F(InferenceServiceTest, CancelLeavesTheEngine) {
   EXPECT_GE(engine_.num_aborts(), 1);
 }
 
+TEST_F(InferenceServiceTest, CancelDuringAPrefillLeavesTheEngine) {
+  engine_.script.silent = true;  // no write that could fail tells of it
+  Start();
+  grpc::ClientContext context;
+  auto reader = stub_->Generate(&context, Prompt("x"));
+  ASSERT_TRUE(Eventually([&] { return engine_.num_active() == 1; }));
+  context.TryCancel();
+  EXPECT_TRUE(Eventually([&] { return engine_.num_active() == 0; }));
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
 TEST_F(InferenceServiceTest, VanishedClientLeavesTheEngine) {
   engine_.script.step = absl::Milliseconds(5);
   Start();
