@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "command_line/command_line.h"
 #include "nsa/v1/inference.pb.h"
+#include "server/command_line/command_line.h"
 
 namespace nsa::client {
 

@@ -7,8 +7,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "command_line/command_line.h"
 #include "engine/engine.h"
+#include "server/command_line/command_line.h"
 #include "server/prometheus_metrics.h"
 
 namespace nsa::server {

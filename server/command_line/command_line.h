@@ -1,5 +1,5 @@
-#ifndef NSA_COMMAND_LINE_COMMAND_LINE_H_
-#define NSA_COMMAND_LINE_COMMAND_LINE_H_
+#ifndef NSA_SERVER_COMMAND_LINE_COMMAND_LINE_H_
+#define NSA_SERVER_COMMAND_LINE_COMMAND_LINE_H_
 
 #include <string>
 #include <vector>
@@ -27,4 +27,4 @@ std::string FlagHelp(const std::vector<FlagGroup>& groups);
 
 }  // namespace nsa
 
-#endif  // NSA_COMMAND_LINE_COMMAND_LINE_H_
+#endif  // NSA_SERVER_COMMAND_LINE_COMMAND_LINE_H_
