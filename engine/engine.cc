@@ -107,6 +107,7 @@ class EngineImpl final : public Engine {
   std::vector<std::unique_ptr<Sequence>> inbox_;
   std::vector<std::string> aborts_;
   absl::flat_hash_set<std::string> ids_;  // accepted and not done
+  int64_t num_open_ = 0;                  // accepted, and their sinks not told of the end
   int64_t inbox_tokens_ = 0;
   int32_t waiting_ = 0;  // as the scheduler had it after the last step
   int64_t waiting_tokens_ = 0;
@@ -232,6 +233,7 @@ absl::Status EngineImpl::Submit(Request request, std::shared_ptr<OutputSink> sin
     if (status.ok()) {
       inbox_.push_back(std::move(sequence));
       inbox_tokens_ += num_tokens;
+      ++num_open_;
     }
   }
   if (status.ok()) {
@@ -254,7 +256,7 @@ void EngineImpl::Abort(std::string_view request_id) {
 void EngineImpl::Drain(absl::Time deadline) {
   std::unique_lock<std::mutex> lock(mutex_);
   draining_ = true;
-  const auto done = [this] { return ids_.empty() || !alive_; };
+  const auto done = [this] { return num_open_ == 0 || !alive_; };
   while (!done() && absl::Now() < deadline) {
     const absl::Duration left = std::min(deadline - absl::Now(), absl::Milliseconds(100));
     idle_.wait_for(lock, absl::ToChronoMilliseconds(left) + std::chrono::milliseconds(1));
@@ -345,11 +347,14 @@ void EngineImpl::End(std::unique_ptr<Sequence> sequence, const absl::Status& sta
   sequence->Finish(status, reason, now);
   stats.usage = sequence->finish.usage;
   stats.e2e_latency = now - sequence->arrival;
-  if (sequence->num_generated() > 0)
+  if (sequence->num_generated() > 0) {
     stats.time_to_first_token = sequence->first_token - sequence->arrival;
+  }
   stats.max_tokens = sequence->max_tokens;
   stats.num_preemptions = sequence->num_preemptions;
   observer_->OnRequestDone(stats);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (--num_open_ == 0) idle_.notify_all();
 }
 
 void EngineImpl::Publish() {
@@ -358,7 +363,6 @@ void EngineImpl::Publish() {
   const std::lock_guard<std::mutex> lock(mutex_);
   waiting_ = scheduler_.num_waiting();
   waiting_tokens_ = scheduler_.num_waiting_tokens();
-  if (ids_.empty()) idle_.notify_all();
 }
 
 void EngineImpl::Deliver(Sequence& sequence, float* logits, absl::Time now) {
@@ -454,6 +458,7 @@ void EngineImpl::Loop() {
   }
   AbortAll();
   Publish();
+  const std::lock_guard<std::mutex> lock(mutex_);
   alive_ = false;
   idle_.notify_all();
 }
