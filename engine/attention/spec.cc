@@ -36,7 +36,7 @@ AttentionSpec TrainingFreeSpec(int64_t trained_context) {
   spec.num_local_blocks = 0;
   spec.window_size =
       std::clamp<int64_t>(trained_context / 4 / kPageSize * kPageSize, kPageSize, 512);
-  spec.num_selected_blocks = std::min(32, MaxSelectedBlocks(spec, trained_context));
+  spec.num_selected_blocks = std::min(64, MaxSelectedBlocks(spec, trained_context));
   return spec;
 }
 
