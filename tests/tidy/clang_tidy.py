@@ -82,7 +82,7 @@ def main(prefixes: list[str]) -> int:
                 print(said, flush=True)
             else:
                 clean[source] = prints[source]
-    CLEAN.write_text(json.dumps(clean, indent=1))
+                CLEAN.write_text(json.dumps(clean, indent=1))
     print(f"clang-tidy: {len(sources)} sources, {len(todo)} looked at, {failed} with findings")
     return 1 if failed else 0
 
