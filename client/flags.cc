@@ -196,7 +196,7 @@ absl::Status CheckFlags() {
 }
 
 absl::StatusOr<std::string> PromptText() {
-  const std::string prompt = absl::GetFlag(FLAGS_prompt);
+  std::string prompt = absl::GetFlag(FLAGS_prompt);
   const std::string path = absl::GetFlag(FLAGS_prompt_file);
   if (!prompt.empty() && !path.empty()) {
     return absl::InvalidArgumentError("give --prompt or --prompt_file, not both");
@@ -206,7 +206,7 @@ absl::StatusOr<std::string> PromptText() {
     return absl::InvalidArgumentError(
         "a prompt is missing: give --prompt, or --prompt_file (-: standard input)");
   }
-  const absl::Status unreadable =
+  absl::Status unreadable =
       absl::InvalidArgumentError(absl::StrCat("--prompt_file: cannot read '", path, "'"));
   // A folder opens like a file; reading it then throws.
   if (path != "-" && std::filesystem::is_directory(path)) return unreadable;

@@ -55,7 +55,7 @@ absl::Status GenerateCall::Admit() {
   if (!shared_->engine->healthy()) {
     return absl::UnavailableError("the engine has stopped; the server must be restarted");
   }
-  const absl::Status status = shared_->engine->Admit(PromptBytes(*request_));
+  absl::Status status = shared_->engine->Admit(PromptBytes(*request_));
   if (!status.ok()) return status;
   pending_ = shared_->pending.Add(request_id_, progress_);
   if (pending_) return absl::OkStatus();

@@ -78,8 +78,9 @@ grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerConte
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   AddOrRefuse(reactor, [this, reactor, request, response] {
     auto text = ToText(*request, *engine_);
+    const absl::Status status = text.status();
     if (text.ok()) response->set_text(*std::move(text));
-    reactor->Finish(ToGrpc(text.status()));
+    reactor->Finish(ToGrpc(status));
   });
   return reactor;
 }

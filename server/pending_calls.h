@@ -23,9 +23,9 @@ struct CallProgress {
 class PendingCalls {
  public:
   /// False where `id` is there already.
-  bool Add(const std::string& id, std::shared_ptr<CallProgress> progress) {
+  bool Add(const std::string& id, const std::shared_ptr<CallProgress>& progress) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return calls_.emplace(id, std::move(progress)).second;
+    return calls_.emplace(id, progress).second;
   }
 
   void Remove(const std::string& id) {

@@ -9,8 +9,6 @@
 namespace nsa::engine {
 namespace {
 
-using kernels::kPageSize;
-
 // Branch indices in the workspace; gates stand in the same order (algorithm.md §2, fla).
 enum Branch { kCmp, kSel, kWin };
 

@@ -146,7 +146,7 @@ struct WindowPool {
 void PoolWindow(const CmpPoolParams& params, const AttentionSegment& segment, int kv_head,
                 int64_t window, Scratch& scratch) {
   const int width = std::max(params.kv.head_dim_k, params.kv.head_dim_v);
-  float* sum = scratch.Get<float>(static_cast<size_t>(2 * width));
+  float* sum = scratch.Get<float>(2 * static_cast<size_t>(width));
   const int64_t first_token = window * params.stride;
   float* key = sum + width;
   switch (params.kv.dtype) {

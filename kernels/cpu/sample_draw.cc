@@ -78,7 +78,8 @@ int32_t DrawFromBest(const SampleParams& p, Candidate* candidates, int64_t count
   }
   double target = UniformDraw(p.seed, p.step) * kept_total;
   for (int64_t i = 0; i < num_kept; ++i) {
-    if ((target -= weight(i)) < 0) return sorted[i].id;
+    target -= weight(i);
+    if (target < 0) return sorted[i].id;
   }
   const bool is_last = num_kept < count || is_complete;
   return is_last ? sorted[num_kept - 1].id : -1;

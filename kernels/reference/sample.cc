@@ -43,7 +43,8 @@ int32_t Draw(const SampleParams& p, const std::vector<Candidate>& candidates) {
   for (size_t i = 0; i < num_kept; ++i) kept_total += weights[i];
   double target = UniformDraw(p.seed, p.step) * kept_total;
   for (size_t i = 0; i < num_kept; ++i) {
-    if ((target -= weights[i]) < 0) return candidates[i].id;
+    target -= weights[i];
+    if (target < 0) return candidates[i].id;
   }
   return candidates[num_kept - 1].id;
 }

@@ -58,7 +58,8 @@ float ScoreBlock(const ScoreTopkParams& params, const std::vector<float>& probab
     if (overlap <= 0) continue;
     const float p = probabilities[window];
     if (params.block_score == BlockScore::kOverlapSum) {
-      score += static_cast<float>(overlap / params.stride) * p;
+      const int64_t strides = overlap / params.stride;
+      score += static_cast<float>(strides) * p;
     } else {
       score = std::isnan(p) || p > score ? p : score;
     }

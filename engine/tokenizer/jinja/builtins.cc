@@ -251,7 +251,7 @@ class JsonWriter {
   void NewLine() {
     if (indent_ < 0) return;
     out_ += '\n';
-    out_.append(static_cast<size_t>(indent_ * depth_), ' ');
+    out_.append(static_cast<size_t>(indent_) * static_cast<size_t>(depth_), ' ');
   }
 
   absl::Status WriteList(const Sequence& sequence) {

@@ -378,7 +378,7 @@ std::string FloatText(double value) {
   if (std::isinf(value)) return value < 0 ? "-inf" : "inf";
   char buffer[64];
   auto end = std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::scientific);
-  const std::string scientific(buffer, end.ptr);
+  std::string scientific(buffer, end.ptr);
   const int exponent = std::atoi(scientific.c_str() + scientific.find('e') + 1);
   if (exponent < -4 || exponent >= 16) return scientific;
   end = std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::fixed);
