@@ -138,6 +138,7 @@ TEST_F(InferenceServiceTest, CancelDuringAPrefillLeavesTheEngine) {
   ASSERT_TRUE(Eventually([&] { return engine_.num_active() == 1; }));
   context.TryCancel();
   EXPECT_TRUE(Eventually([&] { return engine_.num_active() == 0; }));
+  engine_.ChangeScript([](FakeEngine::Script& script) { script.silent = false; });
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
 }
 
