@@ -19,6 +19,10 @@ using kernels::kPageSize;
 // Training-free NSA keeps distances inside the trained length, so the context can go beyond it.
 constexpr int64_t kTrainingFreeStretch = 8;
 
+// On 2,000 tokens of SmolLM2 the least cosine of the logits with float32 is 0.9978 with bf16, which
+// misses the bar of 0.999; float16 has three bits more at the same size.
+constexpr kernels::DType kKvCacheDtype = kernels::DType::kF16;
+
 /// What will be built, known before any weight is touched.
 struct Sizing {
   ModelConfig config;
@@ -114,7 +118,7 @@ ModelInfo Describe(const LoadedModel& loaded, const Sizing& sizing) {
   info.family = config.family;
   info.architecture = config.architecture;
   info.weight_type = config.weight_type;
-  info.kv_cache_dtype = "bf16";
+  info.kv_cache_dtype = "f16";
   info.tokenizer_kind = loaded.tokenizer->kind();
   info.attention = Describe(sizing.spec);
   info.attention_source = sizing.attention_source;
@@ -181,8 +185,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(const EngineOpti
   if (absl::Status status = DecideAttention(options, sizing); !status.ok()) return status;
   sizing.runner = {
       .spec = sizing.spec, .max_rows = options.max_step_tokens, .max_context = sizing.max_context};
-  sizing.layout = KvLayout::For(sizing.spec, sizing.config.attention, sizing.config.num_layers,
-                                kernels::DType::kBF16);
+  sizing.layout =
+      KvLayout::For(sizing.spec, sizing.config.attention, sizing.config.num_layers, kKvCacheDtype);
   // Packed weights are at most a quarter larger than the file's (float32 scales of K-quants).
   const int64_t weight_bytes = loaded->file->file_bytes() / 4 * 5;
   if (absl::Status status = DecidePool(options, weight_bytes, sizing); !status.ok()) return status;
