@@ -74,7 +74,7 @@ std::vector<int32_t> RowN(const AttentionWorld& world, const TopkOptions& option
 }
 
 AttentionOp TopkOp(const AttentionWorld& world, const TopkOptions& options) {
-  const AttentionCase c = world.test_case();
+  const AttentionCase& c = world.test_case();
   const std::vector<int32_t> row_n = RowN(world, options);
   return [=](Backend& backend, const AttentionQuery& query, AttentionResult& result) {
     ScoreTopkParams params = Params(c, query, options);

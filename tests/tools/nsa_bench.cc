@@ -97,8 +97,8 @@ Json Measure(engine::LoadedModel& model, ProfilingBackend& profiler, int64_t con
   }
   const double prefilled = Seconds();
   Json result = {{"context", context}, {"batch", batch}};
-  const double prefill_steps =
-      static_cast<double>(batch) * static_cast<double>((context + chunk - 1) / chunk);
+  const int64_t num_chunks = (context + chunk - 1) / chunk;
+  const double prefill_steps = static_cast<double>(batch * num_chunks);
   Json prefill_operators = OperatorTable(profiler, Json::object(), prefill_steps);
   profiler.Reset();
   const double decode_began = Seconds();

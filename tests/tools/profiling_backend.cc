@@ -4,7 +4,7 @@
 
 namespace nsa::tools {
 
-using kernels::Backend;
+using Backend = kernels::Backend;
 
 template <typename Params>
 void ProfilingBackend::Measure(const char* name, void (Backend::*call)(const Params&),
