@@ -143,6 +143,7 @@ absl::Status EngineImpl::CheckQueue(int64_t new_tokens) const {
 absl::Status EngineImpl::Admit(int64_t prompt_bytes) const {
   const int64_t limit = loaded_->info.max_context * kMaxBytesPerToken;
   if (prompt_bytes > limit) {
+    observer_->OnRejected("prompt_too_large");
     return absl::ResourceExhaustedError(
         absl::StrFormat("the prompt has %d bytes, more than %d tokens of context can hold (%d)",
                         prompt_bytes, loaded_->info.max_context, limit));

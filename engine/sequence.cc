@@ -39,33 +39,38 @@ bool Sequence::AcceptToken(int32_t token_id, absl::Time now) {
   last_token = now;
   Output output;
   output.token_ids.push_back(token_id);
-  bool ended = false;
-  if (IsStopToken(token_id)) {
-    // The stop token itself is not shown: what is held back before it is.
-    output.text = stop_matcher_.Append(detokenizer_.Flush()).text + stop_matcher_.Flush();
-    finish.reason = FinishReason::kStopToken;
-    finish.stop_token_id = token_id;
-    ended = true;
-  } else {
-    StopMatcher::Result match = stop_matcher_.Append(detokenizer_.Append(token_id));
-    output.text = std::move(match.text);
-    if (match.stop_string.has_value() && num_generated() >= request.sampling.min_tokens) {
-      finish.reason = FinishReason::kStopString;
-      finish.stop_string = *std::move(match.stop_string);
-      ended = true;
-    } else if (match.stop_string.has_value()) {
-      if (!request.sampling.include_stop_str_in_output) output.text += *match.stop_string;
-    }
-    if (!ended && num_generated() >= max_tokens) {
-      StopMatcher::Result rest = stop_matcher_.Append(detokenizer_.Flush());
-      output.text += rest.text;
-      if (!rest.stop_string.has_value()) output.text += stop_matcher_.Flush();
-      finish.reason = FinishReason::kLength;
-      ended = true;
-    }
-  }
+  const bool ended = AcceptText(token_id, output.text);
   sink->OnOutput(std::move(output));
   return ended;
+}
+
+bool Sequence::AcceptText(int32_t token_id, std::string& text) {
+  if (IsStopToken(token_id)) {
+    // The stop token itself is not shown: what is held back before it is.
+    text = stop_matcher_.Append(detokenizer_.Flush()).text + stop_matcher_.Flush();
+    finish.reason = FinishReason::kStopToken;
+    finish.stop_token_id = token_id;
+    return true;
+  }
+  std::string piece = detokenizer_.Append(token_id);
+  if (num_generated() < request.sampling.min_tokens) {
+    // Stop strings do not count yet, so the matcher does not see this text.
+    text = std::move(piece);
+  } else {
+    StopMatcher::Result match = stop_matcher_.Append(piece);
+    text = std::move(match.text);
+    if (match.stop_string.has_value()) {
+      finish.reason = FinishReason::kStopString;
+      finish.stop_string = *std::move(match.stop_string);
+      return true;
+    }
+  }
+  if (num_generated() < max_tokens) return false;
+  StopMatcher::Result rest = stop_matcher_.Append(detokenizer_.Flush());
+  text += rest.text;
+  if (!rest.stop_string.has_value()) text += stop_matcher_.Flush();
+  finish.reason = FinishReason::kLength;
+  return true;
 }
 
 void Sequence::Finish(const absl::Status& status, FinishReason reason, absl::Time now) {

@@ -51,6 +51,8 @@ class Sequence {
   ::nsa::engine::Finish finish;  // filled by AcceptToken or Finish
 
  private:
+  /// The text that the token completes, and whether it ends the completion.
+  bool AcceptText(int32_t token_id, std::string& text);
   bool IsStopToken(int32_t token_id) const;
   static std::vector<int32_t> StopIds(const Request& request, const Tokenizer& tokenizer);
 

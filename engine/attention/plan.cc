@@ -34,7 +34,7 @@ struct StepRunner {
   void operator()(kernels::ScoreTopkParams params) const {
     params.query = inputs.query;
     // A plan with a compressed branch has its log-sum-exp already.
-    if (params.cmp_lse == nullptr && shares_cmp_lse) params.cmp_lse = workspace.branch(kCmp).lse;
+    if (shares_cmp_lse) params.cmp_lse = workspace.branch(kCmp).lse;
     params.num_selected_blocks = workspace.max_selected_blocks();
     params.row_num_selected_blocks = inputs.row_num_selected_blocks;
     params.selected = workspace.selected();

@@ -14,7 +14,7 @@
 namespace nsa::engine {
 
 /// Token i is the letter 'a' + i mod 26; token 0 ends a completion.
-class LetterTokenizer final : public Tokenizer {
+class LetterTokenizer : public Tokenizer {
  public:
   std::vector<int32_t> Encode(std::string_view text, const EncodeOptions&) const override {
     std::vector<int32_t> ids;

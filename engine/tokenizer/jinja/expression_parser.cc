@@ -299,14 +299,18 @@ absl::StatusOr<ExprPtr> Parser::ParsePostfix(ExprPtr base) {
     } else if (IsOperator("[")) {
       JINJA_ASSIGN_OR_RETURN(base, ParseSubscript(std::move(base)));
     } else if (IsOperator("(")) {
-      ExprPtr call = Make(Expr::Kind::kCall);
-      call->args.push_back(std::move(base));
-      JINJA_RETURN_IF_ERROR(ParseArguments(*call));
-      JINJA_ASSIGN_OR_RETURN(base, Done(std::move(call)));
+      JINJA_ASSIGN_OR_RETURN(base, ParseCall(std::move(base)));
     } else {
       return base;
     }
   }
+}
+
+absl::StatusOr<ExprPtr> Parser::ParseCall(ExprPtr base) {
+  ExprPtr call = Make(Expr::Kind::kCall);
+  call->args.push_back(std::move(base));
+  JINJA_RETURN_IF_ERROR(ParseArguments(*call));
+  return Done(std::move(call));
 }
 
 absl::StatusOr<ExprPtr> Parser::ParseSubscript(ExprPtr base) {
@@ -348,10 +352,7 @@ absl::StatusOr<ExprPtr> Parser::ParseFilters(ExprPtr base) {
     } else if (IsName("is")) {
       JINJA_ASSIGN_OR_RETURN(base, ParseTest(std::move(base)));
     } else if (IsOperator("(")) {
-      ExprPtr call = Make(Expr::Kind::kCall);
-      call->args.push_back(std::move(base));
-      JINJA_RETURN_IF_ERROR(ParseArguments(*call));
-      JINJA_ASSIGN_OR_RETURN(base, Done(std::move(call)));
+      JINJA_ASSIGN_OR_RETURN(base, ParseCall(std::move(base)));
     } else {
       return base;
     }

@@ -65,6 +65,7 @@ class Parser {
   absl::StatusOr<ExprPtr> ParseList();
   absl::StatusOr<ExprPtr> ParseDict();
   absl::StatusOr<ExprPtr> ParsePostfix(ExprPtr base);
+  absl::StatusOr<ExprPtr> ParseCall(ExprPtr base);
   absl::StatusOr<ExprPtr> ParseSubscript(ExprPtr base);
   absl::StatusOr<ExprPtr> ParseFilters(ExprPtr base);
   absl::StatusOr<ExprPtr> ParseTest(ExprPtr base);
