@@ -14,7 +14,9 @@ namespace {
 
 int64_t CmpHeadBytes(const KvLayout& layout) {
   const int64_t width = layout.head_dim_k + (layout.compressed_values ? layout.head_dim_v : 0);
-  return width * layout.cmp_rows_per_page * static_cast<int64_t>(kernels::SizeOf(layout.dtype));
+  int64_t count = width * layout.cmp_rows_per_page;
+  if (layout.cmp_biases) count += kernels::NumCmpBiases(layout.cmp_rows_per_page);
+  return count * static_cast<int64_t>(kernels::SizeOf(layout.dtype));
 }
 
 int64_t HeadBytes(const KvLayout& layout) {
@@ -26,13 +28,16 @@ int64_t HeadBytes(const KvLayout& layout) {
 
 KvLayout KvLayout::For(const AttentionSpec& spec, const AttentionShape& shape, int num_layers,
                        kernels::DType dtype) {
+  const bool clusters = spec.compression == Compression::kPageClusters;
+  const int rows = clusters ? spec.num_clusters : kernels::kPageSize / spec.compression_stride;
   return {.num_layers = num_layers,
           .num_kv_heads = shape.num_kv_heads,
           .head_dim_k = shape.head_dim_k,
           .head_dim_v = shape.head_dim_v,
           .dtype = dtype,
-          .cmp_rows_per_page = spec.sparse ? kernels::kPageSize / spec.compression_stride : 0,
-          .compressed_values = spec.compressed_values};
+          .cmp_rows_per_page = spec.sparse ? rows : 0,
+          .compressed_values = spec.compressed_values,
+          .cmp_biases = spec.sparse && clusters};
 }
 
 int64_t KvLayout::SlotBytes() const { return num_kv_heads * HeadBytes(*this); }
@@ -81,6 +86,10 @@ kernels::PagedKv KvCache::view(int layer) const {
     view.cmp_v_offset = layout_.compressed_values
                             ? int64_t{layout_.head_dim_k} * layout_.cmp_rows_per_page * element
                             : -1;
+    if (layout_.cmp_biases) {
+      view.cmp_bias_offset =
+          CmpHeadBytes(layout_) - kernels::NumCmpBiases(layout_.cmp_rows_per_page) * element;
+    }
   }
   return view;
 }

@@ -21,6 +21,7 @@ struct KvLayout {
   kernels::DType dtype = kernels::DType::kBF16;
   int cmp_rows_per_page = 0;  // 0: the plan has no compressed rows
   bool compressed_values = false;
+  bool cmp_biases = false;  // a bias for each compressed row
 
   static KvLayout For(const AttentionSpec& spec, const AttentionShape& shape, int num_layers,
                       kernels::DType dtype);

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernels/ops/cmp_attn.h"
+#include "kernels/ops/cmp_cluster.h"
 #include "kernels/ops/cmp_pool.h"
 #include "kernels/ops/elementwise.h"
 #include "kernels/ops/full_attn.h"
@@ -39,6 +40,7 @@ class Backend {
   virtual void Swiglu(const SwigluParams& params) = 0;
   virtual void RopeKvWrite(const RopeKvWriteParams& params) = 0;
   virtual void CmpPool(const CmpPoolParams& params) = 0;
+  virtual void CmpCluster(const CmpClusterParams& params) = 0;
   virtual void CmpAttn(const CmpAttnParams& params) = 0;
   virtual void ScoreTopk(const ScoreTopkParams& params) = 0;
   virtual void SelAttn(const SelAttnParams& params) = 0;

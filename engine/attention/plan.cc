@@ -26,6 +26,12 @@ struct StepRunner {
     params.rope = inputs.query.rope;
     backend.CmpPool(params);
   }
+  void operator()(kernels::CmpClusterParams params) const {
+    params.segments = inputs.query.segments;
+    params.num_segments = inputs.query.num_segments;
+    params.kv = inputs.query.kv;
+    backend.CmpCluster(params);
+  }
   void operator()(kernels::CmpAttnParams params) const {
     params.query = inputs.query;
     params.result = workspace.branch(kCmp);
@@ -86,8 +92,10 @@ kernels::ScoreTopkParams ScoreParams(const AttentionSpec& spec) {
   kernels::ScoreTopkParams params;
   params.length = spec.compression_length;
   params.stride = spec.compression_stride;
+  if (spec.compression == Compression::kPageClusters) params.num_clusters = spec.num_clusters;
   params.sel_block_size = spec.sel_block_size;
   params.max_page_distance = spec.max_score_page_distance;
+  params.decay_page_distance = spec.decay_score_page_distance;
   params.block_score = spec.block_score;
   params.group_reduction = spec.group_reduction;
   params.num_initial_blocks = spec.num_initial_blocks;
@@ -131,11 +139,17 @@ absl::StatusOr<AttentionPlan> AttentionPlan::Resolve(const AttentionSpec& spec,
     plan.num_branches_ = 1;
     return plan;
   }
-  kernels::CmpPoolParams pool;
-  pool.length = spec.compression_length;
-  pool.stride = spec.compression_stride;
-  pool.pooled_keys = spec.pooled_keys;
-  plan.steps_.push_back(pool);
+  if (spec.compression == Compression::kPageClusters) {
+    kernels::CmpClusterParams cluster;
+    cluster.num_clusters = spec.num_clusters;
+    plan.steps_.push_back(cluster);
+  } else {
+    kernels::CmpPoolParams pool;
+    pool.length = spec.compression_length;
+    pool.stride = spec.compression_stride;
+    pool.pooled_keys = spec.pooled_keys;
+    plan.steps_.push_back(pool);
+  }
   if (spec.compressed_values) {
     kernels::CmpAttnParams cmp;
     cmp.length = spec.compression_length;
@@ -175,6 +189,13 @@ void AttentionPlan::Run(kernels::Backend& backend, const AttentionInputs& inputs
   for (const Step& step : steps_) std::visit(runner, step);
 }
 
+int64_t AttentionPlan::NumScoredRows(int64_t position, int64_t selectable) const {
+  if (spec_.compression == Compression::kPageClusters) {
+    return selectable / kernels::kPageSize * spec_.num_clusters;
+  }
+  return kernels::NumVisibleWindows(position, spec_.compression_length, spec_.compression_stride);
+}
+
 AttentionReads AttentionPlan::CountReads(int64_t position, int32_t num_selected_blocks) const {
   const int64_t visible = position + 1;
   if (!spec_.sparse) return {.cmp = 0, .slc = 0, .win = visible};
@@ -188,8 +209,7 @@ AttentionReads AttentionPlan::CountReads(int64_t position, int32_t num_selected_
   reads.slc = std::min(selectable, chosen);
   // Nothing is scored where all candidates fit.
   if (spec_.compressed_values || selectable > chosen) {
-    reads.cmp =
-        kernels::NumVisibleWindows(position, spec_.compression_length, spec_.compression_stride);
+    reads.cmp = NumScoredRows(position, selectable);
   }
   return reads;
 }

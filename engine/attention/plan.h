@@ -81,9 +81,12 @@ class AttentionPlan {
   AttentionReads CountReads(int64_t position, int32_t num_selected_blocks) const;
 
  private:
-  using Step = std::variant<kernels::CmpPoolParams, kernels::CmpAttnParams,
-                            kernels::ScoreTopkParams, kernels::SelAttnParams,
-                            kernels::WinAttnParams, kernels::FullAttnParams, kernels::MergeParams>;
+  using Step =
+      std::variant<kernels::CmpPoolParams, kernels::CmpClusterParams, kernels::CmpAttnParams,
+                   kernels::ScoreTopkParams, kernels::SelAttnParams, kernels::WinAttnParams,
+                   kernels::FullAttnParams, kernels::MergeParams>;
+
+  int64_t NumScoredRows(int64_t position, int64_t selectable) const;
 
   AttentionSpec spec_;
   AttentionShape shape_;

@@ -16,20 +16,30 @@ enum class Combination : uint8_t {
   kJoinedSoftmax,  // one softmax over selected ∪ window (InfLLM-v2, training-free)
 };
 
+/// What a compressed row stands for.
+enum class Compression : uint8_t {
+  kWindowMeans,   // NSA Eq. 7 with φ = mean: consecutive tokens (cmp_pool)
+  kPageClusters,  // groups of similar keys of a page (cmp_cluster): better where nothing was
+                  // trained
+};
+
 /// The switches of algorithm.md §2: one attention, many checkpoints. Read from a checkpoint or made
 /// for one, validated, then resolved once into an AttentionPlan.
 struct AttentionSpec {
   bool sparse = false;  // false: full attention; nothing below applies
 
-  int compression_length = 32;     // l
-  int compression_stride = 16;     // d
-  int sel_block_size = 64;         // l'
+  Compression compression = Compression::kWindowMeans;
+  int num_clusters = 8;         // rows per page of kPageClusters, which reads no l, d, pooled_keys
+  int compression_length = 32;  // l
+  int compression_stride = 16;  // d
+  int sel_block_size = 64;      // l'
   bool compressed_values = false;  // the compressed branch contributes to the output
   kernels::PooledKeys pooled_keys = kernels::PooledKeys::kRotated;
 
   kernels::BlockScore block_score = kernels::BlockScore::kOverlapSum;
   kernels::GroupReduction group_reduction = kernels::GroupReduction::kSum;
-  int64_t max_score_page_distance = -1;  // of compressed rows when scoring; −1: no limit
+  int64_t max_score_page_distance = -1;    // of compressed rows when scoring; −1: no limit
+  int64_t decay_score_page_distance = -1;  // from here on a block's score falls as 1/distance
 
   int num_selected_blocks = 16;  // n, forced ones included
   int num_initial_blocks = 1;

@@ -26,6 +26,7 @@ class CpuBackend final : public Backend {
   void Swiglu(const SwigluParams& p) override { cpu::Swiglu(context_, p); }
   void RopeKvWrite(const RopeKvWriteParams& p) override { cpu::RopeKvWrite(context_, p); }
   void CmpPool(const CmpPoolParams& p) override { cpu::CmpPool(context_, p); }
+  void CmpCluster(const CmpClusterParams& p) override { cpu::CmpCluster(context_, p); }
   void CmpAttn(const CmpAttnParams& p) override { cpu::CmpAttn(context_, p); }
   void ScoreTopk(const ScoreTopkParams& p) override { cpu::ScoreTopk(context_, p); }
   void SelAttn(const SelAttnParams& p) override { cpu::SelAttn(context_, p); }

@@ -65,18 +65,19 @@ class Spreader {
   int32_t index_[16 * 16];  // [rows, lanes]: the element that goes into each lane
 };
 
-/// out[q][page·rows + r] = Σ_dim query[q][dim]·k_page[dim][r] for kPages pages. `patterns` are the
-/// queries as Spreader lays them out. Lanes run over rows and dimensions; the lanes of one row are
-/// added up at the end.
-template <int kQueries, int kPages, typename T>
-HWY_NOINLINE void ScorePatterns(const T* const* pages, int rows, int head_dim,
-                                const float* HWY_RESTRICT patterns, float* scores,
+/// out[q][page·rows + r] = bias_page[r] + Σ_dim query[q][dim]·k_page[dim][r] for kPages pages.
+/// `patterns` are the queries as Spreader lays them out. Lanes run over rows and dimensions; the
+/// lanes of one row are added up at the end.
+template <int kQueries, int kPages, typename K, typename T>
+HWY_NOINLINE void ScorePatterns(const K* const* pages, const T* const* biases, int rows,
+                                int head_dim, const float* HWY_RESTRICT patterns, float* scores,
                                 int64_t scores_stride) {
   const F32Tag d;
   const int size = head_dim * rows;
   hn::Vec<F32Tag> sum[kQueries][kPages];
-  for (int q = 0; q < kQueries; ++q) {
-    for (int p = 0; p < kPages; ++p) sum[q][p] = hn::Zero(d);
+  for (int p = 0; p < kPages; ++p) {
+    const auto first = biases[p] != nullptr ? LoadCache(d, biases[p]) : hn::Zero(d);
+    for (int q = 0; q < kQueries; ++q) sum[q][p] = first;
   }
   for (int i = 0; i < size; i += static_cast<int>(hn::Lanes(d))) {
     hn::Vec<F32Tag> key[kPages];
@@ -156,22 +157,22 @@ class CmpScorer {
     const int64_t far_end = std::min(end_page, num_far_pages_);
     for (; page + 2 <= far_end; page += 2) {
       const T* const pages[2] = {Keys(page), Keys(page + 1)};
-      ScorePages<2>(pages, far_, scores + (page - first_page) * rows_, scores_stride);
+      ScorePages<2>(page, pages, far_, scores + (page - first_page) * rows_, scores_stride);
     }
     for (; page < far_end; ++page) {
       const T* const pages[1] = {Keys(page)};
-      ScorePages<1>(pages, far_, scores + (page - first_page) * rows_, scores_stride);
+      ScorePages<1>(page, pages, far_, scores + (page - first_page) * rows_, scores_stride);
     }
     for (; page + 2 <= end_page; page += 2) {
       RotatePage(page, page_);
       RotatePage(page + 1, page_ + size_);
       const float* const pages[2] = {page_, page_ + size_};
-      ScorePages<2>(pages, near_, scores + (page - first_page) * rows_, scores_stride);
+      ScorePages<2>(page, pages, near_, scores + (page - first_page) * rows_, scores_stride);
     }
     for (; page < end_page; ++page) {
       RotatePage(page, page_);
       const float* const pages[1] = {page_};
-      ScorePages<1>(pages, near_, scores + (page - first_page) * rows_, scores_stride);
+      ScorePages<1>(page, pages, near_, scores + (page - first_page) * rows_, scores_stride);
     }
   }
 
@@ -190,6 +191,30 @@ class CmpScorer {
     return reinterpret_cast<const T*>(kv_.cmp_slots +
                                       tile_.segment->page_table[page] * kv_.cmp_page_stride +
                                       kv_head_ * kv_.cmp_head_stride);
+  }
+
+  /// Biases of the page's rows, null where rows have none.
+  const T* Biases(int64_t page) const {
+    if (kv_.cmp_bias_offset < 0) return nullptr;
+    return reinterpret_cast<const T*>(reinterpret_cast<const std::byte*>(Keys(page)) +
+                                      kv_.cmp_bias_offset);
+  }
+
+  /// scores[q][r] += bias[r] of a page.
+  void AddBiases(const T* biases, int num_queries, float* scores, int64_t stride) const {
+    if (biases == nullptr) return;
+    const F32Tag d;
+    const int lanes = static_cast<int>(hn::Lanes(d));
+    for (int q = 0; q < num_queries; ++q, scores += stride) {
+      int row = 0;
+      for (; row + lanes <= rows_; row += lanes) {
+        hn::StoreU(hn::Add(hn::LoadU(d, scores + row), LoadCache(d, biases + row)), d,
+                   scores + row);
+      }
+      for (; row < rows_; ++row) {
+        scores[row] += hn::GetLane(LoadCache(F32Tail(), biases + row));
+      }
+    }
   }
 
   /// out = the page's keys turned back by its distance from the queries.
@@ -223,12 +248,16 @@ class CmpScorer {
   }
 
   template <int kPages, typename K>
-  void ScorePages(const K* const* pages, const float* queries, float* scores, int64_t stride) {
+  void ScorePages(int64_t first_page, const K* const* pages, const float* queries, float* scores,
+                  int64_t stride) {
+    const T* biases[kPages];
+    for (int p = 0; p < kPages; ++p) biases[p] = Biases(first_page + p);
     ForEachQueryBlock(num_queries(), [&](auto count, int first) {
       const float* block = queries + first * QueryFloats();
       float* out = scores + first * stride;
       if (uses_patterns_) {
-        ScorePatterns<count.value, kPages>(pages, rows_, kv_.head_dim_k, block, out, stride);
+        ScorePatterns<count.value, kPages>(pages, biases, rows_, kv_.head_dim_k, block, out,
+                                           stride);
         return;
       }
       for (int p = 0; p < kPages; ++p) {
@@ -241,6 +270,7 @@ class CmpScorer {
                                       out + p * rows_ + row, stride);
           }
         }
+        AddBiases(biases[p], count.value, out + p * rows_, stride);
       }
     });
   }

@@ -53,6 +53,7 @@ void Gemm(Context& context, const GemmParams& params);
 void Swiglu(Context& context, const SwigluParams& params);
 void RopeKvWrite(Context& context, const RopeKvWriteParams& params);
 void CmpPool(Context& context, const CmpPoolParams& params);
+void CmpCluster(Context& context, const CmpClusterParams& params);
 void CmpAttn(Context& context, const CmpAttnParams& params);
 void ScoreTopk(Context& context, const ScoreTopkParams& params);
 void SelAttn(Context& context, const SelAttnParams& params);

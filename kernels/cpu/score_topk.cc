@@ -27,17 +27,22 @@ namespace nsa::kernels::cpu {
 inline constexpr int64_t kVectorPadding = 16;
 
 /// One call: how many windows and candidates its rows have. Windows are counted by the stride that
-/// they end with, as the cache does: row u of the cache is window u + 1 − length/stride.
+/// they end with, as the cache does: row u of the cache is window u + 1 − length/stride. The
+/// clusters of a page stand like windows of length = stride = 64/num_clusters.
 struct ScoreCall {
   const ScoreTopkParams& params;
   int group;
-  int rows_per_page;
+  int length;
+  int stride;
   std::vector<RowTile> tiles = {};
 
+  int RowsPerPage() const { return kPageSize / stride; }
+
   int NumQueries(const RowTile& tile) const { return tile.num_rows * group; }
-  int64_t FirstRow() const { return params.length / params.stride - 1; }
+  int64_t FirstRow() const { return length / stride - 1; }
   int64_t EndRow(int64_t position) const {
-    return std::max(FirstRow(), (position + 1) / params.stride);
+    if (params.num_clusters > 0) return NumCandidates(position) * params.num_clusters;
+    return std::max(FirstRow(), (position + 1) / stride);
   }
   int64_t NumCandidates(int64_t position) const {
     const int64_t size = params.sel_block_size;
@@ -54,16 +59,16 @@ struct ScoreCall {
       const QueryRow row = tile.Row(i);
       if (NumCandidates(row.position) <= NumSelected(row.row)) continue;
       const int64_t end = EndRow(tile.Row(tile.num_rows - 1).position);
-      return end == FirstRow() ? 0 : (end + rows_per_page - 1) / rows_per_page;
+      return end == FirstRow() ? 0 : (end + RowsPerPage() - 1) / RowsPerPage();
     }
     return 0;
   }
   /// Floats of one query's scores.
   int64_t ScoreFloats(const RowTile& tile) const {
-    return (NumPages(tile) * rows_per_page + 2 * kVectorPadding) / kVectorPadding * kVectorPadding;
+    return (NumPages(tile) * RowsPerPage() + 2 * kVectorPadding) / kVectorPadding * kVectorPadding;
   }
   int64_t ScorerFloats(const RowTile& tile) const {
-    return CmpScorerFloats(NumQueries(tile), params.query.kv.head_dim_k, rows_per_page);
+    return CmpScorerFloats(NumQueries(tile), params.query.kv.head_dim_k, RowsPerPage());
   }
   /// Floats that choosing needs: the group's probabilities, then a key for each candidate.
   int64_t ChooserFloats(const RowTile& tile) const {
@@ -71,7 +76,7 @@ struct ScoreCall {
     return ProbabilityFloats(num_candidates) + num_candidates + kVectorPadding;
   }
   int64_t ProbabilityFloats(int64_t num_candidates) const {
-    const int64_t count = num_candidates * (params.sel_block_size / params.stride) + FirstRow();
+    const int64_t count = num_candidates * (params.sel_block_size / stride) + FirstRow();
     return (count + 2 * kVectorPadding) / kVectorPadding * kVectorPadding;
   }
 };
@@ -87,10 +92,9 @@ namespace HWY_NAMESPACE {
 template <typename T>
 void ScoreTyped(const ScoreCall& call, const RowTile& tile, int kv_head, int64_t first_page,
                 int64_t end_page, float* memory, float* scores) {
-  CmpScorer<T> scorer(call.params.query, call.params.stride, call.params.max_page_distance, tile,
-                      kv_head);
+  CmpScorer<T> scorer(call.params.query, call.stride, call.params.max_page_distance, tile, kv_head);
   scorer.Prepare(memory);
-  scorer.Score(first_page, end_page, scores + first_page * call.rows_per_page,
+  scorer.Score(first_page, end_page, scores + first_page * call.RowsPerPage(),
                call.ScoreFloats(tile));
 }
 
@@ -168,14 +172,27 @@ HWY_INLINE int32_t ScoreKey(float score) {
   return std::bit_cast<int32_t>(score + 0.0f);
 }
 
+/// Multiplies the scores behind the keys of blocks that are far away.
+HWY_INLINE void DecayKeys(const ScoreTopkParams& params, int64_t position, int64_t num_candidates,
+                          int32_t* HWY_RESTRICT keys) {
+  if (params.decay_page_distance < 0) return;
+  for (int64_t block = 0; block < num_candidates; ++block) {
+    const int64_t distance = position / kPageSize - block * params.sel_block_size / kPageSize;
+    if (distance <= params.decay_page_distance) break;
+    const float factor =
+        static_cast<float>(params.decay_page_distance) / static_cast<float>(distance);
+    if (keys[block] >= 0) keys[block] = ScoreKey(std::bit_cast<float>(keys[block]) * factor);
+  }
+}
+
 /// keys[block] for all candidates (Eq. 9). Cache rows block·b … block·b + a + b − 2 overlap a
 /// block, a = length/stride and b = sel_block_size/stride, the e-th of them in min(e + 1, a, b, a +
 /// b − 1 − e) strides.
-HWY_INLINE void ScoreBlocks(const ScoreCall& call, int64_t num_candidates,
+HWY_INLINE void ScoreBlocks(const ScoreCall& call, int64_t position, int64_t num_candidates,
                             const float* HWY_RESTRICT probabilities, int32_t* HWY_RESTRICT keys) {
   const ScoreTopkParams& params = call.params;
-  const int a = params.length / params.stride;
-  const int b = params.sel_block_size / params.stride;
+  const int a = call.length / call.stride;
+  const int b = params.sel_block_size / call.stride;
   const int span = a + b - 1;
   if (params.block_score == BlockScore::kOverlapSum && a == 2 && b == 4) {
     for (int64_t block = 0; block < num_candidates; ++block) {
@@ -202,6 +219,7 @@ HWY_INLINE void ScoreBlocks(const ScoreCall& call, int64_t num_candidates,
       keys[block] = ScoreKey(score);
     }
   }
+  DecayKeys(params, position, num_candidates, keys);
   const int32_t forced = std::numeric_limits<int32_t>::max();
   std::fill_n(keys, std::min<int64_t>(params.num_initial_blocks, num_candidates), forced);
   if (params.window_size == 0) {
@@ -271,7 +289,7 @@ void ChooseForTile(const ScoreCall& call, const RowTile& tile, int kv_head, floa
       int32_t* keys = reinterpret_cast<int32_t*>(memory + num_probabilities);
       GroupProbabilities(call, row, kv_head, scores + i * call.group * stride, stride,
                          num_probabilities, memory);
-      ScoreBlocks(call, num_candidates, memory, keys);
+      ScoreBlocks(call, row.position, num_candidates, memory, keys);
       num_selected = ChooseBlocks(num_candidates, n, keys, selected);
     }
     std::fill(selected + num_selected, selected + params.num_selected_blocks, -1);
@@ -355,11 +373,18 @@ void RunPageRanges(Context& context, const ScoreCall& call) {
 
 void ScoreTopk(Context& context, const ScoreTopkParams& params) {
   const AttentionQuery& query = params.query;
-  NSA_CHECK(params.stride > 0 && kPageSize % params.stride == 0);
-  NSA_CHECK(params.length % params.stride == 0 && params.sel_block_size % params.stride == 0);
-  NSA_CHECK(kPageSize % params.sel_block_size == 0 || params.sel_block_size % kPageSize == 0);
   const int group = query.num_q_heads / query.kv.num_kv_heads;
-  ScoreCall call{.params = params, .group = group, .rows_per_page = kPageSize / params.stride};
+  ScoreCall call{
+      .params = params, .group = group, .length = params.length, .stride = params.stride};
+  if (params.num_clusters > 0) {
+    NSA_CHECK(kPageSize % params.num_clusters == 0 && params.sel_block_size == kPageSize);
+    NSA_CHECK(params.window_size > 0 && params.cmp_lse == nullptr);
+    NSA_CHECK(query.kv.cmp_bias_offset >= 0);
+    call.length = call.stride = kPageSize / params.num_clusters;
+  }
+  NSA_CHECK(call.stride > 0 && kPageSize % call.stride == 0);
+  NSA_CHECK(call.length % call.stride == 0 && params.sel_block_size % call.stride == 0);
+  NSA_CHECK(kPageSize % params.sel_block_size == 0 || params.sel_block_size % kPageSize == 0);
   call.tiles = MakeTiles(query.segments, query.num_segments, std::clamp(24 / group, 1, 16));
   const int64_t num_tasks = static_cast<int64_t>(call.tiles.size()) * query.kv.num_kv_heads;
   if (num_tasks < 4 * context.pool.num_threads()) {

@@ -30,7 +30,8 @@ struct RopeView {
 /// window i where (i·stride + length) / stride = p·rows_per_page + s + 1; that is
 /// i = p·rows_per_page + s + 1 − length/stride, and slots of negative i are never read. A
 /// compressed key is in the frame of that page: rotated so that page p's own query rotation applies
-/// to it.
+/// to it. Where rows are the clusters of a page (cmp_cluster), slot s holds cluster s of its own
+/// page.
 struct PagedKv {
   DType dtype = DType::kBF16;  // of K, V and the compressed rows
   int num_kv_heads = 0;
@@ -41,13 +42,20 @@ struct PagedKv {
   int64_t page_stride = 0;  // bytes
   int64_t head_stride = 0;  // bytes
   int64_t v_offset = 0;     // bytes from a head's K to its V
-  // Null where the plan has no compressed rows. V̂ is there where cmp_v_offset ≥ 0.
+  // Null where the plan has no compressed rows. V̂ is there where cmp_v_offset ≥ 0, a bias for each
+  // row's score where cmp_bias_offset ≥ 0.
   std::byte* cmp_slots = nullptr;  // [num_pages, num_kv_heads, {K̂ [head_dim_k, rows_per_page],
-                                   //                            V̂ [rows_per_page, head_dim_v]}]
+                                   //                            V̂ [rows_per_page, head_dim_v],
+                                   //                            bias [NumCmpBiases()]}]
   int64_t cmp_page_stride = 0;     // bytes
   int64_t cmp_head_stride = 0;     // bytes
   int64_t cmp_v_offset = -1;       // bytes from a head's K̂ to its V̂
+  int64_t cmp_bias_offset = -1;    // bytes from a head's K̂ to its biases
 };
+
+/// Elements of a page's biases: zeros stand behind those of its rows, so that any vector can be
+/// read whole.
+constexpr int NumCmpBiases(int rows_per_page) { return rows_per_page > 16 ? rows_per_page : 16; }
 
 /// Consecutive query rows of one sequence, at consecutive positions.
 struct AttentionSegment {

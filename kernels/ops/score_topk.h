@@ -23,13 +23,21 @@ enum class GroupReduction : uint8_t { kSum, kMean };
 /// `window_size` > 0, those that end at or before PageAlignedWindowStart (selection and window are
 /// disjoint). If no more than n are candidates, all are taken and nothing is scored. A score that
 /// is NaN is never chosen; ties go to the lower index.
+/// Where `decay_page_distance` is D ≥ 1, the score of a block that begins δ > D pages before the
+/// query's page is multiplied by D/δ.
+/// With `num_clusters` > 0 the rows are clusters (cmp_cluster) in the place of windows: sel_blocks
+/// are pages, p = softmax over the clusters of all candidates of scale·q·K̂ + bias, and a block's
+/// score is the sum of its clusters' p, reduced over the group. It needs `window_size` > 0: a page
+/// is clustered when it is full.
 struct ScoreTopkParams {
   AttentionQuery query;
   int length = 32;          // l
   int stride = 16;          // d
+  int num_clusters = 0;     // > 0: rows per page, and length and stride are not read
   int sel_block_size = 64;  // l': a multiple of stride that divides 64 or is a multiple of it
-  int64_t max_page_distance = -1;  // as in CmpAttnParams
-  const float* cmp_lse = nullptr;  // [num_rows, num_q_heads] of cmp_attn, or null: made here
+  int64_t max_page_distance = -1;    // as in CmpAttnParams
+  int64_t decay_page_distance = -1;  // −1: scores do not decay
+  const float* cmp_lse = nullptr;    // [num_rows, num_q_heads] of cmp_attn, or null: made here
   BlockScore block_score = BlockScore::kOverlapSum;
   GroupReduction group_reduction = GroupReduction::kSum;
   int num_selected_blocks = 16;  // n

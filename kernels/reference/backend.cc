@@ -21,6 +21,7 @@ class ReferenceBackend final : public Backend {
   void Swiglu(const SwigluParams& p) override { reference::Swiglu(p); }
   void RopeKvWrite(const RopeKvWriteParams& p) override { reference::RopeKvWrite(p); }
   void CmpPool(const CmpPoolParams& p) override { reference::CmpPool(p); }
+  void CmpCluster(const CmpClusterParams& p) override { reference::CmpCluster(p); }
   void CmpAttn(const CmpAttnParams& p) override { reference::CmpAttn(p); }
   void ScoreTopk(const ScoreTopkParams& p) override { reference::ScoreTopk(p); }
   void SelAttn(const SelAttnParams& p) override { reference::SelAttn(p); }

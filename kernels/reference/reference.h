@@ -16,6 +16,7 @@ void Gemm(const GemmParams& params);
 void Swiglu(const SwigluParams& params);
 void RopeKvWrite(const RopeKvWriteParams& params);
 void CmpPool(const CmpPoolParams& params);
+void CmpCluster(const CmpClusterParams& params);
 void CmpAttn(const CmpAttnParams& params);
 void ScoreTopk(const ScoreTopkParams& params);
 void SelAttn(const SelAttnParams& params);

@@ -20,19 +20,41 @@ int64_t NumCandidates(const ScoreTopkParams& params, int64_t position) {
   return position / params.sel_block_size + 1;
 }
 
-/// p over the visible windows, summed over the query heads of `kv_head` (Eq. 8 and 10).
+/// The rows that the query scores: clusters of all candidates, or all visible windows.
+std::vector<VisibleRow> ScoredRows(const ScoreTopkParams& params, const AttentionSegment& segment,
+                                   int64_t position) {
+  if (params.num_clusters == 0) {
+    return VisibleWindows(segment, position, params.length, params.stride,
+                          params.max_page_distance);
+  }
+  std::vector<VisibleRow> rows;
+  for (int64_t page = 0; page < NumCandidates(params, position); ++page) {
+    int64_t distance = position / kPageSize - page;
+    if (params.max_page_distance >= 0) distance = std::min(distance, params.max_page_distance);
+    for (int c = 0; c < params.num_clusters; ++c) {
+      rows.push_back({segment.page_table[page], c, distance});
+    }
+  }
+  return rows;
+}
+
+/// p over the scored rows, summed over the query heads of `kv_head` (Eq. 8 and 10).
 std::vector<float> GroupProbabilities(const ScoreTopkParams& params,
                                       const AttentionSegment& segment, int64_t row,
                                       int64_t position, int kv_head) {
   const AttentionQuery& query = params.query;
   const int group = query.num_q_heads / query.kv.num_kv_heads;
-  const PagedRows rows = CmpRows(query.kv, params.stride);
-  const std::vector<VisibleRow> visible =
-      VisibleWindows(segment, position, params.length, params.stride, params.max_page_distance);
+  const PagedRows rows =
+      CmpRows(query.kv, params.num_clusters > 0 ? kPageSize / params.num_clusters : params.stride);
+  const std::vector<VisibleRow> visible = ScoredRows(params, segment, position);
   std::vector<float> probabilities(visible.size(), 0.0f);
   for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
     const std::vector<float> q = LoadQuery(query, row, head, position);
-    const std::vector<float> scores = Scores(query, rows, kv_head, q, visible);
+    std::vector<float> scores = Scores(query, rows, kv_head, q, visible);
+    for (size_t i = 0; params.num_clusters > 0 && i < scores.size(); ++i) {
+      const std::byte* biases = rows.Head(visible[i].page, kv_head) + query.kv.cmp_bias_offset;
+      scores[i] += LoadElement(query.kv.dtype, biases, visible[i].row);
+    }
     const float lse = params.cmp_lse != nullptr ? params.cmp_lse[row * query.num_q_heads + head]
                                                 : LogSumExp(scores);
     for (size_t i = 0; i < scores.size(); ++i) probabilities[i] += std::exp(scores[i] - lse);
@@ -49,6 +71,12 @@ float ScoreBlock(const ScoreTopkParams& params, const std::vector<float>& probab
   const int64_t begin = block * params.sel_block_size;
   const int64_t end = begin + params.sel_block_size;
   float score = 0;
+  if (params.num_clusters > 0) {
+    for (int c = 0; c < params.num_clusters; ++c) {
+      score += probabilities[block * params.num_clusters + c];
+    }
+    return score;
+  }
   const int64_t first_window = std::max<int64_t>(0, begin - params.length) / params.stride;
   const int64_t num_windows = static_cast<int64_t>(probabilities.size());
   for (int64_t window = first_window; window < std::min(num_windows, end / params.stride);
@@ -67,6 +95,13 @@ float ScoreBlock(const ScoreTopkParams& params, const std::vector<float>& probab
   return score;
 }
 
+/// What distance leaves of a block's score.
+float Decay(const ScoreTopkParams& params, int64_t position, int64_t block) {
+  const int64_t distance = position / kPageSize - block * params.sel_block_size / kPageSize;
+  if (params.decay_page_distance < 0 || distance <= params.decay_page_distance) return 1;
+  return static_cast<float>(params.decay_page_distance) / static_cast<float>(distance);
+}
+
 bool IsForced(const ScoreTopkParams& params, int64_t block, int64_t num_candidates) {
   return block < params.num_initial_blocks ||
          (params.window_size == 0 && block >= num_candidates - params.num_local_blocks);
@@ -74,14 +109,14 @@ bool IsForced(const ScoreTopkParams& params, int64_t block, int64_t num_candidat
 
 /// The best n of the candidates in rising order.
 std::vector<int32_t> ChooseBlocks(const ScoreTopkParams& params,
-                                  const std::vector<float>& probabilities, int64_t num_candidates,
-                                  int n) {
+                                  const std::vector<float>& probabilities, int64_t position,
+                                  int64_t num_candidates, int n) {
   std::vector<int32_t> blocks;
   std::vector<float> scores(num_candidates);
   for (int64_t block = 0; block < num_candidates; ++block) {
     scores[block] = IsForced(params, block, num_candidates)
                         ? std::numeric_limits<float>::infinity()
-                        : ScoreBlock(params, probabilities, block);
+                        : ScoreBlock(params, probabilities, block) * Decay(params, position, block);
     if (!std::isnan(scores[block])) blocks.push_back(static_cast<int32_t>(block));
   }
   std::stable_sort(blocks.begin(), blocks.end(),
@@ -108,7 +143,7 @@ void ScoreTopk(const ScoreTopkParams& params) {
                  } else {
                    blocks = ChooseBlocks(params,
                                          GroupProbabilities(params, segment, row, position, head),
-                                         num_candidates, n);
+                                         position, num_candidates, n);
                  }
                  const int64_t index = row * num_kv_heads + head;
                  int32_t* selected = params.selected + index * params.num_selected_blocks;

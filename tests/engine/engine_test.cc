@@ -33,6 +33,7 @@ class PassingBackend : public kernels::Backend {
   void Swiglu(const kernels::SwigluParams& p) override { inner_->Swiglu(p); }
   void RopeKvWrite(const kernels::RopeKvWriteParams& p) override { inner_->RopeKvWrite(p); }
   void CmpPool(const kernels::CmpPoolParams& p) override { inner_->CmpPool(p); }
+  void CmpCluster(const kernels::CmpClusterParams& p) override { inner_->CmpCluster(p); }
   void CmpAttn(const kernels::CmpAttnParams& p) override { inner_->CmpAttn(p); }
   void ScoreTopk(const kernels::ScoreTopkParams& p) override { inner_->ScoreTopk(p); }
   void SelAttn(const kernels::SelAttnParams& p) override { inner_->SelAttn(p); }

@@ -16,16 +16,26 @@ TEST(AttentionSpec, TrainingFreeStaysInsideTheTrainedLength) {
   }
 }
 
+AttentionSpec Windows(AttentionSpec spec) {
+  spec.compression = Compression::kWindowMeans;
+  return spec;
+}
+
 TEST(AttentionSpec, ContradictionsNameTheField) {
   struct Case {
     const char* field;
     std::function<void(AttentionSpec&)> change;
   };
   const Case cases[] = {
-      {"compression_stride", [](AttentionSpec& s) { s.compression_stride = 24; }},
-      {"compression_stride", [](AttentionSpec& s) { s.compression_stride = 0; }},
-      {"compression_length", [](AttentionSpec& s) { s.compression_length = 24; }},
-      {"sel_block_size", [](AttentionSpec& s) { s.sel_block_size = 48; }},
+      {"compression_stride", [](AttentionSpec& s) { s = Windows(s), s.compression_stride = 24; }},
+      {"compression_stride", [](AttentionSpec& s) { s = Windows(s), s.compression_stride = 0; }},
+      {"compression_length", [](AttentionSpec& s) { s = Windows(s), s.compression_length = 24; }},
+      {"sel_block_size", [](AttentionSpec& s) { s = Windows(s), s.sel_block_size = 48; }},
+      {"num_clusters", [](AttentionSpec& s) { s.num_clusters = 0; }},
+      {"num_clusters", [](AttentionSpec& s) { s.num_clusters = 24; }},
+      {"decay_score", [](AttentionSpec& s) { s.decay_score_page_distance = 0; }},
+      {"max_score", [](AttentionSpec& s) { s.max_score_page_distance = -2; }},
+      {"compressed_values", [](AttentionSpec& s) { s = Windows(s), s.compressed_values = true; }},
       {"sel_block_size", [](AttentionSpec& s) { s.sel_block_size = 128; }},
       {"window_size", [](AttentionSpec& s) { s.window_size = 0; }},
       {"window_size", [](AttentionSpec& s) { s.window_size = 500; }},

@@ -45,6 +45,9 @@ struct AttentionCase {
   std::vector<SequenceRows> sequences = {{0, 70}, {500, 90}, {37, 0}, {1200, 2}};
   PooledKeys pooled_keys = PooledKeys::kRotated;
   bool compressed_values = true;
+  int num_clusters = 0;  // > 0: compressed rows are clusters, without values
+
+  int CmpRowsPerPage() const { return num_clusters > 0 ? num_clusters : kPageSize / stride; }
 };
 
 inline void PrintTo(const AttentionCase& c, std::ostream* os) { *os << c.name; }
@@ -144,6 +147,31 @@ inline std::vector<AttentionCase> BlockCases() {
   };
 }
 
+/// Rows that are clusters: fewer, as many as and more than a vector has lanes.
+inline std::vector<AttentionCase> ClusterCases() {
+  return {
+      {.name = "SmolLmClusters", .dtype = DType::kF16, .num_kv_heads = 3, .num_clusters = 4},
+      {.name = "OneCluster", .group = 1, .num_clusters = 1},
+      {.name = "ClustersOfBf16", .dtype = DType::kBF16, .group = 2, .num_clusters = 8},
+      {.name = "ClustersOfOddDims",
+       .num_kv_heads = 1,
+       .group = 5,
+       .head_dim_k = 18,
+       .head_dim_v = 7,
+       .rotary_dim = 6,
+       .num_clusters = 2},
+      {.name = "ManyClusters",
+       .dtype = DType::kF16,
+       .num_kv_heads = 1,
+       .group = 7,
+       .head_dim_k = 128,
+       .head_dim_v = 128,
+       .rotary_dim = 128,
+       .num_clusters = 32},
+      {.name = "ClusterPerKey", .num_kv_heads = 1, .rotary_dim = 0, .num_clusters = 64},
+  };
+}
+
 inline std::vector<AttentionCase> AttentionCases() {
   std::vector<AttentionCase> cases = ShapeCases();
   for (const AttentionCase& c : BlockCases()) cases.push_back(c);
@@ -192,7 +220,7 @@ class TestCache {
  public:
   TestCache(const AttentionCase& c, int64_t num_pages) {
     const int64_t element = static_cast<int64_t>(SizeOf(c.dtype));
-    const int64_t rows = kPageSize / c.stride;
+    const int64_t rows = c.CmpRowsPerPage();
     kv_.dtype = c.dtype;
     kv_.num_kv_heads = c.num_kv_heads;
     kv_.head_dim_k = c.head_dim_k;
@@ -200,8 +228,13 @@ class TestCache {
     kv_.v_offset = c.head_dim_k * kPageSize * element;
     kv_.head_stride = (c.head_dim_k + c.head_dim_v) * kPageSize * element + 64;
     kv_.page_stride = c.num_kv_heads * kv_.head_stride + 128;
-    kv_.cmp_v_offset = c.compressed_values ? c.head_dim_k * rows * element : -1;
-    kv_.cmp_head_stride = (c.head_dim_k + c.head_dim_v) * rows * element + 64;
+    if (c.num_clusters > 0) {
+      kv_.cmp_bias_offset = c.head_dim_k * rows * element;
+    } else if (c.compressed_values) {
+      kv_.cmp_v_offset = c.head_dim_k * rows * element;
+    }
+    kv_.cmp_head_stride =
+        ((c.head_dim_k + c.head_dim_v) * rows + NumCmpBiases(c.CmpRowsPerPage())) * element + 64;
     kv_.cmp_page_stride = c.num_kv_heads * kv_.cmp_head_stride + 64;
     slots_.assign(num_pages * kv_.page_stride, std::byte{0xFF});
     cmp_slots_.assign(num_pages * kv_.cmp_page_stride, std::byte{0xFF});
@@ -320,6 +353,10 @@ class AttentionWorld {
     write.kv = cache_.view();
     write.rope = rope_.view();
     backend_->RopeKvWrite(write);
+    if (case_.num_clusters > 0) {
+      backend_->CmpCluster({&all, 1, cache_.view(), case_.num_clusters});
+      return;
+    }
     CmpPoolParams pool;
     pool.segments = &all;
     pool.num_segments = 1;

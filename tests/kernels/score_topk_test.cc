@@ -19,13 +19,26 @@ struct TopkOptions {
   int num_local_blocks = 2;
   int64_t window_size = 0;
   int64_t max_page_distance = -1;
+  int64_t decay_page_distance = -1;
   BlockScore block_score = BlockScore::kOverlapSum;
   GroupReduction group_reduction = GroupReduction::kSum;
   bool given_lse = false;
   bool n_per_row = false;
 };
 
-std::vector<TopkOptions> AllOptions() {
+std::vector<TopkOptions> AllOptions(const AttentionCase& c) {
+  if (c.num_clusters > 0) {  // of full pages, so beside a window that selection never reads
+    return {{.num_selected_blocks = 3, .window_size = 64},
+            {.num_selected_blocks = 5,
+             .window_size = 128,
+             .max_page_distance = 3,
+             .decay_page_distance = 5,
+             .n_per_row = true},
+            {.num_selected_blocks = 4,
+             .num_initial_blocks = 0,
+             .window_size = 192,
+             .group_reduction = GroupReduction::kMean}};
+  }
   return {
       {},
       {.num_selected_blocks = 3,
@@ -34,6 +47,7 @@ std::vector<TopkOptions> AllOptions() {
        .group_reduction = GroupReduction::kMean,
        .given_lse = true},
       {.num_selected_blocks = 5, .window_size = 128, .max_page_distance = 3, .n_per_row = true},
+      {.num_selected_blocks = 4, .decay_page_distance = 2},
       {.num_selected_blocks = 9,
        .window_size = 256,
        .max_page_distance = 31,
@@ -52,9 +66,11 @@ ScoreTopkParams Params(const AttentionCase& c, const AttentionQuery& query,
   params.query = query;
   params.length = c.length;
   params.stride = c.stride;
+  params.num_clusters = c.num_clusters;
   // Selection in the disjoint mode is by pages wherever positions are relative.
   params.sel_block_size = c.sel_block_size;
   params.max_page_distance = options.max_page_distance;
+  params.decay_page_distance = options.decay_page_distance;
   params.block_score = options.block_score;
   params.group_reduction = options.group_reduction;
   params.num_selected_blocks = options.num_selected_blocks;
@@ -97,10 +113,35 @@ AttentionOp TopkOp(const AttentionWorld& world, const TopkOptions& options) {
 
 TEST_P(AttentionTest, ScoreTopkIsRowInvariant) {
   const AttentionWorld world(GetParam());
-  for (const TopkOptions& options : AllOptions()) {
+  for (const TopkOptions& options : AllOptions(GetParam())) {
     ExpectRowInvariant(world, TopkOp(world, options),
                        world.MakeResult(options.num_selected_blocks));
   }
+}
+
+/// The clusters of all candidates.
+std::vector<reference::VisibleRow> ClusterRows(const AttentionSegment& segment, int64_t position,
+                                               int64_t num_candidates, int num_clusters,
+                                               const TopkOptions& options) {
+  std::vector<reference::VisibleRow> rows;
+  for (int64_t i = 0; i < num_candidates * num_clusters; ++i) {
+    const int64_t page = i / num_clusters;
+    int64_t distance = position / kPageSize - page;
+    if (options.max_page_distance >= 0) distance = std::min(distance, options.max_page_distance);
+    rows.push_back({segment.page_table[page], static_cast<int>(i % num_clusters), distance});
+  }
+  return rows;
+}
+
+/// Block scores less what distance takes.
+std::vector<double> Decayed(const AttentionCase& c, const TopkOptions& options, int64_t position,
+                            std::vector<double> scores) {
+  for (size_t block = 0; options.decay_page_distance > 0 && block < scores.size(); ++block) {
+    const auto page = static_cast<int64_t>(block) * c.sel_block_size / kPageSize;
+    const int64_t distance = std::max(position / kPageSize - page, options.decay_page_distance);
+    scores[block] *= static_cast<double>(options.decay_page_distance) / distance;
+  }
+  return scores;
 }
 
 /// Scores of one (row, KV head)'s blocks, in double, written down from Eq. 8 to 10 anew.
@@ -109,18 +150,28 @@ std::vector<double> OracleScores(const AttentionWorld& world, const TopkOptions&
                                  int kv_head, int64_t num_candidates) {
   const AttentionCase& c = world.test_case();
   const AttentionQuery query = world.Query(world.segments());
-  const auto visible =
-      reference::VisibleWindows(segment, position, c.length, c.stride, options.max_page_distance);
+  const auto visible = c.num_clusters > 0
+                           ? ClusterRows(segment, position, num_candidates, c.num_clusters, options)
+                           : reference::VisibleWindows(segment, position, c.length, c.stride,
+                                                       options.max_page_distance);
+  const reference::PagedRows rows = reference::CmpRows(query.kv, kPageSize / c.CmpRowsPerPage());
   std::vector<double> p(visible.size(), 0.0);
   for (int head = kv_head * c.group; head < (kv_head + 1) * c.group; ++head) {
-    const auto scores =
-        reference::Scores(query, reference::CmpRows(query.kv, c.stride), kv_head,
-                          reference::LoadQuery(query, row, head, position), visible);
+    auto scores = reference::Scores(query, rows, kv_head,
+                                    reference::LoadQuery(query, row, head, position), visible);
+    for (size_t i = 0; c.num_clusters > 0 && i < scores.size(); ++i) {
+      scores[i] += reference::LoadElement(
+          c.dtype, rows.Head(visible[i].page, kv_head) + query.kv.cmp_bias_offset, visible[i].row);
+    }
     double sum = 0;
     for (const float s : scores) sum += std::exp(static_cast<double>(s));
     for (size_t i = 0; i < p.size(); ++i) p[i] += std::exp(static_cast<double>(scores[i])) / sum;
   }
   std::vector<double> block_scores(num_candidates, 0.0);
+  for (size_t i = 0; c.num_clusters > 0 && i < p.size(); ++i) {
+    block_scores[i / static_cast<size_t>(c.num_clusters)] += p[i];
+  }
+  if (c.num_clusters > 0) return Decayed(c, options, position, block_scores);
   for (int64_t token = 0; token < num_candidates * c.sel_block_size; token += c.stride) {
     // Each stride of a block gets the mass of each window that covers it.
     for (int64_t i = 0; i < static_cast<int64_t>(p.size()); ++i) {
@@ -129,7 +180,7 @@ std::vector<double> OracleScores(const AttentionWorld& world, const TopkOptions&
       score = options.block_score == BlockScore::kOverlapSum ? score + p[i] : std::max(score, p[i]);
     }
   }
-  return block_scores;
+  return Decayed(c, options, position, block_scores);
 }
 
 /// Checks one list against the oracle: forced blocks are in, no better block is out.
@@ -192,7 +243,7 @@ void ExpectOracle(const AttentionWorld& world, const TopkOptions& options,
 TEST_P(AttentionTest, ScoreTopkChoosesTheBestBlocks) {
   AttentionWorld world(GetParam());
   for (float& x : world.q()) x *= 3;  // scores far enough apart
-  for (const TopkOptions& options : AllOptions()) {
+  for (const TopkOptions& options : AllOptions(GetParam())) {
     SCOPED_TRACE(options.num_selected_blocks);
     const AttentionOp op = TopkOp(world, options);
     AttentionResult expected = world.MakeResult(options.num_selected_blocks);
@@ -211,6 +262,7 @@ TEST_P(AttentionTest, ScoreTopkChoosesTheBestBlocks) {
 }
 
 INSTANTIATE_TEST_SUITE_P(, AttentionTest, testing::ValuesIn(AttentionCases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Clusters, AttentionTest, testing::ValuesIn(ClusterCases()), CaseName);
 
 /// One query whose window scores are set by hand: key of window i is (score, 0, …), query (1, 0,
 /// …).

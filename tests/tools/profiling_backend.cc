@@ -36,6 +36,9 @@ void ProfilingBackend::RopeKvWrite(const kernels::RopeKvWriteParams& p) {
 void ProfilingBackend::CmpPool(const kernels::CmpPoolParams& p) {
   Measure("cmp_pool", &Backend::CmpPool, p);
 }
+void ProfilingBackend::CmpCluster(const kernels::CmpClusterParams& p) {
+  Measure("cmp_cluster", &Backend::CmpCluster, p);
+}
 void ProfilingBackend::CmpAttn(const kernels::CmpAttnParams& p) {
   Measure("cmp_attn", &Backend::CmpAttn, p);
 }

@@ -36,6 +36,7 @@ class ProfilingBackend final : public kernels::Backend {
   void Swiglu(const kernels::SwigluParams& p) override;
   void RopeKvWrite(const kernels::RopeKvWriteParams& p) override;
   void CmpPool(const kernels::CmpPoolParams& p) override;
+  void CmpCluster(const kernels::CmpClusterParams& p) override;
   void CmpAttn(const kernels::CmpAttnParams& p) override;
   void ScoreTopk(const kernels::ScoreTopkParams& p) override;
   void SelAttn(const kernels::SelAttnParams& p) override;

@@ -1,0 +1,80 @@
+#include "engine/attention/plan.h"
+
+#include <gtest/gtest.h>
+
+#include "engine/kv_cache.h"
+
+namespace nsa::engine {
+namespace {
+
+constexpr AttentionShape kShape = {
+    .num_q_heads = 9, .num_kv_heads = 3, .head_dim_k = 64, .head_dim_v = 48, .scale = 0.125f};
+
+AttentionPlan Resolve(const AttentionSpec& spec) {
+  auto plan = AttentionPlan::Resolve(spec, kShape);
+  EXPECT_TRUE(plan.ok()) << plan.status();
+  return *std::move(plan);
+}
+
+TEST(AttentionPlan, CountsWhatFullAttentionReads) {
+  const AttentionReads reads = Resolve(FullAttentionSpec()).CountReads(999, 16);
+  EXPECT_EQ(reads.cmp, 0);
+  EXPECT_EQ(reads.slc, 0);
+  EXPECT_EQ(reads.win, 1000);
+}
+
+TEST(AttentionPlan, CountsClustersOfTheCandidatesAlone) {
+  const AttentionPlan plan = Resolve(TrainingFreeSpec(8192));
+  // Position 10,000 stands in page 156; its window begins at page 148.
+  const AttentionReads far = plan.CountReads(10'000, 16);
+  EXPECT_EQ(far.win, 10'001 - 148 * 64);
+  EXPECT_EQ(far.slc, 16 * 64);
+  EXPECT_EQ(far.cmp, 148 * 8);
+  // 16 candidates all fit: nothing is scored.
+  const AttentionReads near = plan.CountReads(24 * 64, 16);
+  EXPECT_EQ(near.slc, 16 * 64);
+  EXPECT_EQ(near.cmp, 0);
+  EXPECT_EQ(plan.CountReads(24 * 64, 15).cmp, 16 * 8);
+}
+
+TEST(AttentionPlan, CountsWindowsThatHaveEnded) {
+  AttentionSpec spec;
+  spec.sparse = true;
+  spec.compressed_values = true;
+  const AttentionPlan plan = Resolve(spec);
+  const AttentionReads reads = plan.CountReads(2000, 16);
+  EXPECT_EQ(reads.cmp, (2001 - 32) / 16 + 1);
+  EXPECT_EQ(reads.slc, 16 * 64);
+  EXPECT_EQ(reads.win, 512);
+  EXPECT_EQ(plan.CountReads(30, 16).cmp, 0);
+}
+
+/// Slots of compressed rows hold keys, values and biases one after the other, and no more.
+TEST(KvLayout, RowsAndBiasesFillTheSlot) {
+  AttentionSpec windows;
+  windows.sparse = true;
+  windows.compressed_values = true;
+  const struct {
+    AttentionSpec spec;
+    int64_t elements, v_offset, bias_offset;  // of one head
+  } cases[] = {
+      {TrainingFreeSpec(8192), 8 * 64 + 16, -1, 8 * 64},
+      {windows, 4 * (64 + 48), 4 * 64, -1},
+      {FullAttentionSpec(), 0, -1, -1},
+  };
+  for (const auto& c : cases) {
+    SCOPED_TRACE(Describe(c.spec));
+    const KvLayout layout = KvLayout::For(c.spec, kShape, 2, kernels::DType::kF16);
+    EXPECT_EQ(layout.CmpSlotBytes(), 3 * c.elements * 2);
+    EXPECT_EQ(layout.SlotBytes(), 3 * 64 * (64 + 48) * 2);
+    const auto cache = KvCache::Create(layout, 5);
+    ASSERT_TRUE(cache.ok()) << cache.status();
+    const kernels::PagedKv view = (*cache)->view(1);
+    EXPECT_EQ(view.cmp_v_offset, c.v_offset < 0 ? -1 : c.v_offset * 2);
+    EXPECT_EQ(view.cmp_bias_offset, c.bias_offset < 0 ? -1 : c.bias_offset * 2);
+    EXPECT_EQ(view.cmp_slots == nullptr, c.elements == 0);
+  }
+}
+
+}  // namespace
+}  // namespace nsa::engine
