@@ -408,6 +408,7 @@ StepStats EngineImpl::CountStep(const Batch& batch, absl::Duration duration) con
       stats.attention_tokens_full += entry.num_cached + i + 1;
     }
   }
+  stats.selected_pages = loaded_->runner->TakePageAges();
   stats.num_running = scheduler_.num_running();
   stats.num_waiting = scheduler_.num_waiting();
   stats.num_pages_total = pool_.num_pages();
@@ -439,14 +440,18 @@ void EngineImpl::RunStep(const Batch& batch) {
 }
 
 void EngineImpl::Loop() {
-  int64_t preemptions = 0;
+  int64_t preempted = 0, recomputed = 0;
   while (TakeInbox()) {
     EndExpired(absl::Now());
     if (std::exchange(ended_outside_step_, false)) {
       observer_->OnStep(CountStep(Batch{}, absl::ZeroDuration()));
     }
     const Batch batch = scheduler_.Schedule(loaded_->info.num_selected_blocks, absl::Now());
-    for (; preemptions < scheduler_.num_preemptions(); ++preemptions) observer_->OnPreemption();
+    if (const int64_t now = scheduler_.num_preemptions(); now > preempted) {
+      const int64_t tokens = scheduler_.num_recomputed_tokens();
+      observer_->OnPreemptions(now - std::exchange(preempted, now),
+                               tokens - std::exchange(recomputed, tokens));
+    }
     Publish();  // what was admitted no longer waits: a step takes long enough to be refused for it
     if (!batch.entries.empty()) {
       RunStep(batch);

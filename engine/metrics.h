@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "absl/time/time.h"
+#include "engine/attention/page_ages.h"
 #include "engine/request.h"
 
 namespace nsa::engine {
@@ -26,6 +27,7 @@ struct StepStats {
   int64_t attention_tokens_slc = 0;
   int64_t attention_tokens_win = 0;
   int64_t attention_tokens_full = 0;
+  PageAges selected_pages{};  // by age
 };
 
 /// One request's end.
@@ -47,7 +49,10 @@ class MetricsObserver {
   virtual void OnFirstToken(absl::Duration) {}
   virtual void OnInterToken(absl::Duration) {}
   virtual void OnRequestDone(const RequestStats&) {}
-  virtual void OnPreemption() {}
+  /// `num_sequences` lost their pages, and with them `num_tokens` that are computed again.
+  virtual void OnPreemptions(int64_t num_sequences, int64_t num_tokens) {
+    (void)num_sequences, (void)num_tokens;
+  }
   virtual void OnRejected(std::string_view reason) { (void)reason; }
 };
 

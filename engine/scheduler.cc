@@ -63,9 +63,10 @@ bool Scheduler::PreemptLastAfter(const Sequence& sequence) {
   if (running_.back().get() == &sequence) return false;
   std::unique_ptr<Sequence> victim = std::move(running_.back());
   running_.pop_back();
-  ReleasePages(*victim);
   ++victim->num_preemptions;
   ++num_preemptions_;
+  num_recomputed_tokens_ += victim->num_computed;
+  ReleasePages(*victim);
   preempted_.push_back(std::move(victim));
   return true;
 }

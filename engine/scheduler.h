@@ -47,6 +47,8 @@ class Scheduler {
   int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
   int64_t num_waiting_tokens() const;
   int64_t num_preemptions() const { return num_preemptions_; }
+  /// Computed tokens that preempted sequences gave back, to be computed again.
+  int64_t num_recomputed_tokens() const { return num_recomputed_tokens_; }
   bool idle() const { return running_.empty() && waiting_.empty(); }
   /// Whether each sequence's pages are its own and all are counted once.
   bool Consistent() const;
@@ -65,6 +67,7 @@ class Scheduler {
   std::vector<std::unique_ptr<Sequence>> running_;    // by priority, then arrival
   std::vector<std::unique_ptr<Sequence>> preempted_;  // during Schedule
   int64_t num_preemptions_ = 0;
+  int64_t num_recomputed_tokens_ = 0;
 };
 
 }  // namespace nsa::engine

@@ -18,6 +18,14 @@ constexpr const char* kRejectionReasons[] = {"queue_full", "invalid_argument", "
 
 double Seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration); }
 
+/// "0", "1", "2-3", "4-7", …, "16384+": pages between a query and what it selected.
+std::string PageAgeLabel(int age) {
+  if (age < 2) return std::to_string(age);
+  const int64_t first = int64_t{1} << (age - 1);
+  if (age == engine::kNumPageAges - 1) return absl::StrCat(first, "+");
+  return absl::StrCat(first, "-", 2 * first - 1);
+}
+
 const prometheus::Histogram::BucketBoundaries& BatchBuckets() {
   static const auto* const buckets =
       new prometheus::Histogram::BucketBoundaries{1, 2, 4, 8, 16, 32, 64, 128, 256};
@@ -107,6 +115,11 @@ PrometheusMetrics::PrometheusMetrics(std::string model_name, const Buckets& b)
           AddHistogram("nsa:prefill_chunk_seconds", "Steps with prompt tokens.", b.seconds)),
       batch_size_(AddHistogram("nsa:step_batch_size", "Sequences in a step.", BatchBuckets())) {
   AddGauge("nsa:build_info", "Build of the server; always 1.", {{"version", kVersion}}).Set(1);
+  for (int age = 0; age < engine::kNumPageAges; ++age) {
+    selected_pages_.push_back(&AddCounter("nsa:page_selection_total",
+                                          "Pages selected, by their distance from the query.",
+                                          {{"page_age", PageAgeLabel(age)}}));
+  }
   // A rate needs the zero from which a counter starts.
   for (const char* reason : kFinishedReasons) Ended(reason);
   for (const char* reason : kRejectionReasons) Rejected(reason);
@@ -140,6 +153,9 @@ void PrometheusMetrics::OnStep(const engine::StepStats& stats) {
   read_slc_.Increment(static_cast<double>(stats.attention_tokens_slc));
   read_win_.Increment(static_cast<double>(stats.attention_tokens_win));
   read_full_.Increment(static_cast<double>(stats.attention_tokens_full));
+  for (size_t age = 0; age < selected_pages_.size(); ++age) {
+    selected_pages_[age]->Increment(static_cast<double>(stats.selected_pages[age]));
+  }
 }
 
 void PrometheusMetrics::OnFirstToken(absl::Duration since_arrival) {
@@ -182,7 +198,10 @@ void PrometheusMetrics::OnRequestDone(const engine::RequestStats& stats) {
   }
 }
 
-void PrometheusMetrics::OnPreemption() { preemptions_.Increment(); }
+void PrometheusMetrics::OnPreemptions(int64_t num_sequences, int64_t num_tokens) {
+  preemptions_.Increment(static_cast<double>(num_sequences));
+  prompt_tokens_recomputed_.Increment(static_cast<double>(num_tokens));
+}
 
 void PrometheusMetrics::OnRejected(std::string_view reason) { Rejected(reason).Increment(); }
 

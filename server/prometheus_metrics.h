@@ -36,7 +36,7 @@ class PrometheusMetrics final : public engine::MetricsObserver {
   void OnFirstToken(absl::Duration since_arrival) override;
   void OnInterToken(absl::Duration gap) override;
   void OnRequestDone(const engine::RequestStats& stats) override;
-  void OnPreemption() override;
+  void OnPreemptions(int64_t num_sequences, int64_t num_tokens) override;
   void OnRejected(std::string_view reason) override;
 
  private:
@@ -69,6 +69,7 @@ class PrometheusMetrics final : public engine::MetricsObserver {
   prometheus::Counter& read_slc_;
   prometheus::Counter& read_win_;
   prometheus::Counter& read_full_;
+  std::vector<prometheus::Counter*> selected_pages_;  // [kNumPageAges]
   prometheus::Histogram& first_token_;
   prometheus::Histogram& inter_token_;
   prometheus::Histogram& time_per_output_token_;

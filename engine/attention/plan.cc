@@ -128,6 +128,23 @@ int64_t AttentionWorkspace::num_bytes() const {
   return static_cast<int64_t>(floats * sizeof(float));
 }
 
+void AttentionWorkspace::CountAges(const kernels::AttentionQuery& query, int sel_block_size) {
+  const int num_kv_heads = query.kv.num_kv_heads;
+  for (int s = 0; s < query.num_segments; ++s) {
+    const kernels::AttentionSegment& segment = query.segments[s];
+    for (int32_t i = 0; i < segment.num_rows; ++i) {
+      const int64_t page = (segment.position + i) / kernels::kPageSize;
+      const int64_t first = (int64_t{segment.row_begin} + i) * num_kv_heads;
+      for (int64_t list = first; list < first + num_kv_heads; ++list) {
+        const int32_t* blocks = selected_.data() + list * max_selected_blocks_;
+        for (int32_t b = 0; b < num_selected_[static_cast<size_t>(list)]; ++b) {
+          ++ages_[PageAge(page - int64_t{blocks[b]} * sel_block_size / kernels::kPageSize)];
+        }
+      }
+    }
+  }
+}
+
 absl::StatusOr<AttentionPlan> AttentionPlan::Resolve(const AttentionSpec& spec,
                                                      const AttentionShape& shape) {
   if (absl::Status status = Validate(spec); !status.ok()) return status;
@@ -187,6 +204,7 @@ void AttentionPlan::Run(kernels::Backend& backend, const AttentionInputs& inputs
   backend.RopeKvWrite(write);
   const StepRunner runner{backend, inputs, workspace, shape_, spec_.compressed_values};
   for (const Step& step : steps_) std::visit(runner, step);
+  if (spec_.sparse) workspace.CountAges(inputs.query, spec_.sel_block_size);
 }
 
 int64_t AttentionPlan::NumScoredRows(int64_t position, int64_t selectable) const {

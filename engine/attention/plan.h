@@ -2,10 +2,12 @@
 #define NSA_ENGINE_ATTENTION_PLAN_H_
 
 #include <cstdint>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/attention/page_ages.h"
 #include "engine/attention/spec.h"
 #include "kernels/backend.h"
 
@@ -33,12 +35,18 @@ class AttentionWorkspace {
   int32_t max_selected_blocks() const { return max_selected_blocks_; }
   int64_t num_bytes() const;
 
+  /// Adds what stands in selected() for the query's rows.
+  void CountAges(const kernels::AttentionQuery& query, int sel_block_size);
+  /// What CountAges added since the last call.
+  PageAges TakeAges() { return std::exchange(ages_, PageAges{}); }
+
  private:
   int32_t max_selected_blocks_;
   std::vector<float> out_[kernels::kMaxBranches];  // [max_rows, num_q_heads, head_dim_v]
   std::vector<float> lse_[kernels::kMaxBranches];  // [max_rows, num_q_heads]
   std::vector<int32_t> selected_;                  // [max_rows, num_kv_heads, max_selected_blocks]
   std::vector<int32_t> num_selected_;              // [max_rows, num_kv_heads]
+  PageAges ages_{};
 };
 
 /// One layer's attention over the rows [row_begin, row_begin + num_rows) of a batch.
@@ -73,7 +81,8 @@ class AttentionPlan {
   const AttentionSpec& spec() const { return spec_; }
   int num_branches() const { return num_branches_; }
 
-  /// Stores K and V of the new rows, closes compression windows, and computes y.
+  /// Stores K and V of the new rows, closes compression windows or clusters full pages, and
+  /// computes y.
   void Run(kernels::Backend& backend, const AttentionInputs& inputs,
            AttentionWorkspace& workspace) const;
 

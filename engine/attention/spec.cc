@@ -44,6 +44,10 @@ absl::Status ValidateClusters(const AttentionSpec& spec) {
   if (spec.compressed_values) {
     return Contradiction("compressed_values", 1, "false where rows are clusters");
   }
+  if (spec.block_score != kernels::BlockScore::kOverlapSum) {
+    return Contradiction("block_score", static_cast<int64_t>(spec.block_score),
+                         "the sum where rows are clusters");
+  }
   return absl::OkStatus();
 }
 
@@ -87,10 +91,13 @@ absl::Status Validate(const AttentionSpec& spec) {
       !status.ok()) {
     return status;
   }
-  if (spec.max_score_page_distance < -1 || spec.decay_score_page_distance < -1 ||
-      spec.decay_score_page_distance == 0) {
-    return Contradiction("max_score_page_distance or decay_score_page_distance", 0,
-                         "−1 or a number of pages");
+  if (spec.max_score_page_distance < -1) {
+    return Contradiction("max_score_page_distance", spec.max_score_page_distance,
+                         "-1 or a number of pages");
+  }
+  if (spec.decay_score_page_distance < -1 || spec.decay_score_page_distance == 0) {
+    return Contradiction("decay_score_page_distance", spec.decay_score_page_distance,
+                         "-1 or a number of pages above 0");
   }
   if (spec.window_size < 1) return Contradiction("window_size", spec.window_size, "at least 1");
   const int forced = spec.num_initial_blocks + spec.num_local_blocks;

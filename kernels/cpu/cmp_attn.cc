@@ -151,6 +151,7 @@ HWY_EXPORT(RunCmpTile);
 }  // namespace
 
 void CmpAttn(Context& context, const CmpAttnParams& params) {
+  NSA_CHECK(params.query.kv.cmp_bias_offset < 0);
   const AttentionQuery& query = params.query;
   NSA_CHECK(params.stride > 0 && kPageSize % params.stride == 0);
   NSA_CHECK(params.length % params.stride == 0);

@@ -379,9 +379,11 @@ void ScoreTopk(Context& context, const ScoreTopkParams& params) {
   if (params.num_clusters > 0) {
     NSA_CHECK(kPageSize % params.num_clusters == 0 && params.sel_block_size == kPageSize);
     NSA_CHECK(params.window_size > 0 && params.cmp_lse == nullptr);
-    NSA_CHECK(query.kv.cmp_bias_offset >= 0);
+    NSA_CHECK(params.block_score == BlockScore::kOverlapSum);
     call.length = call.stride = kPageSize / params.num_clusters;
   }
+  NSA_CHECK((params.num_clusters > 0) == (query.kv.cmp_bias_offset >= 0));
+  NSA_CHECK(params.decay_page_distance != 0);
   NSA_CHECK(call.stride > 0 && kPageSize % call.stride == 0);
   NSA_CHECK(call.length % call.stride == 0 && params.sel_block_size % call.stride == 0);
   NSA_CHECK(kPageSize % params.sel_block_size == 0 || params.sel_block_size % kPageSize == 0);

@@ -8,15 +8,15 @@ namespace nsa::kernels {
 /// Compression by clustering, for checkpoints that were not trained to be read through means: each
 /// page's keys, as stored, fall into `num_clusters` groups of neighbours, and row c of the page is
 /// the mean of group c with the bias log(size of c). So Σ_c exp(scale·q·K̂_c + bias_c) estimates
-/// Σ_t exp(scale·q·k_t) of the page. Means of consecutive tokens (cmp_pool) need the same memory
-/// and dilute the one key that matters; here a key unlike its neighbours has a row of its own.
+/// Σ_t exp(scale·q·k_t) of the page. Means of consecutive tokens (cmp_pool)
+/// dilute the one key that matters; here a key unlike its neighbours has a row of its own.
 ///
 /// k-means by Lloyd (1982): seeded by the token farthest from the page's mean, then each time by
 /// the token farthest from all seeds (Gonzalez 1985); kClusterIterations rounds of assignment to
 /// the nearest mean. Ties go to the lower index. A group that loses all its tokens keeps its mean
 /// and has bias −inf. All sums are float32, in dimension and token order, not fused: every backend
-/// gives the same bits. Writes all pages whose last token is among the segments' rows; reads stored
-/// pages only, so rope_kv_write comes first.
+/// gives the same bits for finite keys. Writes all pages whose last token is among the segments'
+/// rows; reads stored pages only, so rope_kv_write comes first.
 struct CmpClusterParams {
   const AttentionSegment* segments = nullptr;  // [num_segments]
   int num_segments = 0;

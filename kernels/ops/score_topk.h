@@ -27,8 +27,8 @@ enum class GroupReduction : uint8_t { kSum, kMean };
 /// query's page is multiplied by D/δ.
 /// With `num_clusters` > 0 the rows are clusters (cmp_cluster) in the place of windows: sel_blocks
 /// are pages, p = softmax over the clusters of all candidates of scale·q·K̂ + bias, and a block's
-/// score is the sum of its clusters' p, reduced over the group. It needs `window_size` > 0: a page
-/// is clustered when it is full.
+/// score is the sum of its clusters' p, reduced over the group. It needs kOverlapSum and
+/// `window_size` > 0: a page is clustered when it is full.
 struct ScoreTopkParams {
   AttentionQuery query;
   int length = 32;          // l

@@ -129,6 +129,13 @@ std::vector<int32_t> ChooseBlocks(const ScoreTopkParams& params,
 }  // namespace
 
 void ScoreTopk(const ScoreTopkParams& params) {
+  if (params.num_clusters > 0) {
+    NSA_CHECK(kPageSize % params.num_clusters == 0 && params.sel_block_size == kPageSize);
+    NSA_CHECK(params.window_size > 0 && params.cmp_lse == nullptr);
+    NSA_CHECK(params.block_score == BlockScore::kOverlapSum);
+  }
+  NSA_CHECK((params.num_clusters > 0) == (params.query.kv.cmp_bias_offset >= 0));
+  NSA_CHECK(params.decay_page_distance != 0);
   const int num_kv_heads = params.query.kv.num_kv_heads;
   ForEachRow(params.query.segments, params.query.num_segments,
              [&](const AttentionSegment& segment, int64_t row, int64_t position) {

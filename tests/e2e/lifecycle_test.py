@@ -69,6 +69,7 @@ METRICS = [
     "vllm:request_params_max_tokens_count", "vllm:iteration_tokens_total_count",
     'nsa:attention_tokens_read_total{branch="cmp"}', 'nsa:attention_tokens_read_total{branch="slc"}',
     'nsa:attention_tokens_read_total{branch="win"}', "nsa:attention_tokens_full_total",
+    'nsa:page_selection_total{page_age="0"}', 'nsa:page_selection_total{page_age="64-127"}',
     "nsa:decode_step_seconds_count", "nsa:prefill_chunk_seconds_count", "nsa:step_batch_size_count",
     'nsa:kv_pages{state="free"}', 'nsa:kv_pages{state="active"}', 'nsa:kv_pages{state="cached"}',
 ]  # fmt: skip
@@ -94,6 +95,9 @@ def test_metrics_count_what_was_done(tiny_path):
         # Sparse attention at 5,000 tokens reads less than full attention would.
         read = sum(v for k, v in values.items() if k.startswith("nsa:attention_tokens_read_total"))
         assert 0 < read < values["nsa:attention_tokens_full_total"]
+        # The first page is always read: from 5,000 tokens on it stands 64 pages back or more.
+        assert values['nsa:page_selection_total{page_age="64-127"}'] > 0
+        assert values['nsa:page_selection_total{page_age="0"}'] == 0  # the window's
         pages = [values[f'nsa:kv_pages{{state="{state}"}}'] for state in ("free", "active", "cached")]
         assert sum(pages) == running.load().num_pages_total
         assert 'vllm:cache_config_info{block_size="64"' in "\n".join(values)

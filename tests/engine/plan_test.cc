@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
 #include "engine/kv_cache.h"
 
 namespace nsa::engine {
@@ -47,6 +51,38 @@ TEST(AttentionPlan, CountsWindowsThatHaveEnded) {
   EXPECT_EQ(reads.slc, 16 * 64);
   EXPECT_EQ(reads.win, 512);
   EXPECT_EQ(plan.CountReads(30, 16).cmp, 0);
+}
+
+TEST(AttentionWorkspace, CountsThePagesThatWereSelectedByAge) {
+  AttentionWorkspace workspace(kShape, 4, 3);
+  std::fill_n(workspace.num_selected(), 4 * 3, 0);
+  std::fill_n(workspace.selected(), 4 * 3 * 3, -1);
+  // Row 2 stands at position 640, page 10; it is the second row of the second segment.
+  const auto select = [&](int row, int head, std::vector<int32_t> blocks) {
+    const int list = row * 3 + head;
+    workspace.num_selected()[list] = static_cast<int32_t>(blocks.size());
+    std::copy(blocks.begin(), blocks.end(), workspace.selected() + list * 3);
+  };
+  select(0, 0, {0});         // page 0 of page 0
+  select(2, 1, {0, 7, 10});  // 10, 3 and 0 pages back
+  select(2, 2, {9});         // 1 page back
+  const kernels::AttentionSegment segments[] = {{nullptr, 0, 0, 1}, {nullptr, 639, 1, 2}};
+  kernels::AttentionQuery query;
+  query.segments = segments;
+  query.num_segments = 2;
+  query.kv.num_kv_heads = 3;
+  workspace.CountAges(query, 64);
+  const PageAges ages = workspace.TakeAges();
+  EXPECT_EQ(ages[PageAge(0)], 2);
+  EXPECT_EQ(ages[PageAge(1)], 1);
+  EXPECT_EQ(ages[PageAge(3)], 1);
+  EXPECT_EQ(ages[PageAge(10)], 1);
+  EXPECT_EQ(std::accumulate(ages.begin(), ages.end(), int64_t{0}), 5);
+  EXPECT_EQ(workspace.TakeAges(), PageAges{});
+  EXPECT_EQ(PageAge(2), PageAge(3));
+  EXPECT_EQ(PageAge(8), PageAge(15));
+  EXPECT_NE(PageAge(15), PageAge(16));
+  EXPECT_EQ(PageAge(int64_t{1} << 40), kNumPageAges - 1);
 }
 
 /// Slots of compressed rows hold keys, values and biases one after the other, and no more.

@@ -104,6 +104,7 @@ TEST_F(SchedulerTest, PreemptionGivesPagesToTheFirstAndLosesNothing) {
     ASSERT_TRUE(scheduler.Consistent());
   }
   EXPECT_GT(scheduler.num_preemptions(), 0);
+  EXPECT_GT(scheduler.num_recomputed_tokens(), 0);
   EXPECT_EQ(first->tokens.size(), 150u);
   EXPECT_EQ(second->tokens.size(), 100u);
   EXPECT_EQ(pool.num_free(), 4);

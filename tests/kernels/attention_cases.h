@@ -152,6 +152,7 @@ inline std::vector<AttentionCase> ClusterCases() {
   return {
       {.name = "SmolLmClusters", .dtype = DType::kF16, .num_kv_heads = 3, .num_clusters = 4},
       {.name = "OneCluster", .group = 1, .num_clusters = 1},
+      {.name = "SixteenClusters", .group = 4, .num_clusters = 16},
       {.name = "ClustersOfBf16", .dtype = DType::kBF16, .group = 2, .num_clusters = 8},
       {.name = "ClustersOfOddDims",
        .num_kv_heads = 1,

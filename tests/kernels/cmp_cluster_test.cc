@@ -1,6 +1,7 @@
 #include "kernels/ops/cmp_cluster.h"
 
 #include "kernels/ops/rope_kv_write.h"
+#include "kernels/ops/score_topk.h"
 #include "tests/kernels/attention_cases.h"
 
 namespace nsa::kernels {
@@ -158,6 +159,44 @@ TEST(CmpClusterTest, EmptyGroupsWeighNothing) {
   for (int cluster = 1; cluster < 4; ++cluster) {
     EXPECT_EQ(world.Bias(0, 0, cluster), -std::numeric_limits<float>::infinity());
     EXPECT_EQ(world.Mean(0, 0, cluster, 7), 0.5f);
+  }
+}
+
+/// Pages of one key each are scored by that key: the empty groups' −inf does no harm.
+TEST(CmpClusterTest, EmptyGroupsDoNotDisturbScores) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const int num_clusters : {4, 8, 32}) {
+      const AttentionCase c = {.name = "",
+                               .dtype = dtype,
+                               .num_kv_heads = 1,
+                               .group = 1,
+                               .rotary_dim = 0,
+                               .num_clusters = num_clusters};
+      std::vector<float> keys(kNumTokens * 64);
+      const float of_page[] = {0.25f, 0.75f, 0.5f, 2.0f, 2.0f};
+      for (size_t i = 0; i < keys.size(); ++i) keys[i] = of_page[i / (64 * 64)];
+      ClusterWorld world(c, keys);
+      const std::vector<float> q(64, 1.0f);
+      const TestRope rope(0, 1);
+      const AttentionSegment last = world.Segment(kNumTokens - 1, kNumTokens);
+      ForEachTarget([&] {
+        const auto backend = MakeCpuBackend(1);
+        world.Cluster(*backend, 0, kNumTokens);
+        std::vector<int32_t> selected(2, -99);
+        int32_t num_selected = -99;
+        ScoreTopkParams params;
+        params.query = {q.data(), 64, 1, 0.125f, &last, 1, world.cache.view(), rope.view()};
+        params.num_clusters = num_clusters;
+        params.num_selected_blocks = 2;
+        params.num_initial_blocks = 0;
+        params.window_size = 64;  // pages 3 and 4
+        params.selected = selected.data();
+        params.num_selected = &num_selected;
+        backend->ScoreTopk(params);
+        EXPECT_EQ(num_selected, 2);
+        EXPECT_EQ(selected, (std::vector<int32_t>{1, 2}));
+      });
+    }
   }
 }
 

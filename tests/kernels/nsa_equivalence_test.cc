@@ -18,6 +18,8 @@ struct Layer {
   bool disjoint;  // selection and page-aligned window, one softmax; else gated with cmp_attn
   bool relative;
   int64_t max_page_distance;
+  int num_clusters = 0;  // > 0: instead of windows
+  int64_t decay_page_distance = -1;
 };
 
 /// One sequence and its activations; its cache starts empty (NaN).
@@ -41,7 +43,9 @@ class LayerWorld {
 
   /// y [num_tokens, num_q_heads · head_dim_v], the tokens given in chunks that end at `ends`.
   std::vector<float> Run(Backend& backend, const Layer& layer, const std::vector<int64_t>& ends) {
-    TestCache cache(c_, static_cast<int64_t>(table_.size()));
+    AttentionCase c = c_;
+    c.num_clusters = layer.num_clusters;
+    TestCache cache(c, static_cast<int64_t>(table_.size()));
     std::vector<float> y(num_tokens_ * RowFloats());
     int64_t begin = 0;
     for (const int64_t end : ends) {
@@ -56,19 +60,24 @@ class LayerWorld {
   std::vector<float> RunFull(Backend& backend) {
     TestCache cache(c_, static_cast<int64_t>(table_.size()));
     const AttentionSegment segment = {table_.data(), 0, 0, static_cast<int32_t>(num_tokens_)};
-    Write(backend, cache, segment);
+    Write(backend, {}, cache, segment);
     std::vector<float> y(num_tokens_ * RowFloats()), lse(num_tokens_ * num_q_heads());
     backend.FullAttn({Query(cache, segment), {y.data(), lse.data()}});
     return y;
   }
 
  private:
-  void Write(Backend& backend, TestCache& cache, const AttentionSegment& segment) {
+  void Write(Backend& backend, const Layer& layer, TestCache& cache,
+             const AttentionSegment& segment) {
     const int64_t t = segment.position;
     const int64_t k_stride = int64_t{c_.num_kv_heads} * c_.head_dim_k;
     const int64_t v_stride = int64_t{c_.num_kv_heads} * c_.head_dim_v;
     backend.RopeKvWrite({k_.data() + t * k_stride, k_stride, v_.data() + t * v_stride, v_stride,
                          &segment, 1, cache.view(), rope_.view()});
+    if (layer.num_clusters > 0) {
+      backend.CmpCluster({&segment, 1, cache.view(), layer.num_clusters});
+      return;
+    }
     backend.CmpPool(
         {&segment, 1, cache.view(), rope_.view(), c_.length, c_.stride, c_.pooled_keys});
   }
@@ -87,7 +96,7 @@ class LayerWorld {
 
   void RunChunk(Backend& backend, const Layer& layer, TestCache& cache,
                 const AttentionSegment& segment, float* y) {
-    Write(backend, cache, segment);
+    Write(backend, layer, cache, segment);
     const AttentionQuery query = Query(cache, segment);
     std::vector<float> out[3], lse[3];
     for (int b = 0; b < 3; ++b) {
@@ -99,13 +108,17 @@ class LayerWorld {
     std::vector<int32_t> num_selected(segment.num_rows * c_.num_kv_heads);
     const int64_t disjoint_window = layer.disjoint ? layer.window_size : 0;
 
-    backend.CmpAttn({query, c_.length, c_.stride, layer.max_page_distance, branch(0)});
+    if (layer.num_clusters == 0) {
+      backend.CmpAttn({query, c_.length, c_.stride, layer.max_page_distance, branch(0)});
+    }
     ScoreTopkParams topk;
     topk.query = query;
     topk.length = c_.length;
     topk.stride = c_.stride;
     topk.sel_block_size = c_.sel_block_size;
+    topk.num_clusters = layer.num_clusters;
     topk.max_page_distance = layer.max_page_distance;
+    topk.decay_page_distance = layer.decay_page_distance;
     topk.cmp_lse = layer.disjoint ? nullptr : lse[0].data();
     topk.num_selected_blocks = layer.num_selected_blocks;
     topk.window_size = disjoint_window;
@@ -153,7 +166,8 @@ AttentionCase SmallCase() {
 }
 
 std::vector<Layer> Layers() {
-  return {{"TrainingFree", 128, 3, true, true, 2},
+  return {{"TrainingFree", 128, 3, true, true, 2, 8, 3},
+          {"TrainingFreeByMeans", 128, 3, true, true, 2},
           {"InfLlm", 128, 4, true, false, -1},
           {"Paper", 129, 5, false, false, -1}};
 }

@@ -71,6 +71,7 @@ TEST(PrometheusMetricsTest, ExactlyTheNamesOnTheWire) {
                                           "histogram vllm:iteration_tokens_total",
                                           "counter nsa:attention_tokens_read_total",
                                           "counter nsa:attention_tokens_full_total",
+                                          "counter nsa:page_selection_total",
                                           "histogram nsa:decode_step_seconds",
                                           "histogram nsa:prefill_chunk_seconds",
                                           "histogram nsa:step_batch_size",
@@ -107,6 +108,9 @@ TEST(PrometheusMetricsTest, StepsMoveGaugesAndCounters) {
   step.num_pages_cached = 5;
   step.attention_tokens_slc = 7;
   step.attention_tokens_full = 70;
+  step.selected_pages[engine::PageAge(0)] = 11;
+  step.selected_pages[engine::PageAge(5)] = 12;
+  step.selected_pages[engine::PageAge(1'000'000)] = 13;
   metrics.OnStep(step);
   const std::string busy = Scrape(metrics);
   EXPECT_THAT(busy, HasSubstr("vllm:num_requests_running{engine=\"0\",model_name=\"m\"} 4"));
@@ -115,6 +119,9 @@ TEST(PrometheusMetricsTest, StepsMoveGaugesAndCounters) {
   EXPECT_THAT(busy, HasSubstr("model_name=\"m\",state=\"free\"} 25"));
   EXPECT_THAT(busy, HasSubstr("{branch=\"slc\",engine=\"0\",model_name=\"m\"} 7"));
   EXPECT_THAT(busy, HasSubstr("nsa:attention_tokens_full_total{engine=\"0\",model_name=\"m\"} 70"));
+  EXPECT_THAT(busy, HasSubstr("model_name=\"m\",page_age=\"0\"} 11"));
+  EXPECT_THAT(busy, HasSubstr("model_name=\"m\",page_age=\"4-7\"} 12"));
+  EXPECT_THAT(busy, HasSubstr("model_name=\"m\",page_age=\"16384+\"} 13"));
   EXPECT_THAT(busy,
               HasSubstr("vllm:iteration_tokens_total_sum{engine=\"0\",model_name=\"m\"} 103"));
   EXPECT_THAT(busy, HasSubstr("nsa:prefill_chunk_seconds_count{engine=\"0\",model_name=\"m\"} 1"));
@@ -146,12 +153,13 @@ TEST(PrometheusMetricsTest, RequestsAreCountedHoweverTheyEnd) {
   }
   metrics.OnFirstToken(absl::Seconds(1));
   metrics.OnInterToken(absl::Milliseconds(20));
-  metrics.OnPreemption();
+  metrics.OnPreemptions(1, 640);
   metrics.OnRejected("queue_full");
   metrics.OnRejected("a new reason");
   EXPECT_EQ(count("vllm:generation_tokens_total", "m"), 2) << "as they come, not at the end";
   EXPECT_EQ(count("vllm:prompt_tokens_total", "m"), 40);
   EXPECT_EQ(count("vllm:num_preemptions_total", "m"), 1);
+  EXPECT_EQ(count("vllm:prompt_tokens_recomputed_total", "m"), 640);
   EXPECT_EQ(count("vllm:admission_rejections_total", "reason=\"queue_full\""), 1);
   EXPECT_EQ(count("vllm:admission_rejections_total", "reason=\"a new reason\""), 1);
   EXPECT_EQ(count("vllm:request_time_per_output_token_seconds_sum", "m"), 2)

@@ -53,7 +53,8 @@ Json AttentionBytes(const engine::LoadedModel& model, int64_t position, int64_t 
   const int64_t heads = batch * model.info.num_layers * kv.num_kv_heads * element;
   Json bytes;
   if (plan.spec().sparse) {
-    bytes["score_topk"] = reads.cmp * kv.head_dim_k * heads;
+    const int64_t bias = kv.cmp_bias_offset >= 0 ? 1 : 0;
+    bytes["score_topk"] = reads.cmp * (kv.head_dim_k + bias) * heads;
     bytes["sel_attn"] = reads.slc * (kv.head_dim_k + kv.head_dim_v) * heads;
     bytes["win_attn"] = reads.win * (kv.head_dim_k + kv.head_dim_v) * heads;
   } else {
