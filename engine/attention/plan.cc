@@ -94,7 +94,7 @@ kernels::ScoreTopkParams ScoreParams(const AttentionSpec& spec) {
   params.stride = spec.compression_stride;
   if (spec.compression == Compression::kPageClusters) params.num_clusters = spec.num_clusters;
   params.sel_block_size = spec.sel_block_size;
-  params.max_page_distance = spec.max_score_page_distance;
+  params.max_page_distance = spec.max_page_distance;
   params.decay_page_distance = spec.decay_score_page_distance;
   params.block_score = spec.block_score;
   params.group_reduction = spec.group_reduction;
@@ -171,13 +171,13 @@ absl::StatusOr<AttentionPlan> AttentionPlan::Resolve(const AttentionSpec& spec,
     kernels::CmpAttnParams cmp;
     cmp.length = spec.compression_length;
     cmp.stride = spec.compression_stride;
-    cmp.max_page_distance = spec.max_score_page_distance;
+    cmp.max_page_distance = spec.max_page_distance;
     plan.steps_.push_back(cmp);
   }
   plan.steps_.push_back(ScoreParams(spec));
   kernels::SelAttnParams sel;
   sel.sel_block_size = spec.sel_block_size;
-  sel.relative_positions = spec.relative_positions;
+  sel.max_page_distance = spec.max_page_distance;
   sel.window_size = spec.disjoint_window ? spec.window_size : 0;
   plan.steps_.push_back(sel);
   kernels::WinAttnParams win;

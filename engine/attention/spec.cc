@@ -61,15 +61,16 @@ AttentionSpec TrainingFreeSpec(int64_t trained_context) {
   // Means of windows dilute the one key that matters: at 7,000 tokens of real text they need n = 64
   // for what eight clusters a page find with n = 16 (engine/README.md has the table).
   spec.compression = Compression::kPageClusters;
-  // Scores lose their meaning at distances near the trained length; algorithm.md §3 measured 2,000
-  // tokens as the best clamp on a model trained for 8,192.
-  spec.max_score_page_distance = std::max<int64_t>(1, std::min<int64_t>(31, trained_context / 256));
+  // Far pages are scored and read at one distance that the model knows well. Scores lose their
+  // meaning near the trained length: algorithm.md §3 measured 2,000 tokens as the best clamp on a
+  // model trained for 8,192. Reading a page where it was scored beats numbering the selected pages
+  // as if they were the whole context (engine/README.md).
+  spec.max_page_distance = std::clamp<int64_t>(trained_context / (2 * kPageSize), 1, 31);
   // With the distance clamped, thousands of far pages compete with equal chances and some score
   // well by accident. Attention mass falls with distance in what models were trained on; beyond
   // that length a page must score the more the farther it is.
   spec.decay_score_page_distance = std::max<int64_t>(1, trained_context / kPageSize);
   spec.disjoint_window = true;
-  spec.relative_positions = true;
   spec.combination = Combination::kJoinedSoftmax;
   spec.num_local_blocks = 0;
   spec.window_size =
@@ -79,7 +80,7 @@ AttentionSpec TrainingFreeSpec(int64_t trained_context) {
 }
 
 int32_t MaxSelectedBlocks(const AttentionSpec& spec, int64_t trained_context) {
-  if (!spec.relative_positions) return kMaxSelectedBlocks;
+  if (spec.max_page_distance < 0) return kMaxSelectedBlocks;
   const int64_t blocks = (trained_context - spec.window_size - kPageSize) / kPageSize;
   return static_cast<int32_t>(std::clamp<int64_t>(blocks, 1, kMaxSelectedBlocks));
 }
@@ -91,9 +92,8 @@ absl::Status Validate(const AttentionSpec& spec) {
       !status.ok()) {
     return status;
   }
-  if (spec.max_score_page_distance < -1) {
-    return Contradiction("max_score_page_distance", spec.max_score_page_distance,
-                         "-1 or a number of pages");
+  if (spec.max_page_distance < -1) {
+    return Contradiction("max_page_distance", spec.max_page_distance, "-1 or a number of pages");
   }
   if (spec.decay_score_page_distance < -1 || spec.decay_score_page_distance == 0) {
     return Contradiction("decay_score_page_distance", spec.decay_score_page_distance,
@@ -112,9 +112,9 @@ absl::Status Validate(const AttentionSpec& spec) {
     return Contradiction("window_size", spec.window_size,
                          "a multiple of 64 where the window is disjoint from the selection");
   }
-  if (spec.relative_positions && (spec.sel_block_size != kPageSize || !spec.disjoint_window)) {
+  if (spec.disjoint_window && spec.sel_block_size > kPageSize) {
     return Contradiction("sel_block_size", spec.sel_block_size,
-                         "64 with a disjoint window, as relative positions need");
+                         "at most 64 where the window is disjoint from the selection");
   }
   if (spec.disjoint_window && spec.num_local_blocks != 0) {
     return Contradiction("num_local_blocks", spec.num_local_blocks, "0 with a disjoint window");
@@ -132,10 +132,12 @@ std::string Describe(const AttentionSpec& spec) {
           ? absl::StrFormat("clusters=%d", spec.num_clusters)
           : absl::StrFormat("l=%d d=%d", spec.compression_length, spec.compression_stride);
   return absl::StrFormat(
-      "nsa %s l'=%d n=%d w=%d, %s, %s positions", rows, spec.sel_block_size,
-      spec.num_selected_blocks, spec.window_size,
+      "nsa %s l'=%d n=%d w=%d, %s, %s", rows, spec.sel_block_size, spec.num_selected_blocks,
+      spec.window_size,
       spec.combination == Combination::kGates ? "gated branches" : "joined softmax",
-      spec.relative_positions ? "relative" : "absolute");
+      spec.max_page_distance < 0
+          ? "absolute positions"
+          : absl::StrFormat("distances up to %d pages", spec.max_page_distance));
 }
 
 }  // namespace nsa::engine

@@ -38,16 +38,16 @@ struct AttentionSpec {
 
   kernels::BlockScore block_score = kernels::BlockScore::kOverlapSum;
   kernels::GroupReduction group_reduction = kernels::GroupReduction::kSum;
-  int64_t max_score_page_distance = -1;    // of compressed rows when scoring; −1: no limit
+  // Pages farther back are scored and read as if they stood so far; −1: no limit.
+  int64_t max_page_distance = -1;
   int64_t decay_score_page_distance = -1;  // from here on a block's score falls as 1/distance
 
   int num_selected_blocks = 16;  // n, forced ones included
   int num_initial_blocks = 1;
   int num_local_blocks = 2;
 
-  int64_t window_size = 512;        // w
-  bool disjoint_window = false;     // page-aligned window that selection never reads
-  bool relative_positions = false;  // selected pages and window laid end to end (algorithm.md §3)
+  int64_t window_size = 512;     // w
+  bool disjoint_window = false;  // page-aligned window that selection never reads
   Combination combination = Combination::kGates;
 };
 
@@ -58,8 +58,8 @@ AttentionSpec FullAttentionSpec();
 /// `trained_context` tokens: attended tokens keep inside that length.
 AttentionSpec TrainingFreeSpec(int64_t trained_context);
 
-/// The largest n with which n·64 + w + 64 tokens stay inside `trained_context` where positions are
-/// relative; a bound of our own otherwise.
+/// The largest n with which the n·64 + w + 64 tokens that a query reads are no more than
+/// `trained_context` where distances are limited; a bound of our own otherwise.
 int32_t MaxSelectedBlocks(const AttentionSpec& spec, int64_t trained_context);
 
 /// InvalidArgument that names the field, the value and what it contradicts.

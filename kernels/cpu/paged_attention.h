@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <vector>
 
 #include "kernels/cpu/cpu.h"
@@ -32,7 +33,7 @@ struct RowPieces {
   int64_t num_pieces = 0;
   const int32_t* sel_blocks = nullptr;  // null: every page of the range
   int sel_block_size = kPageSize;
-  int64_t relative_base = -1;  // ≥ 0: piece i stands at page distance relative_base − i
+  int64_t max_page_distance = std::numeric_limits<int64_t>::max();  // farther pieces stand there
 
   PagePiece Get(int64_t i) const {
     int64_t token = (begin_token / kPageSize + i) * kPageSize;
@@ -43,7 +44,7 @@ struct RowPieces {
       end = token + std::min(sel_block_size, kPageSize);
     }
     const int64_t page = token / kPageSize;
-    return {page, relative_base >= 0 ? relative_base - i : query_page - page,
+    return {page, std::min(query_page - page, max_page_distance),
             static_cast<int>(std::max(token, begin_token) - page * kPageSize),
             static_cast<int>(std::min(end, end_token) - page * kPageSize)};
   }

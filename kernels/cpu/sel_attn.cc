@@ -2,15 +2,12 @@
 
 #include <algorithm>
 
-#include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/paged_attention.h"
 
 namespace nsa::kernels::cpu {
 
 void SelAttn(Context& context, const SelAttnParams& params) {
-  NSA_CHECK(!params.relative_positions ||
-            (params.sel_block_size == kPageSize && params.window_size > 0));
   const auto pieces_of = [&params](const QueryRow& row, int kv_head) {
     const int64_t index = row.row * params.query.kv.num_kv_heads + kv_head;
     const int64_t window_start = PageAlignedWindowStart(row.position, params.window_size);
@@ -21,9 +18,7 @@ void SelAttn(Context& context, const SelAttnParams& params) {
     pieces.num_pieces = int64_t{num_selected} * std::max(1, params.sel_block_size / kPageSize);
     pieces.sel_blocks = params.selected + index * params.num_selected_blocks;
     pieces.sel_block_size = params.sel_block_size;
-    if (params.relative_positions) {
-      pieces.relative_base = num_selected + pieces.query_page - window_start / kPageSize;
-    }
+    if (params.max_page_distance >= 0) pieces.max_page_distance = params.max_page_distance;
     return pieces;
   };
   PagedAttention(context, params.query, pieces_of, params.result);

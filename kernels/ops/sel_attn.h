@@ -7,18 +7,16 @@ namespace nsa::kernels {
 
 /// Attention over the tokens ≤ t of the selected sel_blocks (NSA §3.3.2).
 ///
-/// `relative_positions` (training-free, algorithm.md §3; needs sel_block_size 64 and window_size >
-/// 0): the i-th of m selected pages is read as if it stood at distance m − i pages before the
-/// window's first page, so the query is rotated by 64·(m − i + t/64 − window_start/64) + t mod 64.
-/// Otherwise pages stand where they are.
+/// A page that stands more than `max_page_distance` pages before the query's is read as if it stood
+/// so far (training-free: distances stay inside what the model was trained for).
 struct SelAttnParams {
   AttentionQuery query;
   int sel_block_size = 64;
   int num_selected_blocks = 16;           // row length of `selected`
   const int32_t* selected = nullptr;      // [num_rows, num_kv_heads, num_selected_blocks] rising
   const int32_t* num_selected = nullptr;  // [num_rows, num_kv_heads]
-  bool relative_positions = false;
-  int64_t window_size = 0;  // as in ScoreTopkParams
+  int64_t max_page_distance = -1;         // −1: no limit
+  int64_t window_size = 0;                // as in ScoreTopkParams
   BranchOutput result;
 };
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "kernels/check.h"
 #include "kernels/reference/paged_attention.h"
 #include "kernels/reference/reference.h"
 
@@ -21,10 +20,9 @@ std::vector<VisibleRow> SelectedTokens(const SelAttnParams& params, const Attent
     const int64_t begin = int64_t{selected[i]} * params.sel_block_size;
     std::vector<VisibleRow> tokens = TokenRange(
         segment, position, begin, std::min<int64_t>(begin + params.sel_block_size, limit));
-    if (params.relative_positions) {
-      // The page stands as if selected pages and window were laid end to end.
-      const int64_t distance = num_selected - i + position / kPageSize - window_start / kPageSize;
-      for (VisibleRow& token : tokens) token.page_distance = distance;
+    for (VisibleRow& token : tokens) {
+      if (params.max_page_distance < 0) break;
+      token.page_distance = std::min(token.page_distance, params.max_page_distance);
     }
     visible.insert(visible.end(), tokens.begin(), tokens.end());
   }
@@ -35,8 +33,6 @@ std::vector<VisibleRow> SelectedTokens(const SelAttnParams& params, const Attent
 
 void SelAttn(const SelAttnParams& params) {
   const AttentionQuery& query = params.query;
-  NSA_CHECK(!params.relative_positions ||
-            (params.sel_block_size == kPageSize && params.window_size > 0));
   const int num_kv_heads = query.kv.num_kv_heads;
   const int group = query.num_q_heads / num_kv_heads;
   ForEachRow(query.segments, query.num_segments,

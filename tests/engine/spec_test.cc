@@ -11,6 +11,7 @@ TEST(AttentionSpec, TrainingFreeStaysInsideTheTrainedLength) {
   for (const int64_t trained : {256, 512, 1000, 2048, 8192, 131072}) {
     const AttentionSpec spec = TrainingFreeSpec(trained);
     EXPECT_TRUE(Validate(spec).ok()) << trained << " " << Validate(spec);
+    EXPECT_LE((spec.max_page_distance + 1) * 64, trained);
     EXPECT_LE(int64_t{spec.num_selected_blocks} * 64 + spec.window_size + 64, trained);
     EXPECT_LE(int64_t{MaxSelectedBlocks(spec, trained)} * 64 + spec.window_size + 64, trained);
   }
@@ -36,7 +37,7 @@ TEST(AttentionSpec, ContradictionsNameTheField) {
       {"num_clusters", [](AttentionSpec& s) { s.num_clusters = 0; }},
       {"num_clusters", [](AttentionSpec& s) { s.num_clusters = 24; }},
       {"decay_score_page_distance is 0", [](AttentionSpec& s) { s.decay_score_page_distance = 0; }},
-      {"max_score_page_distance is -2", [](AttentionSpec& s) { s.max_score_page_distance = -2; }},
+      {"max_page_distance is -2", [](AttentionSpec& s) { s.max_page_distance = -2; }},
       {"compressed_values", [](AttentionSpec& s) { s = Windows(s), s.compressed_values = true; }},
       {"sel_block_size", [](AttentionSpec& s) { s.sel_block_size = 128; }},
       {"window_size", [](AttentionSpec& s) { s.window_size = 0; }},

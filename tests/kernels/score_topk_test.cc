@@ -67,7 +67,7 @@ ScoreTopkParams Params(const AttentionCase& c, const AttentionQuery& query,
   params.length = c.length;
   params.stride = c.stride;
   params.num_clusters = c.num_clusters;
-  // Selection in the disjoint mode is by pages wherever positions are relative.
+  // Selection in the disjoint mode is by pages wherever distances are limited.
   params.sel_block_size = c.sel_block_size;
   params.max_page_distance = options.max_page_distance;
   params.decay_page_distance = options.decay_page_distance;

@@ -37,7 +37,7 @@ struct Selection {
 };
 
 AttentionOp SelOp(const Selection& selection, int sel_block_size, int64_t window_size,
-                  bool relative) {
+                  int64_t max_page_distance) {
   return [=, &selection](Backend& backend, const AttentionQuery& query, AttentionResult& result) {
     SelAttnParams params;
     params.query = query;
@@ -45,7 +45,7 @@ AttentionOp SelOp(const Selection& selection, int sel_block_size, int64_t window
     params.num_selected_blocks = kMaxSelected;
     params.selected = selection.selected.data();
     params.num_selected = selection.num_selected.data();
-    params.relative_positions = relative;
+    params.max_page_distance = max_page_distance;
     params.window_size = window_size;
     params.result = result.branch();
     backend.SelAttn(params);
@@ -56,19 +56,19 @@ TEST_P(AttentionTest, SelAttnIsRowInvariant) {
   const AttentionWorld world(GetParam());
   const int size = GetParam().sel_block_size;
   const Selection everywhere(world, size, 0);
-  ExpectRowInvariant(world, SelOp(everywhere, size, 0, false), world.MakeResult());
+  ExpectRowInvariant(world, SelOp(everywhere, size, 0, -1), world.MakeResult());
   const Selection before_window(world, 64, 128);
-  ExpectRowInvariant(world, SelOp(before_window, 64, 128, true), world.MakeResult());
+  ExpectRowInvariant(world, SelOp(before_window, 64, 128, 4), world.MakeResult());
 }
 
 TEST_P(AttentionTest, SelAttnMatchesReference) {
   AttentionWorld world(GetParam());
   const int size = GetParam().sel_block_size;
   const Selection everywhere(world, size, 0);
-  ExpectMatchesReference(world, SelOp(everywhere, size, 0, false), world.MakeResult());
+  ExpectMatchesReference(world, SelOp(everywhere, size, 0, -1), world.MakeResult());
   const Selection before_window(world, 64, 128);
-  ExpectMatchesReference(world, SelOp(before_window, 64, 128, true), world.MakeResult());
-  ExpectMatchesReference(world, SelOp(before_window, 64, 128, false), world.MakeResult());
+  ExpectMatchesReference(world, SelOp(before_window, 64, 128, 4), world.MakeResult());
+  ExpectMatchesReference(world, SelOp(before_window, 64, 128, -1), world.MakeResult());
 }
 
 INSTANTIATE_TEST_SUITE_P(, AttentionTest, testing::ValuesIn(AttentionCases()), CaseName);
@@ -80,10 +80,32 @@ TEST(SelAttnTest, NothingSelectedGivesZeroAndMinusInfinity) {
   for (const bool reference : {true, false}) {
     AttentionResult result = world.MakeResult();
     const auto backend = reference ? MakeReferenceBackend() : MakeCpuBackend(2);
-    SelOp(selection, 64, 128, true)(*backend, world.Query(world.segments()), result);
+    SelOp(selection, 64, 128, 4)(*backend, world.Query(world.segments()), result);
     for (const float x : result.out) ASSERT_EQ(x, 0);
     for (const float x : result.lse) ASSERT_EQ(x, -std::numeric_limits<float>::infinity());
   }
+}
+
+// What the limit means: a page beyond it gives what it would give if it stood there.
+TEST(SelAttnTest, PagesBeyondTheLimitStandAtTheLimit) {
+  const AttentionCase c = {.name = "", .num_kv_heads = 1, .sequences = {{900, 1}}};
+  AttentionWorld world(c);  // the query stands in page 14
+  const auto read = [&](std::vector<int32_t> blocks, int64_t limit, int64_t page_of_query) {
+    Selection selection(world, 64, 128);
+    std::copy(blocks.begin(), blocks.end(), selection.selected.begin());
+    selection.num_selected[0] = static_cast<int32_t>(blocks.size());
+    AttentionSegment segment = world.segments()[0];
+    std::vector<int32_t> table(segment.page_table, segment.page_table + 15);
+    std::swap(table[2], table[static_cast<size_t>(page_of_query)]);
+    segment.page_table = table.data();
+    AttentionResult result = world.MakeResult();
+    SelOp(selection, 64, 128, limit)(*MakeCpuBackend(1), world.Query({segment}), result);
+    return result;
+  };
+  const AttentionResult limited = read({2}, 5, 2);  // page 2, read as if 5 pages back
+  ExpectSameBits(limited, read({9}, -1, 9));        // its content really 5 pages back
+  EXPECT_FALSE(SameBits(limited.out, read({2}, -1, 2).out));
+  ExpectSameBits(read({9}, 5, 2), read({9}, -1, 2));
 }
 
 // A block that lies wholly behind the query, or wholly in the window, is read by nobody.
@@ -101,8 +123,8 @@ TEST(SelAttnTest, BlocksOutOfSightAreSkipped) {
     for (const bool reference : {true, false}) {
       const auto backend = reference ? MakeReferenceBackend() : MakeCpuBackend(1);
       AttentionResult a = empty, b = empty;
-      SelOp(with, 64, window_size, false)(*backend, world.Query(world.segments()), a);
-      SelOp(without, 64, window_size, false)(*backend, world.Query(world.segments()), b);
+      SelOp(with, 64, window_size, -1)(*backend, world.Query(world.segments()), a);
+      SelOp(without, 64, window_size, -1)(*backend, world.Query(world.segments()), b);
       ExpectSameBits(a, b);
     }
   }
