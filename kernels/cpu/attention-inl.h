@@ -13,12 +13,14 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/math-inl.h"
+#include "kernels/quant.h"
 #include "kernels/tensor.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -56,6 +58,49 @@ template <class D>
 HWY_INLINE hn::Vec<D> LoadCache(D d, const hwy::float16_t* from) {
   const hn::Rebind<hwy::float16_t, D> d16;
   return hn::PromoteTo(d, hn::LoadU(d16, from));
+}
+
+/// Stores `count` elements as the cache has them.
+HWY_INLINE void RoundToCache(const float* from, int count, float* to) {
+  std::memcpy(to, from, sizeof(float) * count);
+}
+HWY_INLINE void RoundToCache(const float* from, int count, hwy::float16_t* to) {
+  for (int i = 0; i < count; ++i) to[i].bits = F32ToF16(from[i]);
+}
+/// As F32ToBF16, a vector at a time.
+HWY_INLINE void RoundToCache(const float* from, int count, hwy::bfloat16_t* to) {
+  const F32Tag d;
+  const hn::RebindToUnsigned<F32Tag> du;
+  const hn::Rebind<uint16_t, F32Tag> d16;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  int i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const auto x = hn::LoadU(d, from + i);
+    const auto bits = hn::BitCast(du, x);
+    const auto high = hn::ShiftRight<16>(bits);
+    const auto half = hn::Add(hn::Set(du, 0x7FFF), hn::And(high, hn::Set(du, 1)));
+    const auto rounded = hn::ShiftRight<16>(hn::Add(bits, half));
+    const auto nan = hn::Or(high, hn::Set(du, 0x40));
+    const auto result = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(x)), nan, rounded);
+    hn::StoreU(hn::TruncateTo(d16, result), d16, reinterpret_cast<uint16_t*>(to + i));
+  }
+  for (; i < count; ++i) {
+    const uint16_t bits = F32ToBF16(from[i]);
+    std::memcpy(to + i, &bits, 2);
+  }
+}
+
+/// Calls body with a value of the cache's element type, which says which it is.
+template <class Body>
+HWY_INLINE void WithCacheType(DType dtype, const Body& body) {
+  switch (dtype) {
+    case DType::kF32:
+      return body(float());
+    case DType::kF16:
+      return body(hwy::float16_t());
+    case DType::kBF16:
+      return body(hwy::bfloat16_t());
+  }
 }
 
 /// out = x rotated by one row of a rotary table; dimensions from 2·half on are copied. The vector

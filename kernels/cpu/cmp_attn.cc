@@ -130,14 +130,8 @@ class CmpTile {
 };
 
 void RunCmpTile(const CmpAttnParams& params, const RowTile& tile, int kv_head, Scratch& scratch) {
-  switch (params.query.kv.dtype) {
-    case DType::kF32:
-      return CmpTile<float>(params, tile, kv_head, scratch).Run();
-    case DType::kF16:
-      return CmpTile<hwy::float16_t>(params, tile, kv_head, scratch).Run();
-    case DType::kBF16:
-      return CmpTile<hwy::bfloat16_t>(params, tile, kv_head, scratch).Run();
-  }
+  WithCacheType(params.query.kv.dtype,
+                [&]<typename T>(T) { CmpTile<T>(params, tile, kv_head, scratch).Run(); });
 }
 
 }  // namespace HWY_NAMESPACE

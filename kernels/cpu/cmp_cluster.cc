@@ -8,7 +8,6 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
-#include "kernels/quant.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/cmp_cluster.cc"
@@ -19,13 +18,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace nsa::kernels::cpu {
 namespace HWY_NAMESPACE {
-
-HWY_INLINE void StoreRounded(float x, float* to) { *to = x; }
-HWY_INLINE void StoreRounded(float x, hwy::float16_t* to) { to->bits = F32ToF16(x); }
-HWY_INLINE void StoreRounded(float x, hwy::bfloat16_t* to) {
-  const uint16_t bits = F32ToBF16(x);
-  std::copy_n(reinterpret_cast<const char*>(&bits), sizeof(bits), reinterpret_cast<char*>(to));
-}
 
 /// The keys of one (page, KV head) and their groups. Distances run over tokens side by side, sums
 /// over dimensions side by side, each lane in the reference's order.
@@ -101,16 +93,18 @@ class PageClusters {
     }
   }
 
+  /// Writes the means, clusters side by side, and the biases.
   template <typename T>
-  void Store(T* keys, T* biases) const {
+  void Store(T* keys, T* biases) {
+    float bias[kPageSize] = {};
     for (int c = 0; c < num_clusters_; ++c) {
       for (int dim = 0; dim < head_dim_; ++dim) {
-        StoreRounded(means_[c * head_dim_ + dim], keys + dim * num_clusters_ + c);
+        sums_[dim * num_clusters_ + c] = means_[c * head_dim_ + dim];
       }
+      bias[c] = std::log(static_cast<float>(sizes_[c]));
     }
-    for (int c = 0; c < NumCmpBiases(num_clusters_); ++c) {
-      StoreRounded(c < num_clusters_ ? std::log(static_cast<float>(sizes_[c])) : 0.0f, biases + c);
-    }
+    RoundToCache(sums_, head_dim_ * num_clusters_, keys);
+    RoundToCache(bias, NumCmpBiases(num_clusters_), biases);
   }
 
  private:
@@ -189,14 +183,8 @@ void ClusterPage(const CmpClusterParams& params, int32_t page, int kv_head, Scra
   const auto size =
       static_cast<size_t>(PageClusters::NumFloats(params.kv.head_dim_k, params.num_clusters));
   float* memory = scratch.Get<float>(size);
-  switch (params.kv.dtype) {
-    case DType::kF32:
-      return ClusterTyped<float>(params, page, kv_head, memory);
-    case DType::kF16:
-      return ClusterTyped<hwy::float16_t>(params, page, kv_head, memory);
-    case DType::kBF16:
-      return ClusterTyped<hwy::bfloat16_t>(params, page, kv_head, memory);
-  }
+  WithCacheType(params.kv.dtype,
+                [&]<typename T>(T) { ClusterTyped<T>(params, page, kv_head, memory); });
 }
 
 }  // namespace HWY_NAMESPACE

@@ -321,14 +321,8 @@ class TileAttention {
 };
 
 void RunTask(const AttentionCall& call, const AttentionTask& task, Scratch& scratch) {
-  switch (call.query.kv.dtype) {
-    case DType::kF32:
-      return TileAttention<float>(call, task, scratch).Run();
-    case DType::kF16:
-      return TileAttention<hwy::float16_t>(call, task, scratch).Run();
-    case DType::kBF16:
-      return TileAttention<hwy::bfloat16_t>(call, task, scratch).Run();
-  }
+  WithCacheType(call.query.kv.dtype,
+                [&]<typename T>(T) { TileAttention<T>(call, task, scratch).Run(); });
 }
 
 /// Joins the parts of one row of a tile in the order of splits, as TileAttention does in one task.

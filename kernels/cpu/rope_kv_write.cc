@@ -2,13 +2,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/paged_attention.h"
-#include "kernels/quant.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/rope_kv_write.cc"
@@ -19,35 +17,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace nsa::kernels::cpu {
 namespace HWY_NAMESPACE {
-
-HWY_INLINE void RoundToCache(const float* from, int count, float* to) {
-  std::memcpy(to, from, sizeof(float) * count);
-}
-HWY_INLINE void RoundToCache(const float* from, int count, hwy::float16_t* to) {
-  for (int i = 0; i < count; ++i) to[i].bits = F32ToF16(from[i]);
-}
-/// As F32ToBF16, a vector at a time.
-HWY_INLINE void RoundToCache(const float* from, int count, hwy::bfloat16_t* to) {
-  const F32Tag d;
-  const hn::RebindToUnsigned<F32Tag> du;
-  const hn::Rebind<uint16_t, F32Tag> d16;
-  const int lanes = static_cast<int>(hn::Lanes(d));
-  int i = 0;
-  for (; i + lanes <= count; i += lanes) {
-    const auto x = hn::LoadU(d, from + i);
-    const auto bits = hn::BitCast(du, x);
-    const auto high = hn::ShiftRight<16>(bits);
-    const auto half = hn::Add(hn::Set(du, 0x7FFF), hn::And(high, hn::Set(du, 1)));
-    const auto rounded = hn::ShiftRight<16>(hn::Add(bits, half));
-    const auto nan = hn::Or(high, hn::Set(du, 0x40));
-    const auto result = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(x)), nan, rounded);
-    hn::StoreU(hn::TruncateTo(d16, result), d16, reinterpret_cast<uint16_t*>(to + i));
-  }
-  for (; i < count; ++i) {
-    const uint16_t bits = F32ToBF16(from[i]);
-    std::memcpy(to + i, &bits, 2);
-  }
-}
 
 /// Writes one KV head of a tile's tokens. Keys are rounded token by token into `scratch`, then
 /// turned around: in the page a dimension's tokens stand side by side.
@@ -81,14 +50,8 @@ void WriteTyped(const RopeKvWriteParams& params, const RowTile& tile, int head, 
 }
 
 void WriteTile(const RopeKvWriteParams& params, const RowTile& tile, int head, Scratch& scratch) {
-  switch (params.kv.dtype) {
-    case DType::kF32:
-      return WriteTyped<float>(params, tile, head, scratch);
-    case DType::kF16:
-      return WriteTyped<hwy::float16_t>(params, tile, head, scratch);
-    case DType::kBF16:
-      return WriteTyped<hwy::bfloat16_t>(params, tile, head, scratch);
-  }
+  WithCacheType(params.kv.dtype,
+                [&]<typename T>(T) { WriteTyped<T>(params, tile, head, scratch); });
 }
 
 }  // namespace HWY_NAMESPACE

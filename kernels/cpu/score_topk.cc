@@ -27,22 +27,19 @@ namespace nsa::kernels::cpu {
 inline constexpr int64_t kVectorPadding = 16;
 
 /// One call: how many windows and candidates its rows have. Windows are counted by the stride that
-/// they end with, as the cache does: row u of the cache is window u + 1 − length/stride. The
-/// clusters of a page stand like windows of length = stride = 64/num_clusters.
+/// they end with, as the cache does: row u of the cache is window u + 1 − length/stride.
 struct ScoreCall {
   const ScoreTopkParams& params;
   int group;
-  int length;
-  int stride;
   std::vector<RowTile> tiles = {};
 
-  int RowsPerPage() const { return kPageSize / stride; }
+  int RowsPerPage() const { return kPageSize / params.stride; }
 
   int NumQueries(const RowTile& tile) const { return tile.num_rows * group; }
-  int64_t FirstRow() const { return length / stride - 1; }
+  int64_t FirstRow() const { return params.length / params.stride - 1; }
   int64_t EndRow(int64_t position) const {
     if (params.num_clusters > 0) return NumCandidates(position) * params.num_clusters;
-    return std::max(FirstRow(), (position + 1) / stride);
+    return std::max(FirstRow(), (position + 1) / params.stride);
   }
   int64_t NumCandidates(int64_t position) const {
     const int64_t size = params.sel_block_size;
@@ -76,7 +73,7 @@ struct ScoreCall {
     return ProbabilityFloats(num_candidates) + num_candidates + kVectorPadding;
   }
   int64_t ProbabilityFloats(int64_t num_candidates) const {
-    const int64_t count = num_candidates * (params.sel_block_size / stride) + FirstRow();
+    const int64_t count = num_candidates * (params.sel_block_size / params.stride) + FirstRow();
     return (count + 2 * kVectorPadding) / kVectorPadding * kVectorPadding;
   }
 };
@@ -92,7 +89,8 @@ namespace HWY_NAMESPACE {
 template <typename T>
 void ScoreTyped(const ScoreCall& call, const RowTile& tile, int kv_head, int64_t first_page,
                 int64_t end_page, float* memory, float* scores) {
-  CmpScorer<T> scorer(call.params.query, call.stride, call.params.max_page_distance, tile, kv_head);
+  CmpScorer<T> scorer(call.params.query, call.params.stride, call.params.max_page_distance, tile,
+                      kv_head);
   scorer.Prepare(memory);
   scorer.Score(first_page, end_page, scores + first_page * call.RowsPerPage(),
                call.ScoreFloats(tile));
@@ -101,14 +99,9 @@ void ScoreTyped(const ScoreCall& call, const RowTile& tile, int kv_head, int64_t
 /// Scores of a tile's queries for pages [first_page, end_page): scores[query][cache row].
 void ScorePages(const ScoreCall& call, const RowTile& tile, int kv_head, int64_t first_page,
                 int64_t end_page, float* memory, float* scores) {
-  switch (call.params.query.kv.dtype) {
-    case DType::kF32:
-      return ScoreTyped<float>(call, tile, kv_head, first_page, end_page, memory, scores);
-    case DType::kF16:
-      return ScoreTyped<hwy::float16_t>(call, tile, kv_head, first_page, end_page, memory, scores);
-    case DType::kBF16:
-      return ScoreTyped<hwy::bfloat16_t>(call, tile, kv_head, first_page, end_page, memory, scores);
-  }
+  WithCacheType(call.params.query.kv.dtype, [&]<typename T>(T) {
+    ScoreTyped<T>(call, tile, kv_head, first_page, end_page, memory, scores);
+  });
 }
 
 /// Turns scores[0, size) into exp(score − origin) in place and returns their sum.
@@ -191,8 +184,8 @@ HWY_INLINE void DecayKeys(const ScoreTopkParams& params, int64_t position, int64
 HWY_INLINE void ScoreBlocks(const ScoreCall& call, int64_t position, int64_t num_candidates,
                             const float* HWY_RESTRICT probabilities, int32_t* HWY_RESTRICT keys) {
   const ScoreTopkParams& params = call.params;
-  const int a = call.length / call.stride;
-  const int b = params.sel_block_size / call.stride;
+  const int a = params.length / params.stride;
+  const int b = params.sel_block_size / params.stride;
   const int span = a + b - 1;
   if (params.block_score == BlockScore::kOverlapSum && a == 2 && b == 4) {
     for (int64_t block = 0; block < num_candidates; ++block) {
@@ -371,22 +364,14 @@ void RunPageRanges(Context& context, const ScoreCall& call) {
 
 }  // namespace
 
-void ScoreTopk(Context& context, const ScoreTopkParams& params) {
+void ScoreTopk(Context& context, const ScoreTopkParams& given) {
+  const ScoreTopkParams params = WithClustersAsWindows(given);
   const AttentionQuery& query = params.query;
-  const int group = query.num_q_heads / query.kv.num_kv_heads;
-  ScoreCall call{
-      .params = params, .group = group, .length = params.length, .stride = params.stride};
-  if (params.num_clusters > 0) {
-    NSA_CHECK(kPageSize % params.num_clusters == 0 && params.sel_block_size == kPageSize);
-    NSA_CHECK(params.window_size > 0 && params.cmp_lse == nullptr);
-    NSA_CHECK(params.block_score == BlockScore::kOverlapSum);
-    call.length = call.stride = kPageSize / params.num_clusters;
-  }
-  NSA_CHECK((params.num_clusters > 0) == (query.kv.cmp_bias_offset >= 0));
-  NSA_CHECK(params.decay_page_distance != 0);
-  NSA_CHECK(call.stride > 0 && kPageSize % call.stride == 0);
-  NSA_CHECK(call.length % call.stride == 0 && params.sel_block_size % call.stride == 0);
+  NSA_CHECK(params.stride > 0 && kPageSize % params.stride == 0);
+  NSA_CHECK(params.length % params.stride == 0 && params.sel_block_size % params.stride == 0);
   NSA_CHECK(kPageSize % params.sel_block_size == 0 || params.sel_block_size % kPageSize == 0);
+  const int group = query.num_q_heads / query.kv.num_kv_heads;
+  ScoreCall call{.params = params, .group = group};
   call.tiles = MakeTiles(query.segments, query.num_segments, std::clamp(24 / group, 1, 16));
   const int64_t num_tasks = static_cast<int64_t>(call.tiles.size()) * query.kv.num_kv_heads;
   if (num_tasks < 4 * context.pool.num_threads()) {

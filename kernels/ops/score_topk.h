@@ -1,6 +1,7 @@
 #ifndef NSA_KERNELS_OPS_SCORE_TOPK_H_
 #define NSA_KERNELS_OPS_SCORE_TOPK_H_
 
+#include "kernels/check.h"
 #include "kernels/ops/attention.h"
 
 namespace nsa::kernels {
@@ -49,6 +50,19 @@ struct ScoreTopkParams {
   int32_t* selected = nullptr;      // [num_rows, num_kv_heads, num_selected_blocks] rising; then −1
   int32_t* num_selected = nullptr;  // [num_rows, num_kv_heads]
 };
+
+/// The same call with `length` and `stride` set: a page's clusters stand in the cache as windows of
+/// length = stride = 64/num_clusters would. Ends the program where fields contradict each other.
+inline ScoreTopkParams WithClustersAsWindows(ScoreTopkParams params) {
+  NSA_CHECK((params.num_clusters > 0) == (params.query.kv.cmp_bias_offset >= 0));
+  NSA_CHECK(params.decay_page_distance != 0);
+  if (params.num_clusters == 0) return params;
+  NSA_CHECK(kPageSize % params.num_clusters == 0 && params.sel_block_size == kPageSize);
+  NSA_CHECK(params.window_size > 0 && params.cmp_lse == nullptr);
+  NSA_CHECK(params.block_score == BlockScore::kOverlapSum);
+  params.length = params.stride = kPageSize / params.num_clusters;
+  return params;
+}
 
 }  // namespace nsa::kernels
 

@@ -1,6 +1,7 @@
 #ifndef NSA_KERNELS_REFERENCE_PAGED_ATTENTION_H_
 #define NSA_KERNELS_REFERENCE_PAGED_ATTENTION_H_
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -174,6 +175,11 @@ inline void Attend(const AttentionQuery& query, const PagedRows& rows, int64_t r
   }
 }
 
+/// A page distance where −1 means no limit.
+inline int64_t LimitDistance(int64_t distance, int64_t max_page_distance) {
+  return max_page_distance < 0 ? distance : std::min(distance, max_page_distance);
+}
+
 /// Tokens [begin, end) of a sequence at their absolute positions, as the query at `position` sees
 /// them.
 inline std::vector<VisibleRow> TokenRange(const AttentionSegment& segment, int64_t position,
@@ -194,8 +200,8 @@ inline std::vector<VisibleRow> VisibleWindows(const AttentionSegment& segment, i
   const int64_t num_windows = NumVisibleWindows(position, length, stride);
   for (int64_t window = 0; window < num_windows; ++window) {
     const CmpSlot slot = FindCmpSlot(window, length, stride);
-    int64_t distance = position / kPageSize - slot.page_index;
-    if (max_page_distance >= 0 && distance > max_page_distance) distance = max_page_distance;
+    const int64_t distance =
+        LimitDistance(position / kPageSize - slot.page_index, max_page_distance);
     visible.push_back({segment.page_table[slot.page_index], slot.slot, distance});
   }
   return visible;

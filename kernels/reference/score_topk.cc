@@ -20,33 +20,19 @@ int64_t NumCandidates(const ScoreTopkParams& params, int64_t position) {
   return position / params.sel_block_size + 1;
 }
 
-/// The rows that the query scores: clusters of all candidates, or all visible windows.
-std::vector<VisibleRow> ScoredRows(const ScoreTopkParams& params, const AttentionSegment& segment,
-                                   int64_t position) {
-  if (params.num_clusters == 0) {
-    return VisibleWindows(segment, position, params.length, params.stride,
-                          params.max_page_distance);
-  }
-  std::vector<VisibleRow> rows;
-  for (int64_t page = 0; page < NumCandidates(params, position); ++page) {
-    int64_t distance = position / kPageSize - page;
-    if (params.max_page_distance >= 0) distance = std::min(distance, params.max_page_distance);
-    for (int c = 0; c < params.num_clusters; ++c) {
-      rows.push_back({segment.page_table[page], c, distance});
-    }
-  }
-  return rows;
-}
-
 /// p over the scored rows, summed over the query heads of `kv_head` (Eq. 8 and 10).
 std::vector<float> GroupProbabilities(const ScoreTopkParams& params,
                                       const AttentionSegment& segment, int64_t row,
                                       int64_t position, int kv_head) {
   const AttentionQuery& query = params.query;
   const int group = query.num_q_heads / query.kv.num_kv_heads;
-  const PagedRows rows =
-      CmpRows(query.kv, params.num_clusters > 0 ? kPageSize / params.num_clusters : params.stride);
-  const std::vector<VisibleRow> visible = ScoredRows(params, segment, position);
+  const PagedRows rows = CmpRows(query.kv, params.stride);
+  std::vector<VisibleRow> visible =
+      VisibleWindows(segment, position, params.length, params.stride, params.max_page_distance);
+  // Clusters compete with those of candidates alone.
+  if (params.num_clusters > 0) {
+    visible.resize(NumCandidates(params, position) * params.num_clusters);
+  }
   std::vector<float> probabilities(visible.size(), 0.0f);
   for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
     const std::vector<float> q = LoadQuery(query, row, head, position);
@@ -71,12 +57,6 @@ float ScoreBlock(const ScoreTopkParams& params, const std::vector<float>& probab
   const int64_t begin = block * params.sel_block_size;
   const int64_t end = begin + params.sel_block_size;
   float score = 0;
-  if (params.num_clusters > 0) {
-    for (int c = 0; c < params.num_clusters; ++c) {
-      score += probabilities[block * params.num_clusters + c];
-    }
-    return score;
-  }
   const int64_t first_window = std::max<int64_t>(0, begin - params.length) / params.stride;
   const int64_t num_windows = static_cast<int64_t>(probabilities.size());
   for (int64_t window = first_window; window < std::min(num_windows, end / params.stride);
@@ -128,14 +108,8 @@ std::vector<int32_t> ChooseBlocks(const ScoreTopkParams& params,
 
 }  // namespace
 
-void ScoreTopk(const ScoreTopkParams& params) {
-  if (params.num_clusters > 0) {
-    NSA_CHECK(kPageSize % params.num_clusters == 0 && params.sel_block_size == kPageSize);
-    NSA_CHECK(params.window_size > 0 && params.cmp_lse == nullptr);
-    NSA_CHECK(params.block_score == BlockScore::kOverlapSum);
-  }
-  NSA_CHECK((params.num_clusters > 0) == (params.query.kv.cmp_bias_offset >= 0));
-  NSA_CHECK(params.decay_page_distance != 0);
+void ScoreTopk(const ScoreTopkParams& given) {
+  const ScoreTopkParams params = WithClustersAsWindows(given);
   const int num_kv_heads = params.query.kv.num_kv_heads;
   ForEachRow(params.query.segments, params.query.num_segments,
              [&](const AttentionSegment& segment, int64_t row, int64_t position) {

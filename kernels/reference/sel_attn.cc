@@ -21,8 +21,7 @@ std::vector<VisibleRow> SelectedTokens(const SelAttnParams& params, const Attent
     std::vector<VisibleRow> tokens = TokenRange(
         segment, position, begin, std::min<int64_t>(begin + params.sel_block_size, limit));
     for (VisibleRow& token : tokens) {
-      if (params.max_page_distance < 0) break;
-      token.page_distance = std::min(token.page_distance, params.max_page_distance);
+      token.page_distance = LimitDistance(token.page_distance, params.max_page_distance);
     }
     visible.insert(visible.end(), tokens.begin(), tokens.end());
   }
