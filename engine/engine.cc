@@ -381,7 +381,7 @@ void EngineImpl::Deliver(Sequence& sequence, float* logits, absl::Time now) {
     return;
   }
   if (sequence.num_generated() == 0) {
-    observer_->OnFirstToken(now - sequence.arrival);
+    observer_->OnFirstToken(now - sequence.arrival, sequence.num_prompt_tokens());
   } else {
     observer_->OnInterToken(now - sequence.last_token);
   }

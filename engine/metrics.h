@@ -46,7 +46,10 @@ class MetricsObserver {
  public:
   virtual ~MetricsObserver() = default;
   virtual void OnStep(const StepStats&) {}
-  virtual void OnFirstToken(absl::Duration) {}
+  /// A request's prompt of `num_prompt_tokens` is through, and its first token there.
+  virtual void OnFirstToken(absl::Duration since_arrival, int64_t num_prompt_tokens) {
+    (void)since_arrival, (void)num_prompt_tokens;
+  }
   virtual void OnInterToken(absl::Duration) {}
   virtual void OnRequestDone(const RequestStats&) {}
   /// `num_sequences` lost their pages, and with them `num_tokens` that are computed again.

@@ -67,7 +67,8 @@ PrometheusMetrics::PrometheusMetrics(std::string model_name, const Buckets& b)
       pages_free_(AddGauge("nsa:kv_pages", "KV cache pages by state.", {{"state", "free"}})),
       pages_active_(AddGauge("nsa:kv_pages", "KV cache pages by state.", {{"state", "active"}})),
       pages_cached_(AddGauge("nsa:kv_pages", "KV cache pages by state.", {{"state", "cached"}})),
-      prompt_tokens_(AddCounter("vllm:prompt_tokens_total", "Prompt tokens of ended requests.")),
+      prompt_tokens_(AddCounter("vllm:prompt_tokens_total",
+                                "Prompt tokens, of a request at once when its first token comes.")),
       generation_tokens_(
           AddCounter("vllm:generation_tokens_total", "Generated tokens, as they come.")),
       prompt_tokens_cached_(
@@ -158,7 +159,8 @@ void PrometheusMetrics::OnStep(const engine::StepStats& stats) {
   }
 }
 
-void PrometheusMetrics::OnFirstToken(absl::Duration since_arrival) {
+void PrometheusMetrics::OnFirstToken(absl::Duration since_arrival, int64_t num_prompt_tokens) {
+  prompt_tokens_.Increment(static_cast<double>(num_prompt_tokens));
   first_token_.Observe(Seconds(since_arrival));
   generation_tokens_.Increment();
 }
@@ -182,7 +184,6 @@ prometheus::Counter& PrometheusMetrics::Rejected(std::string_view reason) {
 void PrometheusMetrics::OnRequestDone(const engine::RequestStats& stats) {
   const engine::Usage& usage = stats.usage;
   Ended(stats.finished_reason).Increment();
-  prompt_tokens_.Increment(static_cast<double>(usage.num_prompt_tokens));
   prompt_tokens_cached_.Increment(static_cast<double>(usage.num_cached_tokens));
   e2e_.Observe(Seconds(stats.e2e_latency));
   queue_time_.Observe(Seconds(usage.queue_time));

@@ -33,7 +33,7 @@ class PrometheusMetrics final : public engine::MetricsObserver {
   std::shared_ptr<prometheus::Registry> registry() const { return registry_; }
 
   void OnStep(const engine::StepStats& stats) override;
-  void OnFirstToken(absl::Duration since_arrival) override;
+  void OnFirstToken(absl::Duration since_arrival, int64_t num_prompt_tokens) override;
   void OnInterToken(absl::Duration gap) override;
   void OnRequestDone(const engine::RequestStats& stats) override;
   void OnPreemptions(int64_t num_sequences, int64_t num_tokens) override;

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <limits>
 #include <numeric>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "kernels/check.h"
@@ -304,6 +306,10 @@ HWY_EXPORT(ChooseForTile);
 /// Pages that one task scores where a call has too few rows for its threads.
 constexpr int64_t kPagesPerTask = 128;
 
+/// Floats of scores that stand in memory at once where pages are scored in ranges: 128 MiB. A tile
+/// and head of a million tokens takes a tenth of it.
+constexpr int64_t kMaxSharedScores = int64_t{32} << 20;
+
 void RunWholeTiles(Context& context, const ScoreCall& call) {
   const int num_kv_heads = call.params.query.kv.num_kv_heads;
   context.pool.ParallelFor(
@@ -322,44 +328,65 @@ void RunWholeTiles(Context& context, const ScoreCall& call) {
       });
 }
 
-/// Scores ranges of pages in parallel, then chooses.
-void RunPageRanges(Context& context, const ScoreCall& call) {
-  struct Task {
-    const RowTile* tile;
-    int kv_head;
-    int64_t first_page;
-    float* scores;
-  };
-  const int num_kv_heads = call.params.query.kv.num_kv_heads;
-  int64_t num_floats = 0;
-  for (const RowTile& tile : call.tiles) {
-    num_floats += num_kv_heads * call.NumQueries(tile) * call.ScoreFloats(tile);
-  }
-  float* scores = context.shared[1].Get<float>(static_cast<size_t>(num_floats));
-  std::vector<Task> ranges, choices;
-  for (const RowTile& tile : call.tiles) {
-    for (int kv_head = 0; kv_head < num_kv_heads; ++kv_head) {
-      for (int64_t page = 0; page < call.NumPages(tile); page += kPagesPerTask) {
-        ranges.push_back({&tile, kv_head, page, scores});
-      }
-      choices.push_back({&tile, kv_head, 0, scores});
-      scores += call.NumQueries(tile) * call.ScoreFloats(tile);
+/// One tile and KV head, and where its scores stand.
+struct TileScores {
+  const RowTile* tile;
+  int kv_head;
+  int64_t num_floats;
+  float* scores = nullptr;
+};
+
+void ScoreAndChoose(Context& context, const ScoreCall& call, std::span<const TileScores> batch) {
+  std::vector<std::pair<const TileScores*, int64_t>> ranges;  // with the first page
+  for (const TileScores& scores : batch) {
+    for (int64_t page = 0; page < call.NumPages(*scores.tile); page += kPagesPerTask) {
+      ranges.emplace_back(&scores, page);
     }
   }
   context.pool.ParallelFor(static_cast<int64_t>(ranges.size()), [&](int64_t index, int worker) {
-    const Task& task = ranges[index];
-    float* memory =
-        context.worker[worker].Get<float>(static_cast<size_t>(call.ScorerFloats(*task.tile)));
-    const int64_t end = std::min(call.NumPages(*task.tile), task.first_page + kPagesPerTask);
+    const auto& [scores, first_page] = ranges[index];
+    const RowTile& tile = *scores->tile;
+    float* memory = context.worker[worker].Get<float>(static_cast<size_t>(call.ScorerFloats(tile)));
+    const int64_t end = std::min(call.NumPages(tile), first_page + kPagesPerTask);
     HWY_DYNAMIC_DISPATCH(ScorePages)
-    (call, *task.tile, task.kv_head, task.first_page, end, memory, task.scores);
+    (call, tile, scores->kv_head, first_page, end, memory, scores->scores);
   });
-  context.pool.ParallelFor(static_cast<int64_t>(choices.size()), [&](int64_t index, int worker) {
-    const Task& task = choices[index];
+  context.pool.ParallelFor(static_cast<int64_t>(batch.size()), [&](int64_t index, int worker) {
+    const RowTile& tile = *batch[index].tile;
     float* memory =
-        context.worker[worker].Get<float>(static_cast<size_t>(call.ChooserFloats(*task.tile)));
-    HWY_DYNAMIC_DISPATCH(ChooseForTile)(call, *task.tile, task.kv_head, task.scores, memory);
+        context.worker[worker].Get<float>(static_cast<size_t>(call.ChooserFloats(tile)));
+    HWY_DYNAMIC_DISPATCH(ChooseForTile)
+    (call, tile, batch[index].kv_head, batch[index].scores, memory);
   });
+}
+
+/// Scores ranges of pages in parallel, then chooses. Takes as many tiles at once as keep their
+/// scores within kMaxSharedScores, and at least one.
+void RunPageRanges(Context& context, const ScoreCall& call) {
+  const int num_kv_heads = call.params.query.kv.num_kv_heads;
+  std::vector<TileScores> tiles;
+  const auto run = [&](std::span<TileScores> batch, int64_t num_floats) {
+    float* scores = context.shared[1].Get<float>(static_cast<size_t>(num_floats));
+    for (TileScores& tile : batch) {
+      tile.scores = scores;
+      scores += tile.num_floats;
+    }
+    ScoreAndChoose(context, call, batch);
+  };
+  int64_t num_floats = 0;
+  for (const RowTile& tile : call.tiles) {
+    const int64_t tile_floats = call.NumQueries(tile) * call.ScoreFloats(tile);
+    for (int kv_head = 0; kv_head < num_kv_heads; ++kv_head) {
+      if (!tiles.empty() && num_floats + tile_floats > kMaxSharedScores) {
+        run(tiles, num_floats);
+        tiles.clear();
+        num_floats = 0;
+      }
+      tiles.push_back({&tile, kv_head, tile_floats});
+      num_floats += tile_floats;
+    }
+  }
+  if (!tiles.empty()) run(tiles, num_floats);
 }
 
 }  // namespace

@@ -151,13 +151,13 @@ TEST(PrometheusMetricsTest, RequestsAreCountedHoweverTheyEnd) {
     metrics.OnRequestDone(stats);
     EXPECT_EQ(count("vllm:request_success_total", absl::StrCat("reason=\"", reason, "\"")), 1);
   }
-  metrics.OnFirstToken(absl::Seconds(1));
+  metrics.OnFirstToken(absl::Seconds(1), 40);
   metrics.OnInterToken(absl::Milliseconds(20));
   metrics.OnPreemptions(1, 640);
   metrics.OnRejected("queue_full");
   metrics.OnRejected("a new reason");
   EXPECT_EQ(count("vllm:generation_tokens_total", "m"), 2) << "as they come, not at the end";
-  EXPECT_EQ(count("vllm:prompt_tokens_total", "m"), 40);
+  EXPECT_EQ(count("vllm:prompt_tokens_total", "m"), 40) << "not of requests that were aborted";
   EXPECT_EQ(count("vllm:num_preemptions_total", "m"), 1);
   EXPECT_EQ(count("vllm:prompt_tokens_recomputed_total", "m"), 640);
   EXPECT_EQ(count("vllm:admission_rejections_total", "reason=\"queue_full\""), 1);
