@@ -19,6 +19,7 @@
 #include "engine/loaded_model.h"
 #include "engine/log.h"
 #include "engine/page_pool.h"
+#include "engine/request_limits.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
 #include "engine/text.h"
@@ -70,8 +71,6 @@ class EngineImpl final : public Engine {
 
  private:
   absl::Status CheckQueue(int64_t new_tokens) const;  // with mutex_ held
-  absl::Status CheckRequest(const Request& request) const;
-  int64_t CompletionLimit(const Request& request) const;
 
   void Loop();
   bool TakeInbox();  // false: stop
@@ -81,7 +80,9 @@ class EngineImpl final : public Engine {
   void End(std::unique_ptr<Sequence> sequence, const absl::Status& status, FinishReason reason);
   void AbortAll();
   void Publish();
-  StepStats CountStep(const Batch& batch, absl::Duration duration) const;
+  /// Whether row > 0 of a verified draft says something: the tokens up to it were right.
+  bool DraftHolds(const Sequence& sequence, const BatchEntry& entry, int64_t row) const;
+  StepStats CountStep(const Batch& batch, absl::Duration duration);
 
   const EngineOptions options_;
   const std::unique_ptr<LoadedModel> loaded_;
@@ -157,72 +158,19 @@ absl::Status EngineImpl::Admit(int64_t prompt_bytes) const {
   return status;
 }
 
-absl::Status EngineImpl::CheckRequest(const Request& request) const {
-  const ModelInfo& info = loaded_->info;
-  const auto num_tokens = static_cast<int64_t>(request.prompt_token_ids.size());
-  if (num_tokens == 0)
-    return absl::InvalidArgumentError("prompt is empty, expected at least 1 token");
-  for (size_t i = 0; i < request.prompt_token_ids.size(); ++i) {
-    const int32_t id = request.prompt_token_ids[i];
-    if (id < 0 || id >= info.vocabulary_size) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "prompt token_ids[%d] is %d, expected 0 to %d", i, id, info.vocabulary_size - 1));
-    }
-  }
-  if (num_tokens >= info.max_context) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "prompt has %d tokens, expected at most %d (max_context %d less one to generate)",
-        num_tokens, info.max_context - 1, info.max_context));
-  }
-  const int64_t max_tokens = request.sampling.max_tokens.value_or(1);
-  if (max_tokens < 1 || max_tokens > info.max_context - num_tokens) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("max_tokens is %d, expected 1 to %d (max_context %d less %d prompt tokens)",
-                        max_tokens, info.max_context - num_tokens, info.max_context, num_tokens));
-  }
-  const AttentionOverride& attention = request.attention;
-  const bool server_full = info.num_selected_blocks == 0;
-  if (server_full &&
-      (attention.mode == AttentionMode::kNsa || attention.num_selected_blocks != 0)) {
-    return absl::InvalidArgumentError("attention.mode nsa: this server runs with --attention=full");
-  }
-  const int32_t most = loaded_->runner->max_selected_blocks();
-  if (attention.num_selected_blocks < 0 || attention.num_selected_blocks > most) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "attention.num_selected_blocks is %d, expected 1 to %d, or 0 for the server's own",
-        attention.num_selected_blocks, most));
-  }
-  if (attention.mode == AttentionMode::kFull && attention.num_selected_blocks != 0) {
-    return absl::InvalidArgumentError(
-        "attention.num_selected_blocks has no meaning with attention.mode full");
-  }
-  if (attention.mode == AttentionMode::kFull &&
-      num_tokens + request.sampling.max_tokens.value_or(1) > info.trained_context) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("attention.mode full reaches %d tokens, the trained length; prompt %d + "
-                        "max_tokens %d exceed it",
-                        info.trained_context, num_tokens, request.sampling.max_tokens.value_or(1)));
-  }
-  return absl::OkStatus();
-}
-
-int64_t EngineImpl::CompletionLimit(const Request& request) const {
-  const ModelInfo& info = loaded_->info;
-  const int64_t context = request.attention.mode == AttentionMode::kFull
-                              ? std::min(info.trained_context, info.max_context)
-                              : info.max_context;
-  const int64_t room = context - static_cast<int64_t>(request.prompt_token_ids.size());
-  return std::min(room, request.sampling.max_tokens.value_or(room));
-}
-
 absl::Status EngineImpl::Submit(Request request, std::shared_ptr<OutputSink> sink) {
-  if (absl::Status status = CheckRequest(request); !status.ok()) return status;
-  const int64_t max_tokens = CompletionLimit(request);
+  const ModelInfo& info = loaded_->info;
+  const int32_t most_blocks = loaded_->runner->max_selected_blocks();
+  if (absl::Status status = CheckRequest(request, info, most_blocks); !status.ok()) return status;
+  const int64_t max_tokens = CompletionLimit(request, info);
   const auto num_tokens = static_cast<int64_t>(request.prompt_token_ids.size());
   static thread_local std::mt19937_64 random_seeds{std::random_device{}()};
   const uint64_t seed = request.sampling.seed.has_value() ? *request.sampling.seed : random_seeds();
   auto sequence = std::make_unique<Sequence>(std::move(request), std::move(sink), tokenizer(),
                                              max_tokens, seed, absl::Now());
+  if (options_.speculation == Speculation::kPromptLookup) {
+    sequence->prompt_lookup = std::make_unique<PromptLookup>();
+  }
   absl::Status status;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -390,14 +338,20 @@ void EngineImpl::Deliver(Sequence& sequence, float* logits, absl::Time now) {
   }
 }
 
-StepStats EngineImpl::CountStep(const Batch& batch, absl::Duration duration) const {
+bool EngineImpl::DraftHolds(const Sequence& sequence, const BatchEntry& entry, int64_t row) const {
+  if (!ended_.empty() && ended_.back().id == sequence.id()) return false;
+  return sequence.num_tokens() == entry.num_cached + row + 1 &&
+         sequence.tokens.back() == entry.tokens[static_cast<size_t>(row)];
+}
+
+StepStats EngineImpl::CountStep(const Batch& batch, absl::Duration duration) {
   StepStats stats;
   stats.duration = duration;
   stats.num_rows_in_batch = static_cast<int32_t>(batch.entries.size());
   for (const BatchEntry& entry : batch.entries) {
     const auto num_tokens = static_cast<int64_t>(entry.tokens.size());
-    (num_tokens == 1 && entry.num_logit_rows == 1 ? stats.num_decode_tokens
-                                                  : stats.num_prefill_tokens) += num_tokens;
+    (entry.num_logit_rows == num_tokens ? stats.num_decode_tokens : stats.num_prefill_tokens) +=
+        num_tokens;
     const AttentionPlan& plan =
         entry.full_attention ? loaded_->runner->full_plan() : loaded_->runner->plan();
     for (int64_t i = 0; i < num_tokens; ++i) {
@@ -409,6 +363,7 @@ StepStats EngineImpl::CountStep(const Batch& batch, absl::Duration duration) con
     }
   }
   stats.selected_pages = loaded_->runner->TakePageAges();
+  stats.drafts = scheduler_.TakeDraftCounts();
   stats.num_running = scheduler_.num_running();
   stats.num_waiting = scheduler_.num_waiting();
   stats.num_pages_total = pool_.num_pages();
@@ -421,8 +376,11 @@ void EngineImpl::RunStep(const Batch& batch) {
   step_began_ = absl::ToUnixNanos(began);
   // Logits come in entry order; sampling changes the sequences' tokens, which the batch views, only
   // after all entries have been read.
-  loaded_->runner->Run(batch, [&](size_t entry, int64_t, float* logits) {
-    Deliver(scheduler_.running(batch.entries[entry].sequence_index), logits, absl::Now());
+  loaded_->runner->Run(batch, [&](size_t index, int64_t row, float* logits) {
+    const BatchEntry& entry = batch.entries[index];
+    Sequence& sequence = scheduler_.running(entry.sequence_index);
+    if (row > 0 && entry.num_logit_rows > 1 && !DraftHolds(sequence, entry, row)) return;
+    Deliver(sequence, logits, absl::Now());
   });
   scheduler_.Complete(batch);
   step_began_ = 0;
@@ -440,18 +398,14 @@ void EngineImpl::RunStep(const Batch& batch) {
 }
 
 void EngineImpl::Loop() {
-  int64_t preempted = 0, recomputed = 0;
   while (TakeInbox()) {
     EndExpired(absl::Now());
     if (std::exchange(ended_outside_step_, false)) {
       observer_->OnStep(CountStep(Batch{}, absl::ZeroDuration()));
     }
     const Batch batch = scheduler_.Schedule(loaded_->info.num_selected_blocks, absl::Now());
-    if (const int64_t now = scheduler_.num_preemptions(); now > preempted) {
-      const int64_t tokens = scheduler_.num_recomputed_tokens();
-      observer_->OnPreemptions(now - std::exchange(preempted, now),
-                               tokens - std::exchange(recomputed, tokens));
-    }
+    const Preemptions preemptions = scheduler_.TakePreemptions();
+    if (preemptions.num_sequences > 0) observer_->OnPreemptions(preemptions);
     Publish();  // what was admitted no longer waits: a step takes long enough to be refused for it
     if (!batch.entries.empty()) {
       RunStep(batch);

@@ -19,14 +19,24 @@ namespace nsa::engine {
 
 enum class AttentionFlag : uint8_t { kAuto, kNsa, kFull };
 
+/// What K and V are kept as; kInt8 with a scale for each token and head.
+enum class KvCacheDtype : uint8_t { kF16, kBF16, kInt8 };
+/// The enumerators as flags and clients know them.
+inline constexpr std::string_view kKvCacheDtypeNames[] = {"f16", "bf16", "int8"};
+
+/// Where drafts of next tokens come from. They never show in the output, only in its speed.
+enum class Speculation : uint8_t { kNone, kPromptLookup };
+
 struct EngineOptions {
   std::string model_path;
   AttentionFlag attention = AttentionFlag::kAuto;
   int32_t num_selected_blocks = 0;  // 0: the spec's own
   int64_t max_context = 0;          // tokens; 0: design.md §8's default
   double kv_cache_gib = 0;          // 0: what memory allows
-  int num_threads = 0;              // 0: the cores that this process may use
-  int64_t max_step_tokens = 512;    // token budget of a step, so the longest prefill chunk
+  KvCacheDtype kv_cache_dtype = KvCacheDtype::kF16;
+  int num_threads = 0;            // 0: the cores that this process may use
+  int64_t max_step_tokens = 512;  // token budget of a step, so the longest prefill chunk
+  Speculation speculation = Speculation::kNone;
   int32_t max_running_requests = 64;
   int32_t max_queued_requests = 256;
   int64_t max_queued_tokens = 0;       // 0: 8 times max_context

@@ -16,12 +16,19 @@ int64_t CmpHeadBytes(const KvLayout& layout) {
   const int64_t width = layout.head_dim_k + (layout.compressed_values ? layout.head_dim_v : 0);
   int64_t count = width * layout.cmp_rows_per_page;
   if (layout.cmp_biases) count += kernels::NumCmpBiases(layout.cmp_rows_per_page);
-  return count * static_cast<int64_t>(kernels::SizeOf(layout.dtype));
+  return count * static_cast<int64_t>(kernels::SizeOf(layout.cmp_dtype));
+}
+
+/// Of a page's K and V without scales.
+int64_t ElementBytes(const KvLayout& layout) {
+  return int64_t{layout.head_dim_k + layout.head_dim_v} * kernels::kPageSize *
+         static_cast<int64_t>(kernels::SizeOf(layout.dtype));
 }
 
 int64_t HeadBytes(const KvLayout& layout) {
-  return int64_t{layout.head_dim_k + layout.head_dim_v} * kernels::kPageSize *
-         static_cast<int64_t>(kernels::SizeOf(layout.dtype));
+  const bool has_scales = layout.dtype == kernels::DType::kInt8;
+  const auto scale_bytes = static_cast<int64_t>(2 * kernels::kPageSize * sizeof(float));
+  return ElementBytes(layout) + (has_scales ? scale_bytes : 0);
 }
 
 }  // namespace
@@ -35,6 +42,7 @@ KvLayout KvLayout::For(const AttentionSpec& spec, const AttentionShape& shape, i
           .head_dim_k = shape.head_dim_k,
           .head_dim_v = shape.head_dim_v,
           .dtype = dtype,
+          .cmp_dtype = dtype == kernels::DType::kInt8 ? kernels::DType::kF16 : dtype,
           .cmp_rows_per_page = spec.sparse ? rows : 0,
           .compressed_values = spec.compressed_values,
           .cmp_biases = spec.sparse && clusters};
@@ -69,17 +77,20 @@ KvCache::~KvCache() {
 kernels::PagedKv KvCache::view(int layer) const {
   const int64_t slots_bytes = layout_.SlotBytes() * num_pages_;
   const int64_t cmp_bytes = layout_.CmpSlotBytes() * num_pages_;
-  const int64_t element = static_cast<int64_t>(kernels::SizeOf(layout_.dtype));
   kernels::PagedKv view;
   view.dtype = layout_.dtype;
+  view.cmp_dtype = layout_.cmp_dtype;
   view.num_kv_heads = layout_.num_kv_heads;
   view.head_dim_k = layout_.head_dim_k;
   view.head_dim_v = layout_.head_dim_v;
   view.slots = memory_ + layer * slots_bytes;
   view.page_stride = layout_.SlotBytes();
   view.head_stride = HeadBytes(layout_);
-  view.v_offset = int64_t{layout_.head_dim_k} * kernels::kPageSize * element;
+  view.v_offset = int64_t{layout_.head_dim_k} * kernels::kPageSize *
+                  static_cast<int64_t>(kernels::SizeOf(layout_.dtype));
+  if (layout_.dtype == kernels::DType::kInt8) view.scale_offset = ElementBytes(layout_);
   if (layout_.cmp_rows_per_page > 0) {
+    const auto element = static_cast<int64_t>(kernels::SizeOf(layout_.cmp_dtype));
     view.cmp_slots = memory_ + layout_.num_layers * slots_bytes + layer * cmp_bytes;
     view.cmp_page_stride = layout_.CmpSlotBytes();
     view.cmp_head_stride = CmpHeadBytes(layout_);

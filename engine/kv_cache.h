@@ -18,11 +18,13 @@ struct KvLayout {
   int num_kv_heads = 0;
   int head_dim_k = 0;
   int head_dim_v = 0;
-  kernels::DType dtype = kernels::DType::kBF16;
-  int cmp_rows_per_page = 0;  // 0: the plan has no compressed rows
+  kernels::DType dtype = kernels::DType::kBF16;      // of K and V
+  kernels::DType cmp_dtype = kernels::DType::kBF16;  // of compressed rows
+  int cmp_rows_per_page = 0;                         // 0: the plan has no compressed rows
   bool compressed_values = false;
   bool cmp_biases = false;  // a bias for each compressed row
 
+  /// Compressed rows have K's type, float16 where that is int8: they are few, and choose pages.
   static KvLayout For(const AttentionSpec& spec, const AttentionShape& shape, int num_layers,
                       kernels::DType dtype);
 

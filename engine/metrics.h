@@ -10,6 +10,19 @@
 
 namespace nsa::engine {
 
+/// Sequences that lost their pages, and computed tokens that they gave back, to be computed again.
+struct Preemptions {
+  int64_t num_sequences = 0;
+  int64_t num_recomputed_tokens = 0;
+};
+
+/// Speculation: drafts that were verified, their tokens, and those of them that were right.
+struct DraftCounts {
+  int64_t num_drafts = 0;
+  int64_t num_tokens = 0;
+  int64_t num_accepted = 0;
+};
+
 /// What one step did, with the state after it.
 struct StepStats {
   int64_t num_prefill_tokens = 0;
@@ -28,6 +41,7 @@ struct StepStats {
   int64_t attention_tokens_win = 0;
   int64_t attention_tokens_full = 0;
   PageAges selected_pages{};  // by age
+  DraftCounts drafts;
 };
 
 /// One request's end.
@@ -52,10 +66,7 @@ class MetricsObserver {
   }
   virtual void OnInterToken(absl::Duration) {}
   virtual void OnRequestDone(const RequestStats&) {}
-  /// `num_sequences` lost their pages, and with them `num_tokens` that are computed again.
-  virtual void OnPreemptions(int64_t num_sequences, int64_t num_tokens) {
-    (void)num_sequences, (void)num_tokens;
-  }
+  virtual void OnPreemptions(const Preemptions&) {}
   virtual void OnRejected(std::string_view reason) { (void)reason; }
 };
 

@@ -10,6 +10,9 @@
 namespace nsa::engine {
 namespace {
 
+/// Decode rows and drafted rows of a step, beyond which nothing is drafted.
+constexpr int64_t kMaxDraftRows = 24;
+
 bool RunsBefore(const Sequence& a, const Sequence& b) {
   if (a.request.priority != b.request.priority) return a.request.priority < b.request.priority;
   return a.arrival < b.arrival;
@@ -38,7 +41,9 @@ void Scheduler::Admit(absl::Time now) {
   // let in only to be preempted.
   int64_t promised = 0;
   for (const auto& sequence : running_) {
-    promised += PagesFor(sequence->num_tokens() + 1) - static_cast<int64_t>(sequence->pages.size());
+    // A draft that was wrong may have left a page more than that.
+    promised += std::max<int64_t>(
+        0, PagesFor(sequence->num_tokens() + 1) - static_cast<int64_t>(sequence->pages.size()));
   }
   while (!waiting_.empty() && num_running() < limits_.max_running) {
     Sequence& next = *waiting_.front();
@@ -64,8 +69,8 @@ bool Scheduler::PreemptLastAfter(const Sequence& sequence) {
   std::unique_ptr<Sequence> victim = std::move(running_.back());
   running_.pop_back();
   ++victim->num_preemptions;
-  ++num_preemptions_;
-  num_recomputed_tokens_ += victim->num_computed;
+  ++preemptions_.num_sequences;
+  preemptions_.num_recomputed_tokens += victim->num_computed;
   ReleasePages(*victim);
   preempted_.push_back(std::move(victim));
   return true;
@@ -100,6 +105,28 @@ void Scheduler::AddEntry(Batch& batch, int32_t index, int64_t num_tokens, int32_
   batch.entries.push_back(entry);
 }
 
+int64_t Scheduler::AddDraft(Batch& batch, BatchEntry& entry, int64_t limit) {
+  Sequence& sequence = running(entry.sequence_index);
+  if (sequence.prompt_lookup == nullptr) return 0;
+  const int64_t num_tokens = sequence.num_tokens();
+  // The step adds one token more than it verifies.
+  limit = std::min(limit, sequence.max_tokens - sequence.num_generated() - 1);
+  limit = std::min(limit, (static_cast<int64_t>(sequence.pages.size()) + pool_->num_free()) *
+                                  kernels::kPageSize -
+                              num_tokens);
+  const std::vector<int32_t> draft = sequence.prompt_lookup->Draft(sequence.tokens, limit);
+  if (draft.empty()) return 0;
+  const auto num_drafted = static_cast<int64_t>(draft.size());
+  CHECK(Reserve(sequence, num_tokens + num_drafted)) << "pages counted as free are not";
+  sequence.verified.assign(1, sequence.tokens.back());
+  sequence.verified.insert(sequence.verified.end(), draft.begin(), draft.end());
+  entry.tokens = sequence.verified;
+  entry.page_table = sequence.pages;
+  entry.num_logit_rows = static_cast<int32_t>(entry.tokens.size());
+  batch.num_rows += num_drafted;
+  return num_drafted;
+}
+
 Batch Scheduler::Schedule(int32_t default_blocks, absl::Time now) {
   Admit(now);
   Batch batch;
@@ -115,6 +142,7 @@ Batch Scheduler::Schedule(int32_t default_blocks, absl::Time now) {
     AddEntry(batch, i, 1, default_blocks);
     --budget;
   }
+  const size_t num_decode_entries = batch.entries.size();
   for (int32_t i = 0; i < num_running() && budget > 0; ++i) {
     Sequence& sequence = running(i);
     if (sequence.decoding() || !sequence.sink->Ready()) continue;
@@ -128,6 +156,11 @@ Batch Scheduler::Schedule(int32_t default_blocks, absl::Time now) {
     AddEntry(batch, i, chunk, default_blocks);
     budget -= chunk;
   }
+  // What is left, up to a limit: beyond it rows cost as much as they can save.
+  int64_t drafts = std::min(budget, kMaxDraftRows - static_cast<int64_t>(num_decode_entries));
+  for (size_t i = 0; i < num_decode_entries && drafts > 0; ++i) {
+    drafts -= AddDraft(batch, batch.entries[i], drafts);
+  }
   // Stuck: sequences hold pages and none can go on. The last gives way to the first.
   if (batch.entries.empty() && num_running() > 1 && pool_->num_free() == 0) {
     PreemptLastAfter(running(0));
@@ -139,7 +172,17 @@ Batch Scheduler::Schedule(int32_t default_blocks, absl::Time now) {
 
 void Scheduler::Complete(const Batch& batch) {
   for (const BatchEntry& entry : batch.entries) {
-    running(entry.sequence_index).num_computed += static_cast<int64_t>(entry.tokens.size());
+    Sequence& sequence = running(entry.sequence_index);
+    const auto num_tokens = static_cast<int64_t>(entry.tokens.size());
+    // Of drafted tokens those are in the sequence that were right; the token behind them is new.
+    sequence.num_computed = std::min(entry.num_cached + num_tokens, sequence.num_tokens() - 1);
+    if (sequence.verified.empty()) continue;
+    const int64_t accepted = std::max<int64_t>(0, sequence.num_computed - entry.num_cached - 1);
+    sequence.prompt_lookup->Learn(num_tokens - 1, accepted);
+    sequence.verified.clear();
+    ++drafts_.num_drafts;
+    drafts_.num_tokens += num_tokens - 1;
+    drafts_.num_accepted += accepted;
   }
 }
 

@@ -5,9 +5,11 @@
 #include <functional>
 #include <memory>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "engine/batch.h"
+#include "engine/metrics.h"
 #include "engine/page_pool.h"
 #include "engine/sequence.h"
 
@@ -17,7 +19,8 @@ namespace nsa::engine {
 /// come first, so that a long prompt never stops others' tokens; prefill chunks fill the token
 /// budget in order of priority and arrival. Where pages run out the sequence that would run last
 /// gives its pages back and is computed again later: row-invariant operators make that invisible in
-/// its output. Engine thread.
+/// its output. For the same reason drafted tokens may follow a decode row: those that turn out
+/// right are what plain decoding gives. Engine thread.
 class Scheduler {
  public:
   struct Limits {
@@ -46,9 +49,9 @@ class Scheduler {
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
   int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
   int64_t num_waiting_tokens() const;
-  int64_t num_preemptions() const { return num_preemptions_; }
-  /// Computed tokens that preempted sequences gave back, to be computed again.
-  int64_t num_recomputed_tokens() const { return num_recomputed_tokens_; }
+  /// What has happened since the last call.
+  Preemptions TakePreemptions() { return std::exchange(preemptions_, Preemptions{}); }
+  DraftCounts TakeDraftCounts() { return std::exchange(drafts_, DraftCounts{}); }
   bool idle() const { return running_.empty() && waiting_.empty(); }
   /// Whether each sequence's pages are its own and all are counted once.
   bool Consistent() const;
@@ -59,6 +62,8 @@ class Scheduler {
   bool Reserve(Sequence& sequence, int64_t num_tokens);
   bool PreemptLastAfter(const Sequence& sequence);
   void AddEntry(Batch& batch, int32_t index, int64_t num_tokens, int32_t default_blocks);
+  /// Adds drafted tokens to a decode row, as far as free pages and `limit` go; gives their number.
+  int64_t AddDraft(Batch& batch, BatchEntry& entry, int64_t limit);
   void ReleasePages(Sequence& sequence);
 
   PagePool* pool_;
@@ -66,8 +71,8 @@ class Scheduler {
   std::vector<std::unique_ptr<Sequence>> waiting_;    // by priority, then arrival
   std::vector<std::unique_ptr<Sequence>> running_;    // by priority, then arrival
   std::vector<std::unique_ptr<Sequence>> preempted_;  // during Schedule
-  int64_t num_preemptions_ = 0;
-  int64_t num_recomputed_tokens_ = 0;
+  Preemptions preemptions_;
+  DraftCounts drafts_;
 };
 
 }  // namespace nsa::engine

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "engine/prompt_lookup.h"
 #include "engine/request.h"
 #include "engine/sampler.h"
 #include "engine/stop_matcher.h"
@@ -41,14 +42,17 @@ class Sequence {
   std::vector<int32_t> tokens;  // prompt, then generated
   std::vector<int32_t> pages;   // page table
   int64_t num_computed = 0;     // tokens whose K and V are in the pages
-  int64_t max_tokens = 0;       // of the completion
+  // The last token and what is drafted behind it, while a step verifies them; empty otherwise.
+  std::vector<int32_t> verified;
+  int64_t max_tokens = 0;  // of the completion
   int64_t num_preemptions = 0;
   absl::Time arrival;
   absl::Time first_scheduled = absl::InfiniteFuture();
   absl::Time first_token = absl::InfiniteFuture();
   absl::Time last_token = absl::InfiniteFuture();
   Sampler sampler;
-  ::nsa::engine::Finish finish;  // filled by AcceptToken or Finish
+  std::unique_ptr<PromptLookup> prompt_lookup;  // null: no speculation
+  ::nsa::engine::Finish finish;                 // filled by AcceptToken or Finish
 
  private:
   /// The text that the token completes, and whether it ends the completion.

@@ -6,10 +6,13 @@
 
 namespace nsa::kernels {
 
-/// Element types of dense tensors (caches, activations, unquantised weights).
-enum class DType : uint8_t { kF32, kF16, kBF16 };
+/// Element types of dense tensors (caches, activations, unquantised weights). kInt8 stands beside a
+/// scale for each row: x = q·scale, q in −127 … 127.
+enum class DType : uint8_t { kF32, kF16, kBF16, kInt8 };
 
-constexpr size_t SizeOf(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+constexpr size_t SizeOf(DType dtype) {
+  return dtype == DType::kF32 ? 4 : dtype == DType::kInt8 ? 1 : 2;
+}
 
 /// Number of tokens in one page of the KV cache (design.md §5).
 inline constexpr int kPageSize = 64;

@@ -73,6 +73,10 @@ PrometheusMetrics::PrometheusMetrics(std::string model_name, const Buckets& b)
           AddCounter("vllm:generation_tokens_total", "Generated tokens, as they come.")),
       prompt_tokens_cached_(
           AddCounter("vllm:prompt_tokens_cached_total", "Prompt tokens found in the cache.")),
+      drafts_(AddCounter("vllm:spec_decode_num_drafts_total", "Drafts verified.")),
+      draft_tokens_(AddCounter("vllm:spec_decode_num_draft_tokens_total", "Tokens drafted.")),
+      accepted_tokens_(AddCounter("vllm:spec_decode_num_accepted_tokens_total",
+                                  "Drafted tokens that were right.")),
       prompt_tokens_recomputed_(AddCounter("vllm:prompt_tokens_recomputed_total",
                                            "Tokens computed again after a preemption.")),
       prefix_queries_(
@@ -150,6 +154,9 @@ void PrometheusMetrics::OnStep(const engine::StepStats& stats) {
   iteration_tokens_.Observe(static_cast<double>(tokens));
   batch_size_.Observe(stats.num_rows_in_batch);
   (stats.num_prefill_tokens > 0 ? prefill_chunk_ : decode_step_).Observe(Seconds(stats.duration));
+  drafts_.Increment(static_cast<double>(stats.drafts.num_drafts));
+  draft_tokens_.Increment(static_cast<double>(stats.drafts.num_tokens));
+  accepted_tokens_.Increment(static_cast<double>(stats.drafts.num_accepted));
   read_cmp_.Increment(static_cast<double>(stats.attention_tokens_cmp));
   read_slc_.Increment(static_cast<double>(stats.attention_tokens_slc));
   read_win_.Increment(static_cast<double>(stats.attention_tokens_win));
@@ -199,9 +206,9 @@ void PrometheusMetrics::OnRequestDone(const engine::RequestStats& stats) {
   }
 }
 
-void PrometheusMetrics::OnPreemptions(int64_t num_sequences, int64_t num_tokens) {
-  preemptions_.Increment(static_cast<double>(num_sequences));
-  prompt_tokens_recomputed_.Increment(static_cast<double>(num_tokens));
+void PrometheusMetrics::OnPreemptions(const engine::Preemptions& preemptions) {
+  preemptions_.Increment(static_cast<double>(preemptions.num_sequences));
+  prompt_tokens_recomputed_.Increment(static_cast<double>(preemptions.num_recomputed_tokens));
 }
 
 void PrometheusMetrics::OnRejected(std::string_view reason) { Rejected(reason).Increment(); }

@@ -36,7 +36,7 @@ class PrometheusMetrics final : public engine::MetricsObserver {
   void OnFirstToken(absl::Duration since_arrival, int64_t num_prompt_tokens) override;
   void OnInterToken(absl::Duration gap) override;
   void OnRequestDone(const engine::RequestStats& stats) override;
-  void OnPreemptions(int64_t num_sequences, int64_t num_tokens) override;
+  void OnPreemptions(const engine::Preemptions& preemptions) override;
   void OnRejected(std::string_view reason) override;
 
  private:
@@ -61,6 +61,9 @@ class PrometheusMetrics final : public engine::MetricsObserver {
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& generation_tokens_;
   prometheus::Counter& prompt_tokens_cached_;
+  prometheus::Counter& drafts_;
+  prometheus::Counter& draft_tokens_;
+  prometheus::Counter& accepted_tokens_;
   prometheus::Counter& prompt_tokens_recomputed_;
   prometheus::Counter& prefix_queries_;
   prometheus::Counter& prefix_hits_;

@@ -11,6 +11,8 @@
 #define NSA_KERNELS_CPU_ATTENTION_INL_H_
 #endif
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -19,7 +21,9 @@
 
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
+#include "kernels/check.h"
 #include "kernels/cpu/math-inl.h"
+#include "kernels/int8_rows.h"
 #include "kernels/quant.h"
 #include "kernels/tensor.h"
 
@@ -60,6 +64,13 @@ HWY_INLINE hn::Vec<D> LoadCache(D d, const hwy::float16_t* from) {
   return hn::PromoteTo(d, hn::LoadU(d16, from));
 }
 
+template <class D>
+HWY_INLINE hn::Vec<D> LoadCache(D d, const int8_t* from) {
+  const hn::RebindToSigned<D> d32;
+  const hn::Rebind<int8_t, D> d8;
+  return hn::ConvertTo(d, hn::PromoteTo(d32, hn::LoadU(d8, from)));
+}
+
 /// Stores `count` elements as the cache has them.
 HWY_INLINE void RoundToCache(const float* from, int count, float* to) {
   std::memcpy(to, from, sizeof(float) * count);
@@ -90,9 +101,40 @@ HWY_INLINE void RoundToCache(const float* from, int count, hwy::bfloat16_t* to) 
   }
 }
 
-/// Calls body with a value of the cache's element type, which says which it is.
+/// Stores a row of `count` elements as 8-bit integers and returns their scale.
+HWY_INLINE float QuantiseRow(const float* from, int count, int8_t* to) {
+  const F32Tag d;
+  const hn::RebindToSigned<F32Tag> di;
+  const hn::Rebind<int8_t, F32Tag> d8;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  // Magnitudes of floats order as integers, with infinity and NaN above the finite ones.
+  auto largest_bits = hn::Zero(di);
+  int i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    largest_bits = hn::Max(largest_bits, hn::BitCast(di, hn::Abs(hn::LoadU(d, from + i))));
+  }
+  int32_t largest = hn::GetLane(hn::MaxOfLanes(di, largest_bits));
+  for (int rest = i; rest < count; ++rest) {
+    largest = std::max(largest, std::bit_cast<int32_t>(std::abs(from[rest])));
+  }
+  const Int8RowScale scale(std::bit_cast<float>(largest));
+  if (scale.inverse == 0) {
+    std::memset(to, 0, static_cast<size_t>(count));
+    return scale.scale;
+  }
+  for (i = 0; i + lanes <= count; i += lanes) {
+    const auto q = hn::NearestInt(hn::Mul(hn::LoadU(d, from + i), hn::Set(d, scale.inverse)));
+    hn::StoreU(hn::DemoteTo(d8, q), d8, to + i);
+  }
+  for (; i < count; ++i) {
+    to[i] = static_cast<int8_t>(std::nearbyint(from[i] * scale.inverse));
+  }
+  return scale.scale;
+}
+
+/// Calls body with a value of the compressed rows' element type, which says which it is.
 template <class Body>
-HWY_INLINE void WithCacheType(DType dtype, const Body& body) {
+HWY_INLINE void WithCmpType(DType dtype, const Body& body) {
   switch (dtype) {
     case DType::kF32:
       return body(float());
@@ -100,6 +142,29 @@ HWY_INLINE void WithCacheType(DType dtype, const Body& body) {
       return body(hwy::float16_t());
     case DType::kBF16:
       return body(hwy::bfloat16_t());
+    case DType::kInt8:
+      NSA_CHECK(false);
+  }
+}
+
+/// The same for the element type of K and V.
+template <class Body>
+HWY_INLINE void WithCacheType(DType dtype, const Body& body) {
+  if (dtype == DType::kInt8) return body(int8_t());
+  WithCmpType(dtype, body);
+}
+
+/// rows[q][token] *= scales[token] for the whole vectors that cover tokens [begin, end).
+HWY_INLINE void ScaleTokens(const float* HWY_RESTRICT scales, int begin, int end, int num_rows,
+                            float* HWY_RESTRICT rows, int64_t rows_stride) {
+  const F32Tag d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  for (int token = begin / lanes * lanes; token < end; token += lanes) {
+    const auto scale = hn::LoadU(d, scales + token);
+    for (int q = 0; q < num_rows; ++q) {
+      float* row = rows + q * rows_stride + token;
+      hn::StoreU(hn::Mul(hn::LoadU(d, row), scale), d, row);
+    }
   }
 }
 

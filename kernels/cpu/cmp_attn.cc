@@ -130,8 +130,8 @@ class CmpTile {
 };
 
 void RunCmpTile(const CmpAttnParams& params, const RowTile& tile, int kv_head, Scratch& scratch) {
-  WithCacheType(params.query.kv.dtype,
-                [&]<typename T>(T) { CmpTile<T>(params, tile, kv_head, scratch).Run(); });
+  WithCmpType(params.query.kv.cmp_dtype,
+              [&]<typename T>(T) { CmpTile<T>(params, tile, kv_head, scratch).Run(); });
 }
 
 }  // namespace HWY_NAMESPACE

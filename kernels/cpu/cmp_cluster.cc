@@ -38,13 +38,15 @@ class PageClusters {
         distances_(mean_ + head_dim),
         least_(distances_ + kPageSize) {}
 
+  /// `scales` [64]: null where keys stand as they are.
   template <typename T>
-  void Load(const T* keys) {
+  void Load(const T* keys, const float* scales) {
     const F32Tag d;
     const int lanes = static_cast<int>(hn::Lanes(d));
     for (int i = 0; i < head_dim_ * kPageSize; i += lanes) {
       hn::StoreU(LoadCache(d, keys + i), d, by_dim_ + i);
     }
+    if (scales != nullptr) ScaleTokens(scales, 0, kPageSize, head_dim_, by_dim_, kPageSize);
     for (int dim = 0; dim < head_dim_; ++dim) {
       for (int token = 0; token < kPageSize; ++token) {
         by_token_[token * head_dim_ + dim] = by_dim_[dim * kPageSize + token];
@@ -167,24 +169,22 @@ class PageClusters {
   int sizes_[kPageSize] = {};
 };
 
-template <typename T>
-void ClusterTyped(const CmpClusterParams& params, int32_t page, int kv_head, float* memory) {
+void ClusterPage(const CmpClusterParams& params, int32_t page, int kv_head, Scratch& scratch) {
   const PagedKv& kv = params.kv;
-  PageClusters clusters(kv.head_dim_k, params.num_clusters, memory);
-  clusters.Load(
-      reinterpret_cast<const T*>(kv.slots + page * kv.page_stride + kv_head * kv.head_stride));
+  const auto size =
+      static_cast<size_t>(PageClusters::NumFloats(kv.head_dim_k, params.num_clusters));
+  PageClusters clusters(kv.head_dim_k, params.num_clusters, scratch.Get<float>(size));
+  const std::byte* slot = kv.slots + page * kv.page_stride + kv_head * kv.head_stride;
+  const auto* scales =
+      kv.scale_offset < 0 ? nullptr : reinterpret_cast<const float*>(slot + kv.scale_offset);
+  WithCacheType(kv.dtype,
+                [&]<typename T>(T) { clusters.Load(reinterpret_cast<const T*>(slot), scales); });
   clusters.Seed();
   for (int i = 0; i < kClusterIterations; ++i) clusters.Improve();
   std::byte* target = kv.cmp_slots + page * kv.cmp_page_stride + kv_head * kv.cmp_head_stride;
-  clusters.Store(reinterpret_cast<T*>(target), reinterpret_cast<T*>(target + kv.cmp_bias_offset));
-}
-
-void ClusterPage(const CmpClusterParams& params, int32_t page, int kv_head, Scratch& scratch) {
-  const auto size =
-      static_cast<size_t>(PageClusters::NumFloats(params.kv.head_dim_k, params.num_clusters));
-  float* memory = scratch.Get<float>(size);
-  WithCacheType(params.kv.dtype,
-                [&]<typename T>(T) { ClusterTyped<T>(params, page, kv_head, memory); });
+  WithCmpType(kv.cmp_dtype, [&]<typename T>(T) {
+    clusters.Store(reinterpret_cast<T*>(target), reinterpret_cast<T*>(target + kv.cmp_bias_offset));
+  });
 }
 
 }  // namespace HWY_NAMESPACE

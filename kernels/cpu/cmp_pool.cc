@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "kernels/check.h"
@@ -22,11 +23,18 @@ struct F16 {
   uint16_t bits;
 };
 inline float ToFloat(float x) { return x; }
+inline float ToFloat(int8_t x) { return x; }
 inline float ToFloat(Bf16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
 inline float ToFloat(F16 x) { return F16ToF32(x.bits); }
-inline void Store(float x, float* to) { *to = x; }
-inline void Store(float x, Bf16* to) { to->bits = F32ToBF16(x); }
-inline void Store(float x, F16* to) { to->bits = F32ToF16(x); }
+
+void Store(DType dtype, float x, std::byte* base, int64_t index) {
+  if (dtype == DType::kF32) {
+    std::memcpy(base + index * 4, &x, 4);
+    return;
+  }
+  const uint16_t bits = dtype == DType::kF16 ? F32ToF16(x) : F32ToBF16(x);
+  std::memcpy(base + index * 2, &bits, 2);
+}
 
 /// Rotates x by one row of a rotary table; `sign` −1 turns back.
 void Rotate(const float* cosines, const float* sines, int half, float sign, float* x) {
@@ -56,12 +64,20 @@ struct WindowPool {
                                       kv_head * params.kv.head_stride + offset_bytes);
   }
 
+  /// Element of the cache times the scale of its row; `row` counts a page's keys, then its values.
+  float Value(int64_t page, T x, int row) const {
+    if constexpr (!std::is_same_v<T, int8_t>) return ToFloat(x);
+    return ToFloat(x) * reinterpret_cast<const float*>(Slot(page, params.kv.scale_offset))[row];
+  }
+
   /// Adds tokens [begin, end) of a page, as stored, in token order.
   void AddKeys(int64_t page, int begin, int end) {
     const T* keys = Slot(page, 0);
     for (int dim = 0; dim < params.kv.head_dim_k; ++dim) {
       float s = sum[dim];
-      for (int token = begin; token < end; ++token) s += ToFloat(keys[dim * kPageSize + token]);
+      for (int token = begin; token < end; ++token) {
+        s += Value(page, keys[dim * kPageSize + token], token);
+      }
       sum[dim] = s;
     }
   }
@@ -72,7 +88,7 @@ struct WindowPool {
     const int half = params.rope.rotary_dim / 2;
     for (int token = begin; token < end; ++token) {
       for (int dim = 0; dim < params.kv.head_dim_k; ++dim) {
-        key[dim] = ToFloat(keys[dim * kPageSize + token]);
+        key[dim] = Value(page, keys[dim * kPageSize + token], token);
       }
       Rotate(params.rope.fine_cos + token * half, params.rope.fine_sin + token * half, half, -1,
              key);
@@ -119,8 +135,12 @@ struct WindowPool {
     const int head_dim = params.kv.head_dim_v;
     std::fill_n(sum, head_dim, 0.0f);
     for (int64_t token = first_token; token < end_token(); ++token) {
-      const T* value = Slot(token / kPageSize, params.kv.v_offset) + token % kPageSize * head_dim;
-      for (int dim = 0; dim < head_dim; ++dim) sum[dim] += ToFloat(value[dim]);
+      const int64_t page = token / kPageSize;
+      const int offset = static_cast<int>(token % kPageSize);
+      const T* value = Slot(page, params.kv.v_offset) + int64_t{offset} * head_dim;
+      for (int dim = 0; dim < head_dim; ++dim) {
+        sum[dim] += Value(page, value[dim], kPageSize + offset);
+      }
     }
     for (int dim = 0; dim < head_dim; ++dim) sum[dim] /= static_cast<float>(params.length);
   }
@@ -132,14 +152,15 @@ struct WindowPool {
     std::byte* target = kv.cmp_slots + segment.page_table[slot.page_index] * kv.cmp_page_stride +
                         kv_head * kv.cmp_head_stride;
     PoolKeys();
-    T* keys = reinterpret_cast<T*>(target);
     for (int dim = 0; dim < kv.head_dim_k; ++dim) {
-      Store(sum[dim], keys + dim * rows_per_page + slot.slot);
+      Store(kv.cmp_dtype, sum[dim], target, int64_t{dim} * rows_per_page + slot.slot);
     }
     if (kv.cmp_v_offset < 0) return;
     PoolValues();
-    T* values = reinterpret_cast<T*>(target + kv.cmp_v_offset) + slot.slot * kv.head_dim_v;
-    for (int dim = 0; dim < kv.head_dim_v; ++dim) Store(sum[dim], values + dim);
+    for (int dim = 0; dim < kv.head_dim_v; ++dim) {
+      Store(kv.cmp_dtype, sum[dim], target + kv.cmp_v_offset,
+            int64_t{slot.slot} * kv.head_dim_v + dim);
+    }
   }
 };
 
@@ -156,6 +177,8 @@ void PoolWindow(const CmpPoolParams& params, const AttentionSegment& segment, in
       return WindowPool<F16>{params, segment, kv_head, first_token, sum, key}.Run();
     case DType::kBF16:
       return WindowPool<Bf16>{params, segment, kv_head, first_token, sum, key}.Run();
+    case DType::kInt8:
+      return WindowPool<int8_t>{params, segment, kv_head, first_token, sum, key}.Run();
   }
 }
 

@@ -98,7 +98,7 @@ HWY_NOINLINE void ScorePatterns(const K* const* pages, const T* const* biases, i
 ///
 /// The tile's rows stand in one page, so one rotation of a page of compressed keys serves them all:
 /// that is cheaper than rotating every query for every page. Pages from `max_page_distance` on
-/// share one rotation, which is put into the queries once. T: element type of the cache.
+/// share one rotation, which is put into the queries once. T: element type of compressed rows.
 template <typename T>
 class CmpScorer {
  public:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -123,6 +124,8 @@ class TileAttention {
   }
 
  private:
+  static constexpr bool kHasScales = std::is_same_v<T, int8_t>;
+
   /// The row's queries, scaled and rotated by the row's offset in its page.
   void LoadQueries(int32_t row) {
     const AttentionQuery& query = call_.query;
@@ -257,6 +260,7 @@ class TileAttention {
     // The first pass over this page fetches the next.
     const T* next_k = reinterpret_cast<const T*>(next_);
     const T* next_v = reinterpret_cast<const T*>(next_ == nullptr ? nullptr : next_ + kv_.v_offset);
+    if (kHasScales && next_ != nullptr) PrefetchLines(Scales(next_), 2 * kPageSize);
     next_ = nullptr;
     const int num_queries = num_rows * group_;
     for (int i = 0; i < num_rows; ++i) RotateQueries(rows[i], rotated_ + i * RowFloats());
@@ -266,6 +270,9 @@ class TileAttention {
                              scores_ + int64_t{first} * kPageSize, kPageSize, next_k);
       next_k = nullptr;
     });
+    if constexpr (kHasScales) {
+      ScaleTokens(Scales(slot), piece.begin, piece.end, num_queries, scores_, kPageSize);
+    }
     ForEachQueryBlock(num_queries, [&](auto count, int first) {
       float factors[kTileQueries];
       float* acc[kTileQueries];
@@ -277,6 +284,10 @@ class TileAttention {
       }
       SoftmaxStep<count.value>(piece.begin, piece.end, scores_ + int64_t{first} * kPageSize,
                                kPageSize, states, factors);
+      if constexpr (kHasScales) {
+        ScaleTokens(Scales(slot) + kPageSize, piece.begin, piece.end, count.value,
+                    scores_ + int64_t{first} * kPageSize, kPageSize);
+      }
       AddValues<count.value>(v, kv_.head_dim_v, piece.begin, piece.end,
                              scores_ + int64_t{first} * kPageSize, kPageSize, factors, acc, next_v);
       next_v = nullptr;
@@ -286,6 +297,11 @@ class TileAttention {
   const std::byte* Slot(int64_t page_index) const {
     return kv_.slots + tile_.segment->page_table[page_index] * kv_.page_stride +
            task_.kv_head * kv_.head_stride;
+  }
+
+  /// Scales of the page in `slot`: of its keys, then of its values.
+  const float* Scales(const std::byte* slot) const {
+    return reinterpret_cast<const float*>(slot + kv_.scale_offset);
   }
 
   int64_t RowFloats() const { return int64_t{group_} * kv_.head_dim_k; }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "kernels/check.h"
@@ -32,14 +33,22 @@ void WriteTyped(const RopeKvWriteParams& params, const RowTile& tile, int head, 
                     head * kv.head_stride;
   const int64_t first_offset = first % kPageSize;
   T* values = reinterpret_cast<T*>(slot + kv.v_offset);
+  float* scales = reinterpret_cast<float*>(slot + kv.scale_offset);  // of kInt8 alone
+  const auto store = [scales](const float* from, int count, T* to, int64_t scale_index) {
+    if constexpr (std::is_same_v<T, int8_t>) {
+      scales[scale_index] = QuantiseRow(from, count, to);
+    } else {
+      RoundToCache(from, count, to);
+    }
+  };
   for (int32_t i = 0; i < tile.num_rows; ++i) {
     const int64_t row = tile.Row(i).row;
     const int64_t offset = first_offset + i;
     RotateRow(rope.fine_cos + offset * half, rope.fine_sin + offset * half, half, kv.head_dim_k,
               params.k + row * params.k_stride + int64_t{head} * kv.head_dim_k, rotated);
-    RoundToCache(rotated, kv.head_dim_k, rounded + int64_t{i} * kv.head_dim_k);
-    RoundToCache(params.v + row * params.v_stride + int64_t{head} * kv.head_dim_v, kv.head_dim_v,
-                 values + offset * kv.head_dim_v);
+    store(rotated, kv.head_dim_k, rounded + int64_t{i} * kv.head_dim_k, offset);
+    store(params.v + row * params.v_stride + int64_t{head} * kv.head_dim_v, kv.head_dim_v,
+          values + offset * kv.head_dim_v, kPageSize + offset);
   }
   T* keys = reinterpret_cast<T*>(slot) + first_offset;
   for (int dim = 0; dim < kv.head_dim_k; ++dim) {

@@ -101,7 +101,7 @@ void ScoreTyped(const ScoreCall& call, const RowTile& tile, int kv_head, int64_t
 /// Scores of a tile's queries for pages [first_page, end_page): scores[query][cache row].
 void ScorePages(const ScoreCall& call, const RowTile& tile, int kv_head, int64_t first_page,
                 int64_t end_page, float* memory, float* scores) {
-  WithCacheType(call.params.query.kv.dtype, [&]<typename T>(T) {
+  WithCmpType(call.params.query.kv.cmp_dtype, [&]<typename T>(T) {
     ScoreTyped<T>(call, tile, kv_head, first_page, end_page, memory, scores);
   });
 }

@@ -32,16 +32,21 @@ struct RopeView {
 /// compressed key is in the frame of that page: rotated so that page p's own query rotation applies
 /// to it. Where rows are the clusters of a page (cmp_cluster), slot s holds cluster s of its own
 /// page.
+///
+/// Where dtype is kInt8, each token's K and each token's V have a scale (float32): the largest
+/// magnitude of the rotated key, or the value, divided by 127; NaN where the row is not finite.
 struct PagedKv {
-  DType dtype = DType::kBF16;  // of K, V and the compressed rows
+  DType dtype = DType::kBF16;      // of K and V
+  DType cmp_dtype = DType::kBF16;  // of the compressed rows; not kInt8
   int num_kv_heads = 0;
   int head_dim_k = 0;
   int head_dim_v = 0;
   std::byte* slots =
-      nullptr;              // [num_pages, num_kv_heads, {K [head_dim_k, 64], V [64, head_dim_v]}]
-  int64_t page_stride = 0;  // bytes
-  int64_t head_stride = 0;  // bytes
-  int64_t v_offset = 0;     // bytes from a head's K to its V
+      nullptr;                // [num_pages, num_kv_heads, {K [head_dim_k, 64], V [64, head_dim_v]}]
+  int64_t page_stride = 0;    // bytes
+  int64_t head_stride = 0;    // bytes
+  int64_t v_offset = 0;       // bytes from a head's K to its V
+  int64_t scale_offset = -1;  // bytes from a head's K to its scales {K [64], V [64]} of kInt8
   // Null where the plan has no compressed rows. V̂ is there where cmp_v_offset ≥ 0, a bias for each
   // row's score where cmp_bias_offset ≥ 0.
   std::byte* cmp_slots = nullptr;  // [num_pages, num_kv_heads, {K̂ [head_dim_k, rows_per_page],

@@ -98,13 +98,13 @@ void ClusterPage(const CmpClusterParams& params, int32_t page, int kv_head) {
   std::byte* target = kv.cmp_slots + page * kv.cmp_page_stride + kv_head * kv.cmp_head_stride;
   for (int c = 0; c < params.num_clusters; ++c) {
     for (int dim = 0; dim < kv.head_dim_k; ++dim) {
-      StoreElement(kv.dtype, target, int64_t{dim} * params.num_clusters + c, means[c][dim]);
+      StoreElement(kv.cmp_dtype, target, int64_t{dim} * params.num_clusters + c, means[c][dim]);
     }
   }
   std::byte* biases = target + kv.cmp_bias_offset;
   for (int c = 0; c < NumCmpBiases(params.num_clusters); ++c) {
     const float bias = c < params.num_clusters ? std::log(static_cast<float>(sizes[c])) : 0.0f;
-    StoreElement(kv.dtype, biases, c, bias);
+    StoreElement(kv.cmp_dtype, biases, c, bias);
   }
 }
 

@@ -49,7 +49,7 @@ void WriteWindow(const CmpPoolParams& params, const AttentionSegment& segment, i
                       kv_head * kv.cmp_head_stride;
   const std::vector<float> key = PoolKeys(params, segment, kv_head, window * params.stride);
   for (int dim = 0; dim < kv.head_dim_k; ++dim) {
-    StoreElement(kv.dtype, target, int64_t{dim} * rows_per_page + slot.slot, key[dim]);
+    StoreElement(kv.cmp_dtype, target, int64_t{dim} * rows_per_page + slot.slot, key[dim]);
   }
   if (kv.cmp_v_offset < 0) return;
   const PagedRows rows = TokenRows(kv);
@@ -60,7 +60,7 @@ void WriteWindow(const CmpPoolParams& params, const AttentionSegment& segment, i
       sum += rows.Value(segment.page_table[token / kPageSize], kv_head,
                         static_cast<int>(token % kPageSize), dim);
     }
-    StoreElement(kv.dtype, target + kv.cmp_v_offset, int64_t{slot.slot} * kv.head_dim_v + dim,
+    StoreElement(kv.cmp_dtype, target + kv.cmp_v_offset, int64_t{slot.slot} * kv.head_dim_v + dim,
                  sum / static_cast<float>(params.length));
   }
 }

@@ -25,6 +25,7 @@ inline float LoadElement(DType dtype, const std::byte* base, int64_t index) {
     std::memcpy(&value, base + index * 4, 4);
     return value;
   }
+  if (dtype == DType::kInt8) return static_cast<float>(static_cast<int8_t>(base[index]));
   uint16_t bits;
   std::memcpy(&bits, base + index * 2, 2);
   return dtype == DType::kF16 ? F16ToF32(bits) : BF16ToF32(bits);
@@ -76,6 +77,7 @@ struct PagedRows {
   int64_t page_stride;
   int64_t head_stride;
   int64_t v_offset;
+  int64_t scale_offset;  // −1: no scales
   int rows_per_page;
   int head_dim_k;
   int head_dim_v;
@@ -84,21 +86,28 @@ struct PagedRows {
     return slots + page * page_stride + kv_head * head_stride;
   }
   float Key(int64_t page, int kv_head, int dim, int row) const {
-    return LoadElement(dtype, Head(page, kv_head), int64_t{dim} * rows_per_page + row);
+    return LoadElement(dtype, Head(page, kv_head), int64_t{dim} * rows_per_page + row) *
+           Scale(page, kv_head, row);
   }
   float Value(int64_t page, int kv_head, int row, int dim) const {
-    return LoadElement(dtype, Head(page, kv_head) + v_offset, int64_t{row} * head_dim_v + dim);
+    return LoadElement(dtype, Head(page, kv_head) + v_offset, int64_t{row} * head_dim_v + dim) *
+           Scale(page, kv_head, rows_per_page + row);
+  }
+  /// Scale `index` of {K [rows_per_page], V [rows_per_page]}.
+  float Scale(int64_t page, int kv_head, int index) const {
+    if (scale_offset < 0) return 1;
+    return LoadElement(DType::kF32, Head(page, kv_head) + scale_offset, index);
   }
 };
 
 inline PagedRows TokenRows(const PagedKv& kv) {
-  return {kv.dtype,    kv.slots,  kv.page_stride, kv.head_stride,
-          kv.v_offset, kPageSize, kv.head_dim_k,  kv.head_dim_v};
+  return {kv.dtype,        kv.slots,  kv.page_stride, kv.head_stride, kv.v_offset,
+          kv.scale_offset, kPageSize, kv.head_dim_k,  kv.head_dim_v};
 }
 
 inline PagedRows CmpRows(const PagedKv& kv, int stride) {
-  return {kv.dtype,        kv.cmp_slots,       kv.cmp_page_stride, kv.cmp_head_stride,
-          kv.cmp_v_offset, kPageSize / stride, kv.head_dim_k,      kv.head_dim_v};
+  return {kv.cmp_dtype, kv.cmp_slots,       kv.cmp_page_stride, kv.cmp_head_stride, kv.cmp_v_offset,
+          -1,           kPageSize / stride, kv.head_dim_k,      kv.head_dim_v};
 }
 
 /// One row that a query attends to.

@@ -1,11 +1,47 @@
 #include "kernels/ops/rope_kv_write.h"
 
+#include <cmath>
+#include <cstdint>
 #include <vector>
 
+#include "kernels/int8_rows.h"
 #include "kernels/reference/paged_attention.h"
 #include "kernels/reference/reference.h"
 
 namespace nsa::kernels::reference {
+namespace {
+
+/// A key or a value, and where it goes: element i to index first + i·step behind `offset`.
+struct NewRow {
+  std::vector<float> x;
+  int64_t offset;  // bytes into the slot
+  int64_t first;
+  int64_t step;
+};
+
+/// `scale_index` counts the scales of a kInt8 cache.
+void StoreRow(const PagedKv& kv, std::byte* slot, int64_t scale_index, const NewRow& row) {
+  std::byte* target = slot + row.offset;
+  if (kv.dtype != DType::kInt8) {
+    for (size_t i = 0; i < row.x.size(); ++i) {
+      StoreElement(kv.dtype, target, row.first + static_cast<int64_t>(i) * row.step, row.x[i]);
+    }
+    return;
+  }
+  float largest = 0;
+  for (const float x : row.x) {
+    if (std::isnan(x) || std::abs(x) > largest) largest = std::abs(x);
+  }
+  const Int8RowScale scale(largest);
+  for (size_t i = 0; i < row.x.size(); ++i) {
+    const float q = scale.inverse == 0 ? 0 : std::nearbyint(row.x[i] * scale.inverse);
+    target[row.first + static_cast<int64_t>(i) * row.step] =
+        static_cast<std::byte>(static_cast<int8_t>(q));
+  }
+  StoreElement(DType::kF32, slot + kv.scale_offset, scale_index, scale.scale);
+}
+
+}  // namespace
 
 void RopeKvWrite(const RopeKvWriteParams& params) {
   const PagedKv& kv = params.kv;
@@ -20,13 +56,10 @@ void RopeKvWrite(const RopeKvWriteParams& params) {
                  if (params.rope.rotary_dim > 0) {
                    RotateFine(params.rope, offset, Direction::kForward, rotated.data());
                  }
-                 for (int dim = 0; dim < kv.head_dim_k; ++dim) {
-                   StoreElement(kv.dtype, slot, int64_t{dim} * kPageSize + offset, rotated[dim]);
-                 }
+                 StoreRow(kv, slot, offset, {rotated, 0, offset, kPageSize});
                  const float* v = params.v + row * params.v_stride + int64_t{head} * kv.head_dim_v;
-                 for (int dim = 0; dim < kv.head_dim_v; ++dim) {
-                   StoreElement(kv.dtype, slot + kv.v_offset, offset * kv.head_dim_v + dim, v[dim]);
-                 }
+                 StoreRow(kv, slot, kPageSize + offset,
+                          {{v, v + kv.head_dim_v}, kv.v_offset, offset * kv.head_dim_v, 1});
                }
              });
 }

@@ -1,6 +1,7 @@
 """Perplexity of NSA against full attention on real prose.
 
-    .venv/bin/python -m tests.bench.perplexity [--tokens 8000] [--blocks 16,32,64] [--json FILE]
+    .venv/bin/python -m tests.bench.perplexity [--tokens 8000] [--blocks 16,32,64]
+        [--kv_cache_dtype int8] [--json FILE]
 
 Ends with 1 where NSA's is more than 3 % above full attention's.
 """
@@ -34,6 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=8000)
     parser.add_argument("--blocks", default="16,32,64")
+    parser.add_argument("--kv_cache_dtype", default="f16", help="of NSA; full attention has f16")
     parser.add_argument("--num_threads", type=int, default=0)
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
@@ -41,7 +43,7 @@ def main() -> int:
     full = perplexity(tokens, nsa_eval.FULL, options.num_threads)
     rows = [{"attention": "full", "perplexity": full, "ratio": 1.0}]
     for n in [int(word) for word in options.blocks.split(",")]:
-        attention = nsa_eval.Attention("nsa", n)
+        attention = nsa_eval.Attention("nsa", n, options.kv_cache_dtype)
         ours = perplexity(tokens, attention, options.num_threads)
         rows.append({"attention": str(attention), "perplexity": ours, "ratio": ours / full})
     print(f"{len(tokens)} tokens\n{'attention':<12}{'perplexity':>11}{'ratio':>9}")

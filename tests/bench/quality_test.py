@@ -57,3 +57,6 @@ def test_perplexity_of_nsa():
     sparse = perplexity.perplexity(tokens, nsa_eval.NSA)
     print(f"full {full:.4f}, NSA {sparse:.4f}, ratio {sparse / full:.4f}")
     assert sparse <= perplexity.BAR * full
+    int8 = perplexity.perplexity(tokens, nsa_eval.Attention("nsa", kv_cache_dtype="int8"))
+    print(f"int8 cache {int8:.4f}, ratio to f16 {int8 / sparse:.4f}")
+    assert int8 <= 1.005 * sparse

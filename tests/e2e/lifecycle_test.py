@@ -61,6 +61,8 @@ METRICS = [
     "vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:prefix_cache_queries_total",
     "vllm:prefix_cache_hits_total", "vllm:prompt_tokens_cached_total",
     "vllm:prompt_tokens_recomputed_total", "vllm:num_preemptions_total",
+    "vllm:spec_decode_num_drafts_total", "vllm:spec_decode_num_draft_tokens_total",
+    "vllm:spec_decode_num_accepted_tokens_total",
     "vllm:time_to_first_token_seconds_count", "vllm:inter_token_latency_seconds_count",
     "vllm:request_time_per_output_token_seconds_count", "vllm:e2e_request_latency_seconds_count",
     "vllm:request_queue_time_seconds_count", "vllm:request_prefill_time_seconds_count",

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tests/engine/fakes.h"
 
@@ -59,6 +60,15 @@ class PoisonBackend final : public PassingBackend {
         p.y[r * p.table.num_columns] = std::numeric_limits<float>::quiet_NaN();
     }
   }
+};
+
+class DraftCounter final : public MetricsObserver {
+ public:
+  void OnStep(const StepStats& stats) override {
+    counts.num_tokens += stats.drafts.num_tokens;
+    counts.num_accepted += stats.drafts.num_accepted;
+  }
+  DraftCounts counts;  // written by the engine thread; read when the engine is gone
 };
 
 class EngineTest : public testing::Test {
@@ -140,6 +150,59 @@ TEST_F(EngineTest, PreemptionDoesNotShowInTheOutput) {
   EXPECT_EQ(first->tokens, a);
   EXPECT_EQ(second->tokens, b);
   EXPECT_EQ(tight->load().num_pages_free, tight->load().num_pages_total);
+}
+
+/// Drafts are an affair of speed: greedy and seeded completions have the same tokens and ends with
+/// and without, alone and together, where nearly all of a draft is right and where nothing is.
+TEST_F(EngineTest, SpeculationDoesNotShowInTheOutput) {
+  std::vector<Request> requests;
+  for (const int repeat : {3, 130, 300}) {
+    // A block of text over and over, then its beginning: greedy decoding goes on with it.
+    Request request = MakeRequest(absl::StrCat("greedy ", repeat), repeat, 60);
+    const std::vector<int32_t> block = request.prompt_token_ids;
+    for (int i = 0; i < 2; ++i) {
+      request.prompt_token_ids.insert(request.prompt_token_ids.end(), block.begin(), block.end());
+    }
+    requests.push_back(request);
+    request.id = absl::StrCat("sampled ", repeat);
+    request.sampling.temperature = 0.7f;
+    request.sampling.seed = 5;
+    request.sampling.repetition_penalty = 1.1f;
+    requests.push_back(request);
+    request.id = absl::StrCat("stopped ", repeat);
+    request.sampling = requests[requests.size() - 2].sampling;
+    request.sampling.stop_token_ids = {block[block.size() / 2]};
+    requests.push_back(request);
+  }
+  const auto run = [&](Engine& engine, bool together) {
+    std::vector<std::shared_ptr<RecordingSink>> sinks;
+    for (const Request& request : requests) {
+      sinks.push_back(Submit(engine, request));
+      if (!together) {
+        EXPECT_TRUE(sinks.back()->WaitUntilDone());
+      }
+    }
+    for (const auto& sink : sinks) EXPECT_TRUE(sink->WaitUntilDone());
+    EXPECT_EQ(engine.load().num_pages_free, engine.load().num_pages_total);
+    return sinks;
+  };
+  const auto plain = run(*Create(), false);
+  DraftCounter counter;
+  options_.metrics = &counter;
+  options_.speculation = Speculation::kPromptLookup;
+  auto engine = Create();
+  for (const bool together : {false, true}) {
+    const auto drafted = run(*engine, together);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      SCOPED_TRACE(requests[i].id);
+      EXPECT_EQ(drafted[i]->tokens, plain[i]->tokens);
+      EXPECT_EQ(drafted[i]->text, plain[i]->text);
+      EXPECT_EQ(drafted[i]->finish.reason, plain[i]->finish.reason);
+    }
+  }
+  engine.reset();
+  EXPECT_GT(counter.counts.num_accepted, 50);
+  EXPECT_GT(counter.counts.num_tokens, counter.counts.num_accepted) << "no draft was ever wrong";
 }
 
 TEST_F(EngineTest, CancelledRequestFreesItsPagesAndLeavesOthersAlone) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <random>
@@ -103,8 +104,10 @@ TEST_F(SchedulerTest, PreemptionGivesPagesToTheFirstAndLosesNothing) {
     Step(scheduler, scheduler.Schedule(16, clock_));
     ASSERT_TRUE(scheduler.Consistent());
   }
-  EXPECT_GT(scheduler.num_preemptions(), 0);
-  EXPECT_GT(scheduler.num_recomputed_tokens(), 0);
+  const Preemptions preemptions = scheduler.TakePreemptions();
+  EXPECT_GT(preemptions.num_sequences, 0);
+  EXPECT_GT(preemptions.num_recomputed_tokens, 0);
+  EXPECT_EQ(scheduler.TakePreemptions().num_sequences, 0);
   EXPECT_EQ(first->tokens.size(), 150u);
   EXPECT_EQ(second->tokens.size(), 100u);
   EXPECT_EQ(pool.num_free(), 4);
@@ -167,6 +170,80 @@ TEST_F(SchedulerTest, RandomLoadConservesPagesAndEndsEveryRequestOnce) {
     EXPECT_EQ(pool.num_free(), 6);
     for (const auto& [id, sink] : sinks) EXPECT_EQ(sink->num_done, 1) << id;
   }
+}
+
+/// Speculation: a text that repeats itself is drafted, and what the model says otherwise is undone.
+TEST_F(SchedulerTest, DraftsThatHoldAdvanceASequenceByMoreThanOne) {
+  PagePool pool(6);
+  Scheduler scheduler(&pool, {.max_step_tokens = 512, .max_running = 8});
+  Request request;
+  request.prompt_token_ids = {5, 6, 7, 8, 9, 5, 6, 7};
+  auto sink = std::make_shared<RecordingSink>();
+  auto added = std::make_unique<Sequence>(std::move(request), sink, tokenizer_, 200, 1, clock_);
+  added->prompt_lookup = std::make_unique<PromptLookup>();
+  scheduler.Add(std::move(added));
+  Batch batch = scheduler.Schedule(16, clock_);
+  Sequence& sequence = scheduler.running(0);
+  sequence.AcceptToken(8, clock_);
+  scheduler.Complete(batch);
+
+  batch = scheduler.Schedule(16, clock_);
+  ASSERT_EQ(batch.entries.size(), 1u);
+  EXPECT_EQ(std::vector<int32_t>(batch.entries[0].tokens.begin(), batch.entries[0].tokens.end()),
+            (std::vector<int32_t>{8, 9, 5, 6, 7}));
+  EXPECT_EQ(batch.entries[0].num_cached, 8);
+  EXPECT_EQ(batch.entries[0].num_logit_rows, 5);
+  EXPECT_EQ(batch.num_rows, 5);
+  // The model agrees to two of the four and then says 1.
+  for (const int32_t token : {9, 5, 1}) sequence.AcceptToken(token, clock_);
+  scheduler.Complete(batch);
+  EXPECT_EQ(sequence.num_computed, 11);  // the prompt, 8, 9, 5
+  EXPECT_TRUE(sequence.decoding());
+  const DraftCounts counts = scheduler.TakeDraftCounts();
+  EXPECT_EQ(counts.num_drafts, 1);
+  EXPECT_EQ(counts.num_tokens, 4);
+  EXPECT_EQ(counts.num_accepted, 2);
+
+  // "1" is new: nothing to copy.
+  batch = scheduler.Schedule(16, clock_);
+  EXPECT_EQ(batch.entries[0].tokens.size(), 1u);
+  EXPECT_EQ(batch.entries[0].tokens[0], 1);
+  EXPECT_EQ(batch.entries[0].num_cached, 11);
+  EXPECT_TRUE(scheduler.Consistent());
+}
+
+/// Drafts never take what they would have to take from others, nor write behind the end.
+TEST_F(SchedulerTest, DraftsKeepInsidePagesBudgetAndCompletion) {
+  PagePool pool(2);
+  Scheduler scheduler(&pool, {.max_step_tokens = 64, .max_running = 8});
+  Request request;
+  request.prompt_token_ids.assign(60, 3);
+  auto added = std::make_unique<Sequence>(std::move(request), std::make_shared<RecordingSink>(),
+                                          tokenizer_, 68, 1, clock_);
+  added->prompt_lookup = std::make_unique<PromptLookup>();
+  scheduler.Add(std::move(added));
+  bool ended = false;
+  int64_t most = 0;
+  int num_steps = 0;
+  for (; !ended && num_steps < 100; ++num_steps) {
+    const Batch batch = scheduler.Schedule(16, clock_);
+    ASSERT_EQ(batch.entries.size(), 1u);
+    const BatchEntry& entry = batch.entries[0];
+    Sequence& sequence = scheduler.running(0);
+    const auto num_tokens = static_cast<int64_t>(entry.tokens.size());
+    most = std::max(most, num_tokens);
+    EXPECT_LE(entry.num_cached + num_tokens,
+              static_cast<int64_t>(entry.page_table.size()) * kernels::kPageSize);
+    EXPECT_LE(sequence.num_generated() + entry.num_logit_rows, 68);
+    for (int i = 0; i < entry.num_logit_rows && !ended; ++i)
+      ended = sequence.AcceptToken(3, clock_);
+    scheduler.Complete(batch);
+    ASSERT_TRUE(scheduler.Consistent());
+  }
+  EXPECT_TRUE(ended);
+  EXPECT_EQ(scheduler.running(0).num_generated(), 68);
+  EXPECT_EQ(most, 60);  // the prompt
+  EXPECT_LT(num_steps, 12);
 }
 
 }  // namespace

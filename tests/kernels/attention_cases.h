@@ -19,165 +19,11 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/target.h"
+#include "tests/kernels/attention_case_list.h"
 
-/// The shared case list of the attention operators, a paged cache to run them on, and the two
-/// checks that every operator gets: row invariance, and the CPU against the reference on every
-/// target.
+/// What the attention operators are tested on, a paged cache with random rows, and the two checks
+/// that every operator gets: row invariance, and the CPU against the reference on every target.
 namespace nsa::kernels {
-
-/// Consecutive rows of one sequence, whose cache holds all tokens up to the last row.
-struct SequenceRows {
-  int64_t position;
-  int32_t num_rows;
-};
-
-struct AttentionCase {
-  std::string name;
-  DType dtype = DType::kF32;
-  int num_kv_heads = 2;
-  int group = 3;
-  int head_dim_k = 64;
-  int head_dim_v = 64;
-  int rotary_dim = 64;
-  int length = 32;
-  int stride = 16;
-  int sel_block_size = 64;
-  std::vector<SequenceRows> sequences = {{0, 70}, {500, 90}, {37, 0}, {1200, 2}};
-  PooledKeys pooled_keys = PooledKeys::kRotated;
-  bool compressed_values = true;
-  int num_clusters = 0;  // > 0: compressed rows are clusters, without values
-
-  int CmpRowsPerPage() const { return num_clusters > 0 ? num_clusters : kPageSize / stride; }
-};
-
-inline void PrintTo(const AttentionCase& c, std::ostream* os) { *os << c.name; }
-
-/// Groups, head dimensions and types.
-inline std::vector<AttentionCase> ShapeCases() {
-  return {
-      {.name = "SmolLm", .dtype = DType::kBF16, .num_kv_heads = 3},
-      {.name = "OneHead",
-       .num_kv_heads = 1,
-       .group = 1,
-       .head_dim_k = 32,
-       .head_dim_v = 32,
-       .rotary_dim = 32,
-       .sequences = {{0, 1}, {1, 1}, {15, 2}, {30, 3}, {62, 4}, {126, 67}, {1023, 2}}},
-      {.name = "Group2F16NoRotation",
-       .dtype = DType::kF16,
-       .group = 2,
-       .head_dim_k = 80,
-       .head_dim_v = 80,
-       .rotary_dim = 0},
-      {.name = "Group4PartlyRotated",
-       .dtype = DType::kBF16,
-       .num_kv_heads = 1,
-       .group = 4,
-       .head_dim_k = 96,
-       .head_dim_v = 96,
-       .rotary_dim = 48,
-       .pooled_keys = PooledKeys::kUnrotated},
-      {.name = "Group7Wide",
-       .num_kv_heads = 1,
-       .group = 7,
-       .head_dim_k = 256,
-       .head_dim_v = 256,
-       .rotary_dim = 256,
-       .length = 64,
-       .stride = 64,
-       .sel_block_size = 64,
-       .sequences = {{60, 10}, {640, 9}}},
-      {.name = "Group16PaperDims",
-       .dtype = DType::kBF16,
-       .num_kv_heads = 1,
-       .group = 16,
-       .head_dim_k = 192,
-       .head_dim_v = 128,
-       .rotary_dim = 64,
-       .sequences = {{20, 20}, {700, 6}},
-       .pooled_keys = PooledKeys::kUnrotated},
-  };
-}
-
-/// Sizes of windows and blocks.
-inline std::vector<AttentionCase> BlockCases() {
-  return {
-      {.name = "ShortBlocks",
-       .dtype = DType::kF16,
-       .group = 2,
-       .length = 16,
-       .stride = 16,
-       .sel_block_size = 16},
-      {.name = "LongBlocks", .dtype = DType::kBF16, .group = 1, .sel_block_size = 128},
-      {.name = "Stride8",
-       .num_kv_heads = 1,
-       .head_dim_k = 32,
-       .head_dim_v = 128,
-       .rotary_dim = 32,
-       .length = 8,
-       .stride = 8,
-       .sel_block_size = 16},
-      {.name = "LongWindows",
-       .num_kv_heads = 1,
-       .group = 2,
-       .length = 128,
-       .stride = 32,
-       .sel_block_size = 32,
-       .sequences = {{0, 260}, {900, 5}}},
-      {.name = "Stride1OddDims",
-       .num_kv_heads = 2,
-       .group = 1,
-       .head_dim_k = 21,
-       .head_dim_v = 37,
-       .rotary_dim = 10,
-       .length = 4,
-       .stride = 1,
-       .sel_block_size = 8,
-       .sequences = {{0, 5}, {120, 20}}},
-      {.name = "Stride4OddDims",
-       .num_kv_heads = 1,
-       .group = 5,
-       .head_dim_k = 18,
-       .head_dim_v = 7,
-       .rotary_dim = 6,
-       .length = 12,
-       .stride = 4,
-       .sel_block_size = 32,
-       .sequences = {{1, 3}, {130, 70}}},
-  };
-}
-
-/// Rows that are clusters: fewer, as many as and more than a vector has lanes.
-inline std::vector<AttentionCase> ClusterCases() {
-  return {
-      {.name = "SmolLmClusters", .dtype = DType::kF16, .num_kv_heads = 3, .num_clusters = 4},
-      {.name = "OneCluster", .group = 1, .num_clusters = 1},
-      {.name = "SixteenClusters", .group = 4, .num_clusters = 16},
-      {.name = "ClustersOfBf16", .dtype = DType::kBF16, .group = 2, .num_clusters = 8},
-      {.name = "ClustersOfOddDims",
-       .num_kv_heads = 1,
-       .group = 5,
-       .head_dim_k = 18,
-       .head_dim_v = 7,
-       .rotary_dim = 6,
-       .num_clusters = 2},
-      {.name = "ManyClusters",
-       .dtype = DType::kF16,
-       .num_kv_heads = 1,
-       .group = 7,
-       .head_dim_k = 128,
-       .head_dim_v = 128,
-       .rotary_dim = 128,
-       .num_clusters = 32},
-      {.name = "ClusterPerKey", .num_kv_heads = 1, .rotary_dim = 0, .num_clusters = 64},
-  };
-}
-
-inline std::vector<AttentionCase> AttentionCases() {
-  std::vector<AttentionCase> cases = ShapeCases();
-  for (const AttentionCase& c : BlockCases()) cases.push_back(c);
-  return cases;
-}
 
 inline std::vector<float> RandomFloats(size_t count, uint32_t seed) {
   std::mt19937 generator(seed);
@@ -221,21 +67,28 @@ class TestCache {
  public:
   TestCache(const AttentionCase& c, int64_t num_pages) {
     const int64_t element = static_cast<int64_t>(SizeOf(c.dtype));
+    const int64_t cmp_element = static_cast<int64_t>(SizeOf(c.CmpDtype()));
     const int64_t rows = c.CmpRowsPerPage();
     kv_.dtype = c.dtype;
+    kv_.cmp_dtype = c.CmpDtype();
     kv_.num_kv_heads = c.num_kv_heads;
     kv_.head_dim_k = c.head_dim_k;
     kv_.head_dim_v = c.head_dim_v;
     kv_.v_offset = c.head_dim_k * kPageSize * element;
     kv_.head_stride = (c.head_dim_k + c.head_dim_v) * kPageSize * element + 64;
+    if (c.dtype == DType::kInt8) {
+      kv_.scale_offset = (c.head_dim_k + c.head_dim_v) * kPageSize;
+      kv_.head_stride += 2 * kPageSize * sizeof(float);
+    }
     kv_.page_stride = c.num_kv_heads * kv_.head_stride + 128;
     if (c.num_clusters > 0) {
-      kv_.cmp_bias_offset = c.head_dim_k * rows * element;
+      kv_.cmp_bias_offset = c.head_dim_k * rows * cmp_element;
     } else if (c.compressed_values) {
-      kv_.cmp_v_offset = c.head_dim_k * rows * element;
+      kv_.cmp_v_offset = c.head_dim_k * rows * cmp_element;
     }
     kv_.cmp_head_stride =
-        ((c.head_dim_k + c.head_dim_v) * rows + NumCmpBiases(c.CmpRowsPerPage())) * element + 64;
+        ((c.head_dim_k + c.head_dim_v) * rows + NumCmpBiases(c.CmpRowsPerPage())) * cmp_element +
+        64;
     kv_.cmp_page_stride = c.num_kv_heads * kv_.cmp_head_stride + 64;
     slots_.assign(num_pages * kv_.page_stride, std::byte{0xFF});
     cmp_slots_.assign(num_pages * kv_.cmp_page_stride, std::byte{0xFF});

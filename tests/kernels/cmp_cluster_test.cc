@@ -164,7 +164,7 @@ TEST(CmpClusterTest, EmptyGroupsWeighNothing) {
 
 /// Pages of one key each are scored by that key: the empty groups' −inf does no harm.
 TEST(CmpClusterTest, EmptyGroupsDoNotDisturbScores) {
-  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kInt8}) {
     for (const int num_clusters : {4, 8, 32}) {
       const AttentionCase c = {.name = "",
                                .dtype = dtype,

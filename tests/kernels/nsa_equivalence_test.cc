@@ -184,16 +184,18 @@ std::vector<int64_t> ChunksOf(int64_t size) {
 // The cache holds NaN in every place not yet written, so a look into the future would show.
 TEST(NsaEquivalenceTest, CachedDecodeEqualsFullForwardBitForBit) {
   for (const Layer& layer : Layers()) {
-    for (const AttentionCase& base :
-         {SmallCase(), AttentionCase{.name = "",
-                                     .num_kv_heads = 2,
-                                     .group = 1,
-                                     .head_dim_k = 16,
-                                     .head_dim_v = 16,
-                                     .rotary_dim = 16,
-                                     .length = 16,
-                                     .stride = 16,
-                                     .sel_block_size = layer.limited ? 64 : 16}}) {
+    AttentionCase of_int8 = SmallCase();
+    of_int8.dtype = DType::kInt8;
+    const AttentionCase small_blocks = {.name = "",
+                                        .num_kv_heads = 2,
+                                        .group = 1,
+                                        .head_dim_k = 16,
+                                        .head_dim_v = 16,
+                                        .rotary_dim = 16,
+                                        .length = 16,
+                                        .stride = 16,
+                                        .sel_block_size = layer.limited ? 64 : 16};
+    for (const AttentionCase& base : {SmallCase(), of_int8, small_blocks}) {
       SCOPED_TRACE(layer.name);
       LayerWorld world(base, kNumTokens);
       const auto backend = MakeCpuBackend(2);

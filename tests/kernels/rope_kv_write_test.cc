@@ -103,6 +103,43 @@ TEST(RopeKvWriteTest, PutsKeysByDimensionAndValuesByToken) {
   }
 }
 
+TEST(RopeKvWriteTest, RowsOfInt8StandBesideTheirScales) {
+  const AttentionCase c = {.name = "",
+                           .dtype = DType::kInt8,
+                           .num_kv_heads = 1,
+                           .head_dim_k = 4,
+                           .head_dim_v = 4,
+                           .rotary_dim = 0};
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  // A row by its largest magnitude, zeros, a row that cannot be divided by, one that is not finite.
+  const std::vector<float> k = {12.7f, -6.34f, 0.05f, 0, 0, 0, 0, 0, 1e-44f, 0, 0, 0, 1, nan, 0, 2};
+  const std::vector<int> expected = {127, -63, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+  for (const bool reference : {true, false}) {
+    TestCache cache(c, 1);
+    const TestRope rope(0, 1);
+    const int32_t page = 0;
+    const AttentionSegment segment = {&page, 0, 0, 4};
+    const auto backend = reference ? MakeReferenceBackend() : MakeCpuBackend(1);
+    backend->RopeKvWrite({k.data(), 4, k.data(), 4, &segment, 1, cache.view(), rope.view()});
+    const PagedKv& kv = cache.view();
+    const auto* keys = reinterpret_cast<const int8_t*>(kv.slots);
+    const auto* values = reinterpret_cast<const int8_t*>(kv.slots + kv.v_offset);
+    const auto* scales = reinterpret_cast<const float*>(kv.slots + kv.scale_offset);
+    for (int token = 0; token < 4; ++token) {
+      for (int dim = 0; dim < 4; ++dim) {
+        EXPECT_EQ(keys[dim * kPageSize + token], expected[token * 4 + dim]) << token << " " << dim;
+        EXPECT_EQ(values[token * 4 + dim], expected[token * 4 + dim]) << token << " " << dim;
+      }
+    }
+    for (const float* of_kind : {scales, scales + kPageSize}) {
+      EXPECT_FLOAT_EQ(of_kind[0], 0.1f);
+      EXPECT_EQ(of_kind[1], 0);
+      EXPECT_LT(of_kind[2], 1e-44f);
+      EXPECT_TRUE(std::isnan(of_kind[3]));
+    }
+  }
+}
+
 TEST(RopeKvWriteTest, RoundsToNearestEven) {
   const AttentionCase c = {.name = "",
                            .dtype = DType::kBF16,

@@ -38,13 +38,27 @@ TEST(FlagsTest, Defaults) {
 }
 
 TEST(FlagsTest, EveryFlagArrives) {
-  const auto options =
-      Parse({"--served_model_name=s", "--listen=[::1]:0", "--metrics_listen=", "--attention=full",
-             "--num_selected_blocks=8", "--max_context=4096", "--device=cpu", "--kv_cache_gib=0.5",
-             "--num_threads", "3", "--max_step_tokens=64", "--max_running_requests=5",
-             "--max_queued_requests=6", "--max_queued_tokens=7000", "--max_message_bytes=2048",
-             "--drain_timeout_s=1.5", "--log_format=json", "--latency_buckets=1,2",
-             "--token_buckets=3,4"});
+  const auto options = Parse({"--served_model_name=s",
+                              "--listen=[::1]:0",
+                              "--metrics_listen=",
+                              "--attention=full",
+                              "--num_selected_blocks=8",
+                              "--max_context=4096",
+                              "--device=cpu",
+                              "--kv_cache_gib=0.5",
+                              "--kv_cache_dtype=int8",
+                              "--speculative=prompt_lookup",
+                              "--num_threads",
+                              "3",
+                              "--max_step_tokens=64",
+                              "--max_running_requests=5",
+                              "--max_queued_requests=6",
+                              "--max_queued_tokens=7000",
+                              "--max_message_bytes=2048",
+                              "--drain_timeout_s=1.5",
+                              "--log_format=json",
+                              "--latency_buckets=1,2",
+                              "--token_buckets=3,4"});
   ASSERT_TRUE(options.ok()) << options.status();
   const engine::EngineOptions& e = options->engine;
   EXPECT_EQ(options->served_model_name, "s");
@@ -54,6 +68,8 @@ TEST(FlagsTest, EveryFlagArrives) {
   EXPECT_EQ(e.num_selected_blocks, 8);
   EXPECT_EQ(e.max_context, 4096);
   EXPECT_EQ(e.kv_cache_gib, 0.5);
+  EXPECT_EQ(e.speculation, engine::Speculation::kPromptLookup);
+  EXPECT_EQ(e.kv_cache_dtype, engine::KvCacheDtype::kInt8);
   EXPECT_EQ(e.num_threads, 3);
   EXPECT_EQ(e.max_step_tokens, 64);
   EXPECT_EQ(e.max_running_requests, 5);
@@ -70,6 +86,8 @@ TEST(FlagsTest, BadValuesAreNamed) {
   const std::pair<const char*, std::vector<const char*>> cases[] = {
       {"num_threads", {"-1", "1025", "x", "1.5", "", "99999999999"}},
       {"kv_cache_gib", {"-0.1", "nan", "inf", "x", "-nan"}},
+      {"speculative", {"ngram", "PROMPT_LOOKUP", ""}},
+      {"kv_cache_dtype", {"f32", "fp8", "INT8", ""}},
       {"drain_timeout_s", {"-1", "nan", "inf", "soon"}},
       {"num_selected_blocks", {"-1", "257"}},
       {"max_context", {"-1", "2000000000", "9e9"}},

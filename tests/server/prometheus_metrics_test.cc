@@ -54,6 +54,9 @@ TEST(PrometheusMetricsTest, ExactlyTheNamesOnTheWire) {
                                           "counter vllm:prefix_cache_hits_total",
                                           "counter vllm:prompt_tokens_cached_total",
                                           "counter vllm:prompt_tokens_recomputed_total",
+                                          "counter vllm:spec_decode_num_accepted_tokens_total",
+                                          "counter vllm:spec_decode_num_draft_tokens_total",
+                                          "counter vllm:spec_decode_num_drafts_total",
                                           "counter vllm:num_preemptions_total",
                                           "counter vllm:request_success_total",
                                           "counter vllm:admission_rejections_total",
@@ -108,6 +111,7 @@ TEST(PrometheusMetricsTest, StepsMoveGaugesAndCounters) {
   step.num_pages_cached = 5;
   step.attention_tokens_slc = 7;
   step.attention_tokens_full = 70;
+  step.drafts = {.num_drafts = 21, .num_tokens = 22, .num_accepted = 23};
   step.selected_pages[engine::PageAge(0)] = 11;
   step.selected_pages[engine::PageAge(5)] = 12;
   step.selected_pages[engine::PageAge(1'000'000)] = 13;
@@ -119,6 +123,11 @@ TEST(PrometheusMetricsTest, StepsMoveGaugesAndCounters) {
   EXPECT_THAT(busy, HasSubstr("model_name=\"m\",state=\"free\"} 25"));
   EXPECT_THAT(busy, HasSubstr("{branch=\"slc\",engine=\"0\",model_name=\"m\"} 7"));
   EXPECT_THAT(busy, HasSubstr("nsa:attention_tokens_full_total{engine=\"0\",model_name=\"m\"} 70"));
+  for (const char* counted : {"drafts_total{engine=\"0\",model_name=\"m\"} 21",
+                              "draft_tokens_total{engine=\"0\",model_name=\"m\"} 22",
+                              "accepted_tokens_total{engine=\"0\",model_name=\"m\"} 23"}) {
+    EXPECT_THAT(busy, HasSubstr(absl::StrCat("vllm:spec_decode_num_", counted)));
+  }
   EXPECT_THAT(busy, HasSubstr("model_name=\"m\",page_age=\"0\"} 11"));
   EXPECT_THAT(busy, HasSubstr("model_name=\"m\",page_age=\"4-7\"} 12"));
   EXPECT_THAT(busy, HasSubstr("model_name=\"m\",page_age=\"16384+\"} 13"));
@@ -153,7 +162,7 @@ TEST(PrometheusMetricsTest, RequestsAreCountedHoweverTheyEnd) {
   }
   metrics.OnFirstToken(absl::Seconds(1), 40);
   metrics.OnInterToken(absl::Milliseconds(20));
-  metrics.OnPreemptions(1, 640);
+  metrics.OnPreemptions({.num_sequences = 1, .num_recomputed_tokens = 640});
   metrics.OnRejected("queue_full");
   metrics.OnRejected("a new reason");
   EXPECT_EQ(count("vllm:generation_tokens_total", "m"), 2) << "as they come, not at the end";

@@ -17,11 +17,15 @@ class Attention:
 
     mode: str = "auto"
     num_selected_blocks: int = 0
+    kv_cache_dtype: str = "f16"
 
     def __str__(self) -> str:
-        if self.mode != "nsa" or not self.num_selected_blocks:
-            return self.mode
-        return f"nsa n={self.num_selected_blocks}"
+        words = [self.mode]
+        if self.mode == "nsa" and self.num_selected_blocks:
+            words.append(f"n={self.num_selected_blocks}")
+        if self.kv_cache_dtype != "f16":
+            words.append(self.kv_cache_dtype)
+        return " ".join(words)
 
 
 FULL = Attention("full")
@@ -58,6 +62,7 @@ def evaluate(
             f"--model={model or model_files.model_path()}",
             f"--attention={attention.mode}",
             f"--num_selected_blocks={attention.num_selected_blocks}",
+            f"--kv_cache_dtype={attention.kv_cache_dtype}",
             f"--num_threads={num_threads}",
             f"--tokens={path / 'tokens'}",
             f"--generate={generate}",

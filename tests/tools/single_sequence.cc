@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <iterator>
 #include <numeric>
 
 #include "absl/flags/flag.h"
@@ -13,6 +14,7 @@
 ABSL_FLAG(std::string, model, "", "path of a GGUF file");
 ABSL_FLAG(std::string, attention, "auto", "auto, nsa or full");
 ABSL_FLAG(int32_t, num_selected_blocks, 0, "n; 0: the model's own");
+ABSL_FLAG(std::string, kv_cache_dtype, "f16", "f16, bf16 or int8");
 ABSL_FLAG(int64_t, max_step_tokens, 512, "longest prefill chunk");
 ABSL_FLAG(int32_t, num_threads, 0, "0: all usable cores");
 
@@ -72,6 +74,13 @@ absl::StatusOr<engine::EngineOptions> OptionsFromFlags(int64_t max_context, int 
     return absl::InvalidArgumentError(
         absl::StrCat("--attention is '", attention, "', expected auto, nsa or full"));
   }
+  const auto* dtype =
+      std::ranges::find(engine::kKvCacheDtypeNames, absl::GetFlag(FLAGS_kv_cache_dtype));
+  if (dtype == std::end(engine::kKvCacheDtypeNames)) {
+    return absl::InvalidArgumentError("--kv_cache_dtype: expected f16, bf16 or int8");
+  }
+  options.kv_cache_dtype =
+      static_cast<engine::KvCacheDtype>(dtype - std::begin(engine::kKvCacheDtypeNames));
   options.num_selected_blocks = absl::GetFlag(FLAGS_num_selected_blocks);
   options.max_step_tokens = absl::GetFlag(FLAGS_max_step_tokens);
   options.num_threads = absl::GetFlag(FLAGS_num_threads);

@@ -249,11 +249,11 @@ void ExpectEqualsTheDefinition(kernels::Backend& backend, int64_t chunk) {
   }
 }
 
-TEST(AttentionPlanRun, ReferenceEqualsTheDefinition) {
+TEST(NsaDefinitionTest, ReferenceEqualsTheDefinition) {
   ExpectEqualsTheDefinition(*kernels::MakeReferenceBackend(), 64);
 }
 
-TEST(AttentionPlanRun, CpuEqualsTheDefinition) {
+TEST(NsaDefinitionTest, CpuEqualsTheDefinition) {
   for (const int64_t chunk : {1, 97, 401}) {
     SCOPED_TRACE(chunk);
     ExpectEqualsTheDefinition(*kernels::MakeCpuBackend(2), chunk);
