@@ -1,9 +1,7 @@
 // The engine without gRPC: prefill and decode speed at given contexts, per operator time and bytes,
 // beside the machine's own read bandwidth measured in the same run.
 
-#include <sys/wait.h>
-#include <unistd.h>
-
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
@@ -24,7 +22,8 @@
 ABSL_FLAG(std::string, context, "4096", "prompt lengths in tokens, separated by commas");
 ABSL_FLAG(bool, json, false, "one JSON object a line and context");
 ABSL_FLAG(int32_t, batch, 1, "sequences of that length, decoded together");
-ABSL_FLAG(int32_t, decode_tokens, 32, "tokens decoded per sequence");
+ABSL_FLAG(int32_t, decode_tokens, 32, "tokens decoded per sequence and round");
+ABSL_FLAG(int32_t, decode_rounds, 1, "rounds of decoding after one prefill; the median counts");
 ABSL_FLAG(std::string, kernel, "", "report this operator alone");
 
 namespace nsa::tools {
@@ -83,49 +82,77 @@ Json OperatorTable(const ProfilingBackend& profiler, const Json& attention_bytes
   return table;
 }
 
+/// Sequences of one length, decoded together, and their next tokens.
+struct Streams {
+  std::vector<SingleSequence> sequences;
+  std::vector<int32_t> next;
+
+  int32_t batch() const { return static_cast<int32_t>(sequences.size()); }
+};
+
+Streams Prefill(engine::LoadedModel& model, int64_t context, int32_t batch, int64_t chunk) {
+  Streams streams;
+  streams.next.resize(static_cast<size_t>(batch));
+  const int32_t vocabulary = model.info.vocabulary_size;
+  const int32_t pages = model.info.num_pages / batch;
+  for (int32_t b = 0; b < batch; ++b) {
+    streams.sequences.emplace_back(&model, b * pages, pages);
+    const auto prompt = RandomTokens(context, vocabulary, static_cast<uint64_t>(b) + 1);
+    streams.sequences.back().Append(prompt, chunk, context - 1, [&](int64_t, float* logits) {
+      streams.next[static_cast<size_t>(b)] = ArgMax(logits, vocabulary);
+    });
+  }
+  return streams;
+}
+
+/// Decodes `num_tokens` of each and forgets them again.
+void Decode(engine::LoadedModel& model, Streams& streams, int32_t num_tokens) {
+  const std::vector<int32_t> first = streams.next;
+  for (int32_t step = 0; step < num_tokens; ++step) {
+    engine::Batch rows;
+    rows.num_rows = streams.batch();
+    for (size_t i = 0; i < streams.sequences.size(); ++i) {
+      rows.entries.push_back(streams.sequences[i].EntryFor(std::span(&streams.next[i], 1), 1));
+    }
+    model.runner->Run(rows, [&](size_t entry, int64_t, float* logits) {
+      streams.next[entry] = ArgMax(logits, model.info.vocabulary_size);
+    });
+    for (SingleSequence& sequence : streams.sequences) sequence.Advance(1);
+  }
+  for (SingleSequence& sequence : streams.sequences) sequence.Advance(-num_tokens);
+  streams.next = first;
+}
+
 /// Prefills `batch` sequences of `context` tokens, then decodes them together.
 Json Measure(engine::LoadedModel& model, ProfilingBackend& profiler, int64_t context, int32_t batch,
              int64_t chunk) {
-  const int32_t vocabulary = model.info.vocabulary_size;
   const int32_t decode_tokens = absl::GetFlag(FLAGS_decode_tokens);
-  const int32_t pages = model.info.num_pages / batch;
-  std::vector<SingleSequence> sequences;
-  std::vector<int32_t> next(static_cast<size_t>(batch), 0);
+  const int32_t num_rounds = absl::GetFlag(FLAGS_decode_rounds);
+  Json result = {{"context", context}, {"batch", batch}};
   profiler.Reset();
   const double began = Seconds();
-  for (int32_t b = 0; b < batch; ++b) {
-    sequences.emplace_back(&model, b * pages, pages);
-    const auto prompt = RandomTokens(context, vocabulary, static_cast<uint64_t>(b) + 1);
-    sequences.back().Append(prompt, chunk, context - 1, [&](int64_t, float* logits) {
-      next[static_cast<size_t>(b)] = ArgMax(logits, vocabulary);
-    });
-  }
-  const double prefilled = Seconds();
-  Json result = {{"context", context}, {"batch", batch}};
+  Streams streams = Prefill(model, context, batch, chunk);
+  result["prefill_tokens_per_s"] = static_cast<double>(context * batch) / (Seconds() - began);
   const int64_t num_chunks = (context + chunk - 1) / chunk;
-  const double prefill_steps = static_cast<double>(batch * num_chunks);
-  Json prefill_operators = OperatorTable(profiler, Json::object(), prefill_steps);
+  Json prefill_operators =
+      OperatorTable(profiler, Json::object(), static_cast<double>(batch * num_chunks));
   profiler.Reset();
-  const double decode_began = Seconds();
-  for (int32_t step = 0; step < decode_tokens; ++step) {
-    engine::Batch rows;
-    rows.num_rows = batch;
-    for (int32_t b = 0; b < batch; ++b) {
-      const auto i = static_cast<size_t>(b);
-      rows.entries.push_back(sequences[i].EntryFor(std::span(&next[i], 1), 1));
-    }
-    model.runner->Run(rows, [&](size_t entry, int64_t, float* logits) {
-      next[entry] = ArgMax(logits, vocabulary);
-    });
-    for (SingleSequence& sequence : sequences) sequence.Advance(1);
+  std::vector<double> rounds;
+  double decode_s = 0;
+  for (int32_t round = 0; round < num_rounds; ++round) {
+    const double round_began = Seconds();
+    Decode(model, streams, decode_tokens);
+    const double seconds = Seconds() - round_began;
+    decode_s += seconds;
+    rounds.push_back(static_cast<double>(decode_tokens) * batch / seconds);
   }
-  const double decode_s = Seconds() - decode_began;
-  result["prefill_tokens_per_s"] = static_cast<double>(context * batch) / (prefilled - began);
-  result["decode_tokens_per_s"] = static_cast<double>(decode_tokens) * batch / decode_s;
+  result["decode_rounds_tokens_per_s"] = rounds;
+  std::sort(rounds.begin(), rounds.end());
+  result["decode_tokens_per_s"] = rounds[rounds.size() / 2];
   result["peak_rss_bytes"] = engine::PeakResidentBytes();
-  const double steps = decode_tokens;
   result["decode_operators"] =
-      OperatorTable(profiler, AttentionBytes(model, context + decode_tokens / 2, batch), steps);
+      OperatorTable(profiler, AttentionBytes(model, context + decode_tokens / 2, batch),
+                    static_cast<double>(decode_tokens) * num_rounds);
   double in_operators = 0;
   for (const auto& [name, profile] : profiler.profiles()) in_operators += profile.seconds;
   result["decode_outside_operators"] = 1.0 - in_operators / decode_s;
@@ -146,25 +173,6 @@ void PrintTable(const Json& result) {
   std::fflush(stdout);
 }
 
-/// The array that it reads would count in this process's peak memory, so a child measures. Called
-/// before this process has threads.
-double BandwidthFromChild(int threads) {
-  int ends[2];
-  if (pipe(ends) != 0) return 0;
-  const pid_t child = fork();
-  if (child == 0) {
-    const double measured = MeasureReadBandwidth(threads);
-    const bool sent = write(ends[1], &measured, sizeof(measured)) == sizeof(measured);
-    _exit(sent ? 0 : 1);
-  }
-  close(ends[1]);
-  double measured = 0;
-  if (child < 0 || read(ends[0], &measured, sizeof(measured)) != sizeof(measured)) measured = 0;
-  close(ends[0]);
-  if (child > 0) waitpid(child, nullptr, 0);
-  return measured;
-}
-
 int Run() {
   std::vector<int64_t> contexts;
   int64_t longest = 0;
@@ -182,13 +190,17 @@ int Run() {
     std::fprintf(stderr, "--batch is %d, expected 1 to 256\n", batch);
     return 2;
   }
+  if (absl::GetFlag(FLAGS_decode_rounds) < 1 || absl::GetFlag(FLAGS_decode_tokens) < 1) {
+    std::fprintf(stderr, "--decode_rounds and --decode_tokens must be at least 1\n");
+    return 2;
+  }
   auto options = OptionsFromFlags(longest + absl::GetFlag(FLAGS_decode_tokens) + 1, batch);
   if (!options.ok()) {
     std::fprintf(stderr, "%s\n", std::string(options.status().message()).c_str());
     return 2;
   }
   const int threads = options->num_threads > 0 ? options->num_threads : engine::NumUsableCores();
-  const double bandwidth = BandwidthFromChild(threads);
+  const double bandwidth = ReadBandwidthFromChild(threads);
   ProfilingBackend* profiler = nullptr;
   options->wrap_backend = [&](std::unique_ptr<kernels::Backend> inner) {
     auto wrapped = std::make_unique<ProfilingBackend>(std::move(inner));

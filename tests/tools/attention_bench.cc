@@ -1,0 +1,225 @@
+// Decode attention alone: one query row after a long context, through a plan's operators, layer
+// after layer, nothing of which is in a cache. One JSON object.
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/strings/str_split.h"
+#include "engine/attention/plan.h"
+#include "engine/attention/rope_table.h"
+#include "engine/kv_cache.h"
+#include "engine/memory.h"
+#include "kernels/backend.h"
+#include "nlohmann/json.hpp"
+#include "tests/tools/read_bandwidth.h"
+
+ABSL_FLAG(std::string, plans, "full,paper,training_free", "full, paper, training_free");
+ABSL_FLAG(int64_t, context, 65536, "tokens in the cache before the query");
+ABSL_FLAG(int32_t, num_q_heads, 9, "query heads");
+ABSL_FLAG(int32_t, num_kv_heads, 3, "KV heads");
+ABSL_FLAG(int32_t, head_dim_k, 64, "of queries and keys");
+ABSL_FLAG(int32_t, head_dim_v, 64, "of values");
+ABSL_FLAG(int32_t, num_threads, 0, "0: all usable cores");
+ABSL_FLAG(int32_t, rounds, 5, "passes over all layers; the median counts");
+ABSL_FLAG(std::string, kv_cache_dtype, "bf16", "f16, bf16 or int8");
+
+namespace nsa::tools {
+namespace {
+
+using engine::AttentionPlan;
+using engine::AttentionShape;
+using engine::AttentionSpec;
+using kernels::DType;
+using kernels::kPageSize;
+
+constexpr int64_t kTrainedContext = 8192;
+
+double Seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+AttentionSpec SpecOf(const std::string& name) {
+  if (name == "full") return engine::FullAttentionSpec();
+  if (name == "training_free") return engine::TrainingFreeSpec(kTrainedContext);
+  AttentionSpec paper;  // l = 32, d = 16, l' = 64, n = 16, w = 512: the paper's, and the defaults
+  paper.sparse = true;
+  paper.compressed_values = true;
+  return paper;
+}
+
+std::vector<float> RandomFloats(int64_t count, uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& x : values) x = normal(generator);
+  return values;
+}
+
+/// A cache of random keys and values, and one query.
+class DecodeWorld {
+ public:
+  DecodeWorld(const AttentionSpec& spec, const AttentionShape& shape, DType dtype, int64_t context,
+              int num_layers, kernels::Backend& backend)
+      : spec_(spec),
+        shape_(shape),
+        context_(context),
+        num_layers_(num_layers),
+        backend_(backend),
+        plan_(*AttentionPlan::Resolve(spec, shape)),
+        rope_(engine::InverseFrequencies(10000, shape.head_dim_k), context + kPageSize),
+        workspace_(shape, 1, std::max(1, spec.num_selected_blocks)),
+        table_(static_cast<size_t>(context / kPageSize + 1)) {
+    // Pages scattered over the pool, as a busy server leaves them.
+    std::iota(table_.begin(), table_.end(), 0);
+    std::shuffle(table_.begin(), table_.end(), std::mt19937(1));
+    const auto layout = engine::KvLayout::For(spec, shape, num_layers, dtype);
+    cache_ = *engine::KvCache::Create(layout, static_cast<int32_t>(table_.size()));
+    q_ = RandomFloats(int64_t{shape.num_q_heads} * shape.head_dim_k, 2);
+    gates_ = RandomFloats(int64_t{shape.num_q_heads} * 3, 3);
+    y_.resize(static_cast<size_t>(shape.num_q_heads * shape.head_dim_v));
+    Fill();
+  }
+
+  /// One decoded token: all layers.
+  void Step() {
+    const kernels::AttentionSegment segment = {table_.data(), context_, 0, 1};
+    const int32_t num_selected = std::max(1, spec_.num_selected_blocks);
+    for (int layer = 0; layer < num_layers_; ++layer) {
+      engine::AttentionInputs inputs;
+      inputs.query = {q_.data(),
+                      shape_.num_q_heads * shape_.head_dim_k,
+                      shape_.num_q_heads,
+                      shape_.scale,
+                      &segment,
+                      1,
+                      cache_->view(layer),
+                      rope_.view()};
+      inputs.k = k_.data();
+      inputs.k_stride = int64_t{shape_.num_kv_heads} * shape_.head_dim_k;
+      inputs.v = v_.data();
+      inputs.v_stride = int64_t{shape_.num_kv_heads} * shape_.head_dim_v;
+      inputs.row_num_selected_blocks = &num_selected;
+      if (spec_.combination == engine::Combination::kGates && spec_.sparse) {
+        inputs.gate_logits = gates_.data();
+        inputs.gate_stride = int64_t{shape_.num_q_heads} * 3;
+      }
+      inputs.num_rows = 1;
+      inputs.y = y_.data();
+      plan_.Run(backend_, inputs, workspace_);
+    }
+  }
+
+  /// Bytes of the cache that one step reads.
+  int64_t StepBytes() const {
+    const engine::AttentionReads reads = plan_.CountReads(context_, spec_.num_selected_blocks);
+    const kernels::PagedKv kv = cache_->view(0);
+    const int64_t token =
+        (kv.head_dim_k + kv.head_dim_v) * static_cast<int64_t>(kernels::SizeOf(kv.dtype)) +
+        (kv.scale_offset >= 0 ? 8 : 0);
+    const int64_t row = (kv.head_dim_k + (kv.cmp_v_offset >= 0 ? kv.head_dim_v : 0) +
+                         (kv.cmp_bias_offset >= 0 ? 1 : 0)) *
+                        static_cast<int64_t>(kernels::SizeOf(kv.cmp_dtype));
+    return num_layers_ * kv.num_kv_heads * ((reads.slc + reads.win) * token + reads.cmp * row);
+  }
+
+ private:
+  /// Writes the context's keys and values, and the compressed rows that belong to them.
+  void Fill() {
+    constexpr int64_t kChunk = 4096;
+    k_ = RandomFloats(kChunk * shape_.num_kv_heads * shape_.head_dim_k, 4);
+    v_ = RandomFloats(kChunk * shape_.num_kv_heads * shape_.head_dim_v, 5);
+    for (int layer = 0; layer < num_layers_; ++layer) {
+      const kernels::PagedKv kv = cache_->view(layer);
+      for (int64_t t = 0; t < context_; t += kChunk) {
+        const auto rows = static_cast<int32_t>(std::min(kChunk, context_ - t));
+        const kernels::AttentionSegment segment = {table_.data(), t, 0, rows};
+        backend_.RopeKvWrite({k_.data(), int64_t{shape_.num_kv_heads} * shape_.head_dim_k,
+                              v_.data(), int64_t{shape_.num_kv_heads} * shape_.head_dim_v, &segment,
+                              1, kv, rope_.view()});
+        if (!spec_.sparse) continue;
+        if (spec_.compression == engine::Compression::kPageClusters) {
+          backend_.CmpCluster({&segment, 1, kv, spec_.num_clusters});
+        } else {
+          backend_.CmpPool({&segment, 1, kv, rope_.view(), spec_.compression_length,
+                            spec_.compression_stride, spec_.pooled_keys});
+        }
+      }
+    }
+  }
+
+  AttentionSpec spec_;
+  AttentionShape shape_;
+  int64_t context_;
+  int num_layers_;
+  kernels::Backend& backend_;
+  AttentionPlan plan_;
+  engine::RopeTable rope_;
+  engine::AttentionWorkspace workspace_;
+  std::vector<int32_t> table_;
+  std::unique_ptr<engine::KvCache> cache_;
+  std::vector<float> q_, k_, v_, gates_, y_;
+};
+
+int Run() {
+  const int64_t context = absl::GetFlag(FLAGS_context);
+  const AttentionShape shape = {.num_q_heads = absl::GetFlag(FLAGS_num_q_heads),
+                                .num_kv_heads = absl::GetFlag(FLAGS_num_kv_heads),
+                                .head_dim_k = absl::GetFlag(FLAGS_head_dim_k),
+                                .head_dim_v = absl::GetFlag(FLAGS_head_dim_v),
+                                .scale = 0.125f};
+  const std::string dtype_name = absl::GetFlag(FLAGS_kv_cache_dtype);
+  const DType dtype = dtype_name == "int8"  ? DType::kInt8
+                      : dtype_name == "f16" ? DType::kF16
+                                            : DType::kBF16;
+  const int threads = absl::GetFlag(FLAGS_num_threads) > 0 ? absl::GetFlag(FLAGS_num_threads)
+                                                           : engine::NumUsableCores();
+  const double bandwidth = ReadBandwidthFromChild(threads);
+  // Four times the last-level cache in all; a sparse plan reads a part of that, so the caches are
+  // emptied before each round.
+  const int64_t token_bytes =
+      int64_t{shape.num_kv_heads} * (shape.head_dim_k + shape.head_dim_v) * 2;
+  const int num_layers = static_cast<int>(
+      std::clamp<int64_t>(OutOfCacheBytes() / (context * token_bytes) + 1, 1, 256));
+  const CacheEvictor evictor;
+  const auto backend = kernels::MakeCpuBackend(threads);
+  nlohmann::ordered_json result = {{"context", context},
+                                   {"num_layers", num_layers},
+                                   {"num_threads", threads},
+                                   {"kv_cache_dtype", dtype_name},
+                                   {"read_bandwidth_gb_s", bandwidth}};
+  for (const auto& word : absl::StrSplit(absl::GetFlag(FLAGS_plans), ',')) {
+    const std::string name(word);
+    DecodeWorld world(SpecOf(name), shape, dtype, context, num_layers, *backend);
+    world.Step();
+    std::vector<double> rounds;
+    for (int32_t i = 0; i < absl::GetFlag(FLAGS_rounds); ++i) {
+      evictor.Evict();
+      const double began = Seconds();
+      world.Step();
+      rounds.push_back(Seconds() - began);
+    }
+    std::sort(rounds.begin(), rounds.end());
+    const double median = rounds[rounds.size() / 2];
+    result[name] = {{"seconds_per_layer", median / num_layers},
+                    {"bytes_per_layer", world.StepBytes() / num_layers},
+                    {"gb_per_s", static_cast<double>(world.StepBytes()) / median / 1e9}};
+  }
+  std::cout << result.dump() << std::endl;
+  return 0;
+}
+
+}  // namespace
+}  // namespace nsa::tools
+
+int main(int argc, char** argv) {
+  absl::ParseCommandLine(argc, argv);
+  return nsa::tools::Run();
+}
