@@ -17,26 +17,42 @@ namespace {
 class SchedulerTest : public testing::Test {
  protected:
   std::shared_ptr<RecordingSink> Add(Scheduler& scheduler, const std::string& id, int64_t prompt,
-                                     int64_t max_tokens, int32_t priority = 0) {
+                                     int64_t max_tokens, int32_t priority = 0,
+                                     bool speculates = false) {
     Request request;
     request.id = id;
     request.prompt_token_ids.assign(static_cast<size_t>(prompt), 1);
     request.priority = priority;
     auto sink = std::make_shared<RecordingSink>();
     clock_ += absl::Milliseconds(1);
-    scheduler.Add(
-        std::make_unique<Sequence>(std::move(request), sink, tokenizer_, max_tokens, 1, clock_));
+    auto sequence =
+        std::make_unique<Sequence>(std::move(request), sink, tokenizer_, max_tokens, 1, clock_);
+    if (speculates) sequence->prompt_lookup = std::make_unique<PromptLookup>();
+    scheduler.Add(std::move(sequence));
     return sink;
   }
 
-  /// Plays the model: every sequence whose logits were asked for gets token 2.
+  /// The token that the model gives after `num_tokens`: repetitions, and breaks in them.
+  static int32_t TokenAfter(int64_t num_tokens) {
+    return static_cast<int32_t>(2 + num_tokens / 3 % 4 + (num_tokens % 37 == 0 ? 10 : 0));
+  }
+
+  /// Accepts tokens of an entry while its draft holds; true where the sequence ends.
+  bool Deliver(Sequence& sequence, const BatchEntry& entry) {
+    const std::vector<int32_t> tokens(entry.tokens.begin(), entry.tokens.end());
+    for (int row = 0; row < entry.num_logit_rows; ++row) {
+      if (row > 0 && sequence.tokens.back() != tokens[static_cast<size_t>(row)]) return false;
+      if (sequence.AcceptToken(TokenAfter(sequence.num_tokens()), clock_)) return true;
+    }
+    return false;
+  }
+
+  /// Plays the model for every sequence whose logits were asked for.
   int Step(Scheduler& scheduler, const Batch& batch) {
     std::vector<std::string> ended;
     for (const BatchEntry& entry : batch.entries) {
       Sequence& sequence = scheduler.running(entry.sequence_index);
-      if (entry.num_logit_rows == 1 && sequence.AcceptToken(2, clock_)) {
-        ended.push_back(sequence.id());
-      }
+      if (Deliver(sequence, entry)) ended.push_back(sequence.id());
     }
     scheduler.Complete(batch);
     for (const std::string& id : ended) {
@@ -136,13 +152,15 @@ TEST_F(SchedulerTest, RandomLoadConservesPagesAndEndsEveryRequestOnce) {
     const int64_t budget = 1 + random() % 100;
     Scheduler scheduler(&pool, {.max_step_tokens = budget, .max_running = 5});
     std::map<std::string, std::shared_ptr<RecordingSink>> sinks;
+    std::map<std::string, int64_t> prompts;
     int next = 0;
     for (int step = 0; step < 1500; ++step) {
       if (step < 1000 && random() % 4 == 0) {
         const std::string id = std::to_string(next++);
         const int64_t prompt = 1 + random() % 250;
         sinks[id] = Add(scheduler, id, prompt, 1 + random() % (6 * 64 - prompt),
-                        static_cast<int32_t>(random() % 3));
+                        static_cast<int32_t>(random() % 3), random() % 2 == 0);
+        prompts[id] = prompt;
       }
       if (random() % 10 == 0 && next > 0) {
         const std::string id = std::to_string(random() % static_cast<uint32_t>(next));
@@ -168,7 +186,12 @@ TEST_F(SchedulerTest, RandomLoadConservesPagesAndEndsEveryRequestOnce) {
     }
     EXPECT_TRUE(scheduler.idle()) << "seed " << seed;
     EXPECT_EQ(pool.num_free(), 6);
-    for (const auto& [id, sink] : sinks) EXPECT_EQ(sink->num_done, 1) << id;
+    for (const auto& [id, sink] : sinks) {
+      EXPECT_EQ(sink->num_done, 1) << id;
+      int64_t position = prompts[id];
+      for (const int32_t token : sink->tokens) ASSERT_EQ(token, TokenAfter(position++)) << id;
+    }
+    EXPECT_GT(scheduler.TakeDraftCounts().num_accepted, 0);
   }
 }
 
