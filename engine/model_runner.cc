@@ -61,6 +61,7 @@ ModelRunner::ModelRunner(const Model* model, kernels::Backend* backend, KvCache*
   attention_ = Floats(options.max_rows, int64_t{a.num_q_heads} * a.head_dim_v);
   gate_up_ = Floats(options.max_rows, int64_t{2} * config.ffn_size);
   logits_ = Floats(kLogitRows, config.vocabulary_size);
+  logits_rows_.reserve(kLogitRows);
 }
 
 int64_t ModelRunner::WorkspaceBytes(const ModelConfig& config, const Options& options) {
@@ -189,11 +190,8 @@ void ModelRunner::RunAttention(int index) {
 
 void ModelRunner::EmitLogits(const Batch& batch, const LogitsConsumer& consumer) {
   const int64_t hidden = model_->config.hidden_size, vocabulary = model_->config.vocabulary_size;
-  struct Wanted {
-    size_t entry;
-    int64_t row;
-  };
-  std::vector<Wanted> wanted;
+  std::vector<LogitsRow>& wanted = logits_rows_;
+  wanted.clear();
   const auto flush = [&] {
     Product(normed_.data(), hidden, *model_->lm_head, logits_.data(), vocabulary,
             static_cast<int64_t>(wanted.size()), false);

@@ -88,6 +88,11 @@ class ModelRunner {
   std::vector<float> attention_;  // [max_rows, num_q_heads · head_dim_v]
   std::vector<float> gate_up_;    // [max_rows, 2 · ffn_size]
   std::vector<float> logits_;     // [kLogitRows, vocabulary_size]
+  struct LogitsRow {
+    size_t entry;
+    int64_t row;  // in the entry
+  };
+  std::vector<LogitsRow> logits_rows_;  // of which `normed_` holds the final norm
 };
 
 }  // namespace nsa::engine

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
@@ -152,8 +151,9 @@ void CmpAttn(Context& context, const CmpAttnParams& params) {
   NSA_CHECK(params.result.out == nullptr || query.kv.cmp_v_offset >= 0);
   const int num_kv_heads = query.kv.num_kv_heads;
   const int group = query.num_q_heads / num_kv_heads;
-  const std::vector<RowTile> tiles =
-      MakeTiles(query.segments, query.num_segments, std::clamp(24 / group, 1, 16));
+  const ListScope scope(context);
+  const List<RowTile> tiles =
+      MakeTiles(query.segments, query.num_segments, std::clamp(24 / group, 1, 16), scope);
   context.pool.ParallelFor(static_cast<int64_t>(tiles.size()) * num_kv_heads,
                            [&](int64_t index, int worker) {
                              HWY_DYNAMIC_DISPATCH(RunCmpTile)

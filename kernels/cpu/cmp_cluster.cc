@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
@@ -200,7 +199,8 @@ HWY_EXPORT(ClusterPage);
 void CmpCluster(Context& context, const CmpClusterParams& params) {
   NSA_CHECK(params.num_clusters >= 1 && kPageSize % params.num_clusters == 0);
   NSA_CHECK(params.kv.cmp_bias_offset >= 0);
-  std::vector<int32_t> pages;
+  const ListScope scope(context);
+  List<int32_t> pages(scope.memory());
   for (int s = 0; s < params.num_segments; ++s) {
     const PageRange range = CompletedPages(params.segments[s]);
     for (int64_t page = range.first; page < range.end; ++page) {

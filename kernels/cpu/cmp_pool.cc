@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
@@ -191,7 +190,8 @@ void CmpPool(Context& context, const CmpPoolParams& params) {
     const AttentionSegment* segment;
     int64_t index;
   };
-  std::vector<Window> windows;
+  const ListScope scope(context);
+  List<Window> windows(scope.memory());
   for (int s = 0; s < params.num_segments; ++s) {
     const AttentionSegment& segment = params.segments[s];
     const int64_t end = segment.position + segment.num_rows;

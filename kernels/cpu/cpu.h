@@ -1,7 +1,9 @@
 #ifndef NSA_KERNELS_CPU_CPU_H_
 #define NSA_KERNELS_CPU_CPU_H_
 
+#include <cstddef>
 #include <memory>
+#include <memory_resource>
 #include <span>
 #include <string>
 #include <vector>
@@ -33,6 +35,10 @@ class Scratch {
   size_t capacity_ = 0;
 };
 
+/// A list whose memory belongs to one call of an operator; see ListScope.
+template <typename T>
+using List = std::pmr::vector<T>;
+
 /// What the operators of one backend share: threads and scratch memory.
 struct Context {
   explicit Context(int num_threads)
@@ -41,6 +47,24 @@ struct Context {
   ThreadPool pool;
   std::vector<Scratch> shared;  // for one call: results that all workers read
   std::vector<Scratch> worker;  // [num_threads], each used by its worker alone
+  // Room for the lists of a decode step's call; longer ones take more for the time of the call.
+  std::vector<std::byte> list_memory = std::vector<std::byte>(256 << 10);
+  std::pmr::monotonic_buffer_resource lists{list_memory.data(), list_memory.size()};
+};
+
+/// Gives memory to the lists of one call, which all end before it does: an operator makes one
+/// first. Calls of a decode step allocate nothing so.
+class ListScope {
+ public:
+  explicit ListScope(Context& context) : context_(context) {}
+  ~ListScope() { context_.lists.release(); }
+  ListScope(const ListScope&) = delete;
+  ListScope& operator=(const ListScope&) = delete;
+
+  std::pmr::memory_resource* memory() const { return &context_.lists; }
+
+ private:
+  Context& context_;
 };
 
 /// The instruction set that dispatch chose: "AVX3_DL".

@@ -5,7 +5,6 @@
 #include <cstring>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
@@ -34,11 +33,11 @@ struct AttentionCall {
   const PieceFunction& pieces_of;
   BranchOutput result;
   int group;  // query heads per KV head
-  std::vector<RowTile> tiles;
+  List<RowTile> tiles;
   /// Where tasks take one split each: `parts` holds [tiles][splits][tile rows][num_q_heads] parts
   /// of {acc [head_dim_v], maximum, sum}; first_part [num_tiles + 1] counts a tile's parts.
   float* parts = nullptr;
-  std::vector<int64_t> first_part = {};
+  List<int64_t> first_part;
 
   int64_t PartFloats() const { return query.kv.head_dim_v + 2; }
   float* Part(size_t tile, int64_t split, int32_t row, int head) const {
@@ -395,10 +394,10 @@ void RunWholeTiles(Context& context, const AttentionCall& call) {
 }
 
 /// A task for each split, so that few rows keep all threads busy.
-void RunSplits(Context& context, AttentionCall& call) {
+void RunSplits(Context& context, const ListScope& scope, AttentionCall& call) {
   const int num_kv_heads = call.query.kv.num_kv_heads;
-  std::vector<AttentionTask> tasks;
-  std::vector<std::pair<size_t, int32_t>> rows;
+  List<AttentionTask> tasks(scope.memory());
+  List<std::pair<size_t, int32_t>> rows(scope.memory());
   call.first_part.assign(1, 0);
   for (size_t tile = 0; tile < call.tiles.size(); ++tile) {
     const int32_t num_rows = call.tiles[tile].num_rows;
@@ -428,14 +427,16 @@ void PagedAttention(Context& context, const AttentionQuery& query, const PieceFu
   const int group = query.num_q_heads / query.kv.num_kv_heads;
   NSA_CHECK(group > 0 && group * query.kv.num_kv_heads == query.num_q_heads);
   const int32_t tile_rows = std::clamp(2 * kMaxChunkQueries / group, 4, kMaxTileRows);
+  const ListScope scope(context);
   AttentionCall call{.query = query,
                      .pieces_of = pieces_of,
                      .result = result,
                      .group = group,
-                     .tiles = MakeTiles(query.segments, query.num_segments, tile_rows)};
+                     .tiles = MakeTiles(query.segments, query.num_segments, tile_rows, scope),
+                     .first_part = List<int64_t>(scope.memory())};
   const int64_t num_tasks = static_cast<int64_t>(call.tiles.size()) * query.kv.num_kv_heads;
   if (num_tasks < 4 * context.pool.num_threads()) {
-    RunSplits(context, call);
+    RunSplits(context, scope, call);
   } else {
     RunWholeTiles(context, call);
   }

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
-#include <vector>
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/ops/attention.h"
@@ -82,9 +81,9 @@ struct RowTile {
 
 /// Cuts the segments into tiles of up to `max_rows`, and at page borders: a tile's rows stand in
 /// one page.
-inline std::vector<RowTile> MakeTiles(const AttentionSegment* segments, int num_segments,
-                                      int32_t max_rows) {
-  std::vector<RowTile> tiles;
+inline List<RowTile> MakeTiles(const AttentionSegment* segments, int num_segments, int32_t max_rows,
+                               const ListScope& scope) {
+  List<RowTile> tiles(scope.memory());
   for (int s = 0; s < num_segments; ++s) {
     const AttentionSegment& segment = segments[s];
     for (int32_t first = 0; first < segment.num_rows;) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
-#include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
@@ -74,7 +73,8 @@ HWY_EXPORT(WriteTile);
 }  // namespace
 
 void RopeKvWrite(Context& context, const RopeKvWriteParams& params) {
-  const std::vector<RowTile> tiles = MakeTiles(params.segments, params.num_segments, kPageSize);
+  const ListScope scope(context);
+  const List<RowTile> tiles = MakeTiles(params.segments, params.num_segments, kPageSize, scope);
   const int num_kv_heads = params.kv.num_kv_heads;
   context.pool.ParallelFor(static_cast<int64_t>(tiles.size()) * num_kv_heads,
                            [&](int64_t index, int worker) {

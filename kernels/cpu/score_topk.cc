@@ -7,7 +7,6 @@
 #include <numeric>
 #include <span>
 #include <utility>
-#include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
@@ -33,7 +32,7 @@ inline constexpr int64_t kVectorPadding = 16;
 struct ScoreCall {
   const ScoreTopkParams& params;
   int group;
-  std::vector<RowTile> tiles = {};
+  List<RowTile> tiles;
 
   int RowsPerPage() const { return kPageSize / params.stride; }
 
@@ -336,8 +335,9 @@ struct TileScores {
   float* scores = nullptr;
 };
 
-void ScoreAndChoose(Context& context, const ScoreCall& call, std::span<const TileScores> batch) {
-  std::vector<std::pair<const TileScores*, int64_t>> ranges;  // with the first page
+void ScoreAndChoose(Context& context, const ListScope& scope, const ScoreCall& call,
+                    std::span<const TileScores> batch) {
+  List<std::pair<const TileScores*, int64_t>> ranges(scope.memory());  // with the first page
   for (const TileScores& scores : batch) {
     for (int64_t page = 0; page < call.NumPages(*scores.tile); page += kPagesPerTask) {
       ranges.emplace_back(&scores, page);
@@ -362,16 +362,16 @@ void ScoreAndChoose(Context& context, const ScoreCall& call, std::span<const Til
 
 /// Scores ranges of pages in parallel, then chooses. Takes as many tiles at once as keep their
 /// scores within kMaxSharedScores, and at least one.
-void RunPageRanges(Context& context, const ScoreCall& call) {
+void RunPageRanges(Context& context, const ListScope& scope, const ScoreCall& call) {
   const int num_kv_heads = call.params.query.kv.num_kv_heads;
-  std::vector<TileScores> tiles;
+  List<TileScores> tiles(scope.memory());
   const auto run = [&](std::span<TileScores> batch, int64_t num_floats) {
     float* scores = context.shared[1].Get<float>(static_cast<size_t>(num_floats));
     for (TileScores& tile : batch) {
       tile.scores = scores;
       scores += tile.num_floats;
     }
-    ScoreAndChoose(context, call, batch);
+    ScoreAndChoose(context, scope, call, batch);
   };
   int64_t num_floats = 0;
   for (const RowTile& tile : call.tiles) {
@@ -398,11 +398,14 @@ void ScoreTopk(Context& context, const ScoreTopkParams& given) {
   NSA_CHECK(params.length % params.stride == 0 && params.sel_block_size % params.stride == 0);
   NSA_CHECK(kPageSize % params.sel_block_size == 0 || params.sel_block_size % kPageSize == 0);
   const int group = query.num_q_heads / query.kv.num_kv_heads;
-  ScoreCall call{.params = params, .group = group};
-  call.tiles = MakeTiles(query.segments, query.num_segments, std::clamp(24 / group, 1, 16));
+  const ListScope scope(context);
+  const ScoreCall call{
+      .params = params,
+      .group = group,
+      .tiles = MakeTiles(query.segments, query.num_segments, std::clamp(24 / group, 1, 16), scope)};
   const int64_t num_tasks = static_cast<int64_t>(call.tiles.size()) * query.kv.num_kv_heads;
   if (num_tasks < 4 * context.pool.num_threads()) {
-    RunPageRanges(context, call);
+    RunPageRanges(context, scope, call);
   } else {
     RunWholeTiles(context, call);
   }

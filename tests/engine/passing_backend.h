@@ -1,0 +1,42 @@
+#ifndef NSA_TESTS_ENGINE_PASSING_BACKEND_H_
+#define NSA_TESTS_ENGINE_PASSING_BACKEND_H_
+
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "kernels/backend.h"
+
+namespace nsa::engine {
+
+/// Passes all on to another backend; derived ones break one thing, or watch.
+class PassingBackend : public kernels::Backend {
+ public:
+  explicit PassingBackend(std::unique_ptr<kernels::Backend> inner) : inner_(std::move(inner)) {}
+  std::string Description() const override { return inner_->Description(); }
+  std::unique_ptr<kernels::PackedMatrix> Pack(std::span<const kernels::WeightMatrix> p) override {
+    return inner_->Pack(p);
+  }
+  void Embed(const kernels::EmbedParams& p) override { inner_->Embed(p); }
+  void RmsNorm(const kernels::RmsNormParams& p) override { inner_->RmsNorm(p); }
+  void Gemm(const kernels::GemmParams& p) override { inner_->Gemm(p); }
+  void Swiglu(const kernels::SwigluParams& p) override { inner_->Swiglu(p); }
+  void RopeKvWrite(const kernels::RopeKvWriteParams& p) override { inner_->RopeKvWrite(p); }
+  void CmpPool(const kernels::CmpPoolParams& p) override { inner_->CmpPool(p); }
+  void CmpCluster(const kernels::CmpClusterParams& p) override { inner_->CmpCluster(p); }
+  void CmpAttn(const kernels::CmpAttnParams& p) override { inner_->CmpAttn(p); }
+  void ScoreTopk(const kernels::ScoreTopkParams& p) override { inner_->ScoreTopk(p); }
+  void SelAttn(const kernels::SelAttnParams& p) override { inner_->SelAttn(p); }
+  void WinAttn(const kernels::WinAttnParams& p) override { inner_->WinAttn(p); }
+  void FullAttn(const kernels::FullAttnParams& p) override { inner_->FullAttn(p); }
+  void Merge(const kernels::MergeParams& p) override { inner_->Merge(p); }
+  void Sample(const kernels::SampleParams& p) override { inner_->Sample(p); }
+
+ private:
+  std::unique_ptr<kernels::Backend> inner_;
+};
+
+}  // namespace nsa::engine
+
+#endif  // NSA_TESTS_ENGINE_PASSING_BACKEND_H_
