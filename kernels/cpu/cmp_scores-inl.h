@@ -94,7 +94,8 @@ HWY_NOINLINE void ScorePatterns(const K* const* pages, const T* const* biases, i
   }
 }
 
-/// Scores scale·q·K̂ of a tile's rows and one KV head's query heads, page by page.
+/// Scores scale·q·K̂ of a tile's rows and the query heads of some KV heads, one KV head at a time,
+/// page by page.
 ///
 /// The tile's rows stand in one page, so one rotation of a page of compressed keys serves them all:
 /// that is cheaper than rotating every query for every page. Pages from `max_page_distance` on
@@ -103,11 +104,12 @@ template <typename T>
 class CmpScorer {
  public:
   CmpScorer(const AttentionQuery& query, int stride, int64_t max_page_distance, const RowTile& tile,
-            int kv_head)
+            int first_kv_head, int num_kv_heads = 1)
       : query_(query),
         kv_(query.kv),
         tile_(tile),
-        kv_head_(kv_head),
+        first_kv_head_(first_kv_head),
+        num_kv_heads_(num_kv_heads),
         group_(query.num_q_heads / query.kv.num_kv_heads),
         rows_(kPageSize / stride),
         size_(query.kv.head_dim_k * rows_),
@@ -119,36 +121,23 @@ class CmpScorer {
 
   int num_queries() const { return tile_.num_rows * group_; }
 
-  /// Rotates and lays out the queries in `memory` (CmpScorerFloats), which Score reads.
+  /// Rotates and lays out the queries of all KV heads in `memory` (CmpScorerFloats), which Score
+  /// reads. The first KV head is chosen.
   void Prepare(float* memory) {
-    near_ = memory;
-    far_ = near_ + num_queries() * QueryFloats();
-    page_ = far_ + num_queries() * QueryFloats();
+    queries_ = memory;
+    page_ = queries_ + 2 * num_kv_heads_ * num_queries() * QueryFloats();
     tables_ = page_ + 2 * size_;
-    float* row = tables_ + 2 * size_;
-    const RopeView& rope = query_.rope;
-    const int half = rope.rotary_dim / 2;
-    // Without rotation all pages are alike.
-    num_far_pages_ = half == 0 ? query_page_ + 1
-                     : max_page_distance_ < 0
-                         ? 0
-                         : std::max<int64_t>(0, query_page_ - max_page_distance_ + 1);
-    const int64_t longest = num_far_pages_ > 0 ? max_page_distance_ : query_page_;
-    NSA_CHECK(half == 0 || longest < rope.num_coarse);
-    for (int q = 0; q < num_queries(); ++q) {
-      const QueryRow query_row = tile_.Row(q / group_);
-      const int64_t fine = query_row.position % kPageSize * half;
-      const int64_t head = int64_t{kv_head_} * group_ + q % group_;
-      RotateRow(rope.fine_cos + fine, rope.fine_sin + fine, half, kv_.head_dim_k,
-                query_.q + query_row.row * query_.q_stride + head * kv_.head_dim_k, row);
-      for (int dim = 0; dim < kv_.head_dim_k; ++dim) row[dim] *= query_.scale;
-      LayOut(row, near_ + q * QueryFloats());
-      if (num_far_pages_ == 0) continue;
-      const int64_t coarse = std::max<int64_t>(0, max_page_distance_) * half;
-      RotateRow(rope.coarse_cos + coarse, rope.coarse_sin + coarse, half, kv_.head_dim_k, row,
-                row + kv_.head_dim_k);
-      LayOut(row + kv_.head_dim_k, far_ + q * QueryFloats());
+    for (int index = num_kv_heads_ - 1; index >= 0; --index) {
+      ChooseHead(index);
+      PrepareHead();
     }
+  }
+
+  /// The KV head that Score is about, counted from the first.
+  void ChooseHead(int index) {
+    kv_head_ = first_kv_head_ + index;
+    near_ = queries_ + 2 * index * num_queries() * QueryFloats();
+    far_ = near_ + num_queries() * QueryFloats();
   }
 
   /// scores[q·scores_stride + (page − first_page)·rows + slot] for pages [first_page, end_page).
@@ -177,6 +166,33 @@ class CmpScorer {
   }
 
  private:
+  void PrepareHead() {
+    float* row = tables_ + 2 * size_;
+    const RopeView& rope = query_.rope;
+    const int half = rope.rotary_dim / 2;
+    // Without rotation all pages are alike.
+    num_far_pages_ = half == 0 ? query_page_ + 1
+                     : max_page_distance_ < 0
+                         ? 0
+                         : std::max<int64_t>(0, query_page_ - max_page_distance_ + 1);
+    const int64_t longest = num_far_pages_ > 0 ? max_page_distance_ : query_page_;
+    NSA_CHECK(half == 0 || longest < rope.num_coarse);
+    for (int q = 0; q < num_queries(); ++q) {
+      const QueryRow query_row = tile_.Row(q / group_);
+      const int64_t fine = query_row.position % kPageSize * half;
+      const int64_t head = int64_t{kv_head_} * group_ + q % group_;
+      RotateRow(rope.fine_cos + fine, rope.fine_sin + fine, half, kv_.head_dim_k,
+                query_.q + query_row.row * query_.q_stride + head * kv_.head_dim_k, row);
+      for (int dim = 0; dim < kv_.head_dim_k; ++dim) row[dim] *= query_.scale;
+      LayOut(row, near_ + q * QueryFloats());
+      if (num_far_pages_ == 0) continue;
+      const int64_t coarse = std::max<int64_t>(0, max_page_distance_) * half;
+      RotateRow(rope.coarse_cos + coarse, rope.coarse_sin + coarse, half, kv_.head_dim_k, row,
+                row + kv_.head_dim_k);
+      LayOut(row + kv_.head_dim_k, far_ + q * QueryFloats());
+    }
+  }
+
   int64_t QueryFloats() const { return uses_patterns_ ? size_ : kv_.head_dim_k; }
 
   void LayOut(const float* x, float* out) const {
@@ -278,7 +294,8 @@ class CmpScorer {
   const AttentionQuery& query_;
   const PagedKv& kv_;
   const RowTile tile_;
-  const int kv_head_;
+  const int first_kv_head_;
+  const int num_kv_heads_;
   const int group_;
   const int rows_;  // compressed rows per page
   const int size_;  // floats of a page's keys
@@ -287,10 +304,12 @@ class CmpScorer {
   const int64_t max_page_distance_;
   const bool uses_patterns_;
   int64_t num_far_pages_ = 0;
-  float* near_ = nullptr;    // [num_queries, QueryFloats()], rotated inside the page only
-  float* far_ = nullptr;     // [num_queries, QueryFloats()], rotated by the longest distance
-  float* page_ = nullptr;    // [2, size_]
-  float* tables_ = nullptr;  // [2, size_]: cosines, sines
+  int kv_head_ = 0;           // the chosen one
+  float* queries_ = nullptr;  // [num_kv_heads, {near, far}]
+  float* near_ = nullptr;     // [num_queries, QueryFloats()], rotated inside the page only
+  float* far_ = nullptr;      // [num_queries, QueryFloats()], rotated by the longest distance
+  float* page_ = nullptr;     // [2, size_]
+  float* tables_ = nullptr;   // [2, size_]: cosines, sines
 };
 
 /// scores[i] = −inf outside of [begin, end), for i in [0, size).

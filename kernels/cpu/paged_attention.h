@@ -97,7 +97,8 @@ inline List<RowTile> MakeTiles(const AttentionSegment* segments, int num_segment
   return tiles;
 }
 
-/// Floats that scoring compressed rows needs for `num_queries` queries at once.
+/// Floats that scoring compressed rows needs for `num_queries` queries at once, those of all KV
+/// heads together.
 inline int64_t CmpScorerFloats(int64_t num_queries, int64_t head_dim_k, int64_t rows_per_page) {
   const int64_t page_floats = head_dim_k * rows_per_page;
   // Queries are laid out like a page, unless a page's rows fill a vector of any target.

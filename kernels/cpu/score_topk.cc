@@ -65,8 +65,9 @@ struct ScoreCall {
   int64_t ScoreFloats(const RowTile& tile) const {
     return (NumPages(tile) * RowsPerPage() + 2 * kVectorPadding) / kVectorPadding * kVectorPadding;
   }
-  int64_t ScorerFloats(const RowTile& tile) const {
-    return CmpScorerFloats(NumQueries(tile), params.query.kv.head_dim_k, RowsPerPage());
+  int64_t ScorerFloats(const RowTile& tile, int num_kv_heads) const {
+    return CmpScorerFloats(int64_t{num_kv_heads} * NumQueries(tile), params.query.kv.head_dim_k,
+                           RowsPerPage());
   }
   /// Floats that choosing needs: the group's probabilities, then a key for each candidate.
   int64_t ChooserFloats(const RowTile& tile) const {
@@ -79,6 +80,14 @@ struct ScoreCall {
   }
 };
 
+/// What one task scores for a tile's rows.
+struct ScorePart {
+  int first_kv_head;
+  int num_kv_heads;
+  int64_t first_page;
+  int64_t end_page;
+};
+
 }  // namespace nsa::kernels::cpu
 
 #endif  // NSA_KERNELS_CPU_SCORE_TOPK_ONCE_
@@ -88,21 +97,31 @@ namespace nsa::kernels::cpu {
 namespace HWY_NAMESPACE {
 
 template <typename T>
-void ScoreTyped(const ScoreCall& call, const RowTile& tile, int kv_head, int64_t first_page,
-                int64_t end_page, float* memory, float* scores) {
+void ScoreTyped(const ScoreCall& call, const RowTile& tile, const ScorePart& part, float* memory,
+                float* scores) {
   CmpScorer<T> scorer(call.params.query, call.params.stride, call.params.max_page_distance, tile,
-                      kv_head);
+                      part.first_kv_head, part.num_kv_heads);
   scorer.Prepare(memory);
-  scorer.Score(first_page, end_page, scores + first_page * call.RowsPerPage(),
-               call.ScoreFloats(tile));
+  const int64_t stride = call.ScoreFloats(tile);
+  // The rows of a page's heads lie side by side: read together they are one stream, and one look-up
+  // of an address. With many queries these would have to come from a farther cache each time.
+  const int64_t step = call.NumQueries(tile) > kTileQueries ? part.end_page - part.first_page : 2;
+  for (int64_t page = part.first_page; page < part.end_page; page += step) {
+    const int64_t end = std::min(page + step, part.end_page);
+    for (int head = 0; head < part.num_kv_heads; ++head) {
+      scorer.ChooseHead(head);
+      scorer.Score(page, end,
+                   scores + head * call.NumQueries(tile) * stride + page * call.RowsPerPage(),
+                   stride);
+    }
+  }
 }
 
-/// Scores of a tile's queries for pages [first_page, end_page): scores[query][cache row].
-void ScorePages(const ScoreCall& call, const RowTile& tile, int kv_head, int64_t first_page,
-                int64_t end_page, float* memory, float* scores) {
-  WithCmpType(call.params.query.kv.cmp_dtype, [&]<typename T>(T) {
-    ScoreTyped<T>(call, tile, kv_head, first_page, end_page, memory, scores);
-  });
+/// Scores of a tile's queries for some pages: scores[KV head of the part][query][cache row].
+void ScorePages(const ScoreCall& call, const RowTile& tile, const ScorePart& part, float* memory,
+                float* scores) {
+  WithCmpType(call.params.query.kv.cmp_dtype,
+              [&]<typename T>(T) { ScoreTyped<T>(call, tile, part, memory, scores); });
 }
 
 /// Turns scores[0, size) into exp(score − origin) in place and returns their sum.
@@ -193,6 +212,11 @@ HWY_INLINE void ScoreBlocks(const ScoreCall& call, int64_t position, int64_t num
       const float* p = probabilities + block * 4;
       const float inner = (p[1] + p[2]) + p[3];
       keys[block] = ScoreKey((p[0] + p[4]) + 2 * inner);
+    }
+  } else if (params.block_score == BlockScore::kOverlapSum && a == 1 && b == 8) {
+    for (int64_t block = 0; block < num_candidates; ++block) {
+      const float* p = probabilities + block * 8;
+      keys[block] = ScoreKey(((p[0] + p[1]) + (p[2] + p[3])) + ((p[4] + p[5]) + (p[6] + p[7])));
     }
   } else if (params.block_score == BlockScore::kOverlapSum) {
     // Counting windows by their overlap is the same as this: each stride of a block gets the mass
@@ -302,11 +326,14 @@ namespace {
 HWY_EXPORT(ScorePages);
 HWY_EXPORT(ChooseForTile);
 
-/// Pages that one task scores where a call has too few rows for its threads.
-constexpr int64_t kPagesPerTask = 128;
+/// The fewest pages that one task scores where a call has too few rows for its threads: laying out
+/// the queries costs as much as scoring some.
+constexpr int64_t kMinPagesPerTask = 16;
+/// Tasks per thread in such a call, so that none waits long for the last.
+constexpr int64_t kTasksPerThread = 4;
 
-/// Floats of scores that stand in memory at once where pages are scored in ranges: 128 MiB. A tile
-/// and head of a million tokens takes a tenth of it.
+/// Floats of scores that stand in memory at once where pages are scored in ranges: 128 MiB. A row
+/// of 9 query heads and a million tokens takes 5 MB.
 constexpr int64_t kMaxSharedScores = int64_t{32} << 20;
 
 void RunWholeTiles(Context& context, const ScoreCall& call) {
@@ -316,54 +343,62 @@ void RunWholeTiles(Context& context, const ScoreCall& call) {
         const RowTile& tile = call.tiles[index / num_kv_heads];
         const int kv_head = static_cast<int>(index % num_kv_heads);
         const int64_t score_floats = call.NumQueries(tile) * call.ScoreFloats(tile);
-        const int64_t rest = std::max(call.ScorerFloats(tile), call.ChooserFloats(tile));
+        const int64_t rest = std::max(call.ScorerFloats(tile, 1), call.ChooserFloats(tile));
         float* scores = context.worker[worker].Get<float>(static_cast<size_t>(score_floats + rest));
         float* memory = scores + score_floats;
         const int64_t num_pages = call.NumPages(tile);
         if (num_pages > 0) {
-          HWY_DYNAMIC_DISPATCH(ScorePages)(call, tile, kv_head, 0, num_pages, memory, scores);
+          HWY_DYNAMIC_DISPATCH(ScorePages)(call, tile, {kv_head, 1, 0, num_pages}, memory, scores);
         }
         HWY_DYNAMIC_DISPATCH(ChooseForTile)(call, tile, kv_head, scores, memory);
       });
 }
 
-/// One tile and KV head, and where its scores stand.
+/// A tile, and where the scores of all its heads stand: [KV heads][queries][cache row].
 struct TileScores {
   const RowTile* tile;
-  int kv_head;
   int64_t num_floats;
   float* scores = nullptr;
 };
 
 void ScoreAndChoose(Context& context, const ListScope& scope, const ScoreCall& call,
                     std::span<const TileScores> batch) {
+  const int num_kv_heads = call.params.query.kv.num_kv_heads;
+  int64_t num_pages = 0;
+  for (const TileScores& scores : batch) num_pages += call.NumPages(*scores.tile);
+  const int64_t num_tasks = kTasksPerThread * context.pool.num_threads();
+  const int64_t pages_per_task =
+      std::max(kMinPagesPerTask, (num_pages + num_tasks - 1) / num_tasks);
   List<std::pair<const TileScores*, int64_t>> ranges(scope.memory());  // with the first page
   for (const TileScores& scores : batch) {
-    for (int64_t page = 0; page < call.NumPages(*scores.tile); page += kPagesPerTask) {
+    for (int64_t page = 0; page < call.NumPages(*scores.tile); page += pages_per_task) {
       ranges.emplace_back(&scores, page);
     }
   }
   context.pool.ParallelFor(static_cast<int64_t>(ranges.size()), [&](int64_t index, int worker) {
     const auto& [scores, first_page] = ranges[index];
     const RowTile& tile = *scores->tile;
-    float* memory = context.worker[worker].Get<float>(static_cast<size_t>(call.ScorerFloats(tile)));
-    const int64_t end = std::min(call.NumPages(tile), first_page + kPagesPerTask);
+    float* memory = context.worker[worker].Get<float>(
+        static_cast<size_t>(call.ScorerFloats(tile, num_kv_heads)));
+    const int64_t end = std::min(call.NumPages(tile), first_page + pages_per_task);
     HWY_DYNAMIC_DISPATCH(ScorePages)
-    (call, tile, scores->kv_head, first_page, end, memory, scores->scores);
+    (call, tile, {0, num_kv_heads, first_page, end}, memory, scores->scores);
   });
-  context.pool.ParallelFor(static_cast<int64_t>(batch.size()), [&](int64_t index, int worker) {
-    const RowTile& tile = *batch[index].tile;
+  context.pool.ParallelFor(static_cast<int64_t>(batch.size()) * num_kv_heads, [&](int64_t index,
+                                                                                  int worker) {
+    const TileScores& scores = batch[index / num_kv_heads];
+    const int kv_head = static_cast<int>(index % num_kv_heads);
     float* memory =
-        context.worker[worker].Get<float>(static_cast<size_t>(call.ChooserFloats(tile)));
+        context.worker[worker].Get<float>(static_cast<size_t>(call.ChooserFloats(*scores.tile)));
     HWY_DYNAMIC_DISPATCH(ChooseForTile)
-    (call, tile, batch[index].kv_head, batch[index].scores, memory);
+    (call, *scores.tile, kv_head, scores.scores + kv_head * scores.num_floats / num_kv_heads,
+     memory);
   });
 }
 
 /// Scores ranges of pages in parallel, then chooses. Takes as many tiles at once as keep their
 /// scores within kMaxSharedScores, and at least one.
 void RunPageRanges(Context& context, const ListScope& scope, const ScoreCall& call) {
-  const int num_kv_heads = call.params.query.kv.num_kv_heads;
   List<TileScores> tiles(scope.memory());
   const auto run = [&](std::span<TileScores> batch, int64_t num_floats) {
     float* scores = context.shared[1].Get<float>(static_cast<size_t>(num_floats));
@@ -375,16 +410,15 @@ void RunPageRanges(Context& context, const ListScope& scope, const ScoreCall& ca
   };
   int64_t num_floats = 0;
   for (const RowTile& tile : call.tiles) {
-    const int64_t tile_floats = call.NumQueries(tile) * call.ScoreFloats(tile);
-    for (int kv_head = 0; kv_head < num_kv_heads; ++kv_head) {
-      if (!tiles.empty() && num_floats + tile_floats > kMaxSharedScores) {
-        run(tiles, num_floats);
-        tiles.clear();
-        num_floats = 0;
-      }
-      tiles.push_back({&tile, kv_head, tile_floats});
-      num_floats += tile_floats;
+    const int64_t tile_floats =
+        call.params.query.kv.num_kv_heads * call.NumQueries(tile) * call.ScoreFloats(tile);
+    if (!tiles.empty() && num_floats + tile_floats > kMaxSharedScores) {
+      run(tiles, num_floats);
+      tiles.clear();
+      num_floats = 0;
     }
+    tiles.push_back({&tile, tile_floats});
+    num_floats += tile_floats;
   }
   if (!tiles.empty()) run(tiles, num_floats);
 }
