@@ -29,20 +29,23 @@ void* Allocate(size_t size, size_t alignment) {
   return memory;
 }
 
+// Not inlined: compilers that see through a replaced operator delete take its free for a mistake.
+[[gnu::noinline]] void Release(void* memory) { std::free(memory); }
+
 }  // namespace
 
 void* operator new(size_t size) { return Allocate(size, 1); }
 void* operator new[](size_t size) { return Allocate(size, 1); }
 void* operator new(size_t size, std::align_val_t a) { return Allocate(size, size_t(a)); }
 void* operator new[](size_t size, std::align_val_t a) { return Allocate(size, size_t(a)); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory) noexcept { Release(memory); }
+void operator delete[](void* memory) noexcept { Release(memory); }
+void operator delete(void* memory, size_t) noexcept { Release(memory); }
+void operator delete[](void* memory, size_t) noexcept { Release(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { Release(memory); }
+void operator delete[](void* memory, std::align_val_t) noexcept { Release(memory); }
+void operator delete(void* memory, size_t, std::align_val_t) noexcept { Release(memory); }
+void operator delete[](void* memory, size_t, std::align_val_t) noexcept { Release(memory); }
 
 namespace nsa::engine {
 namespace {
