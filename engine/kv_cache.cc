@@ -12,11 +12,37 @@
 namespace nsa::engine {
 namespace {
 
+/// Of a page's compressed keys.
+int64_t CmpKeyBytes(const KvLayout& layout) {
+  if (layout.cmp_dtype == kernels::DType::kInt8) {
+    return kernels::CmpInt8KeyBytes(layout.head_dim_k, layout.cmp_rows_per_page);
+  }
+  return int64_t{layout.head_dim_k} * layout.cmp_rows_per_page *
+         static_cast<int64_t>(kernels::SizeOf(layout.cmp_dtype));
+}
+
+/// Of a float32 for each compressed row.
+int64_t CmpRowFloatBytes(const KvLayout& layout) {
+  return layout.cmp_rows_per_page * static_cast<int64_t>(sizeof(float));
+}
+
 int64_t CmpHeadBytes(const KvLayout& layout) {
-  const int64_t width = layout.head_dim_k + (layout.compressed_values ? layout.head_dim_v : 0);
-  int64_t count = width * layout.cmp_rows_per_page;
-  if (layout.cmp_biases) count += kernels::NumCmpBiases(layout.cmp_rows_per_page);
-  return count * static_cast<int64_t>(kernels::SizeOf(layout.cmp_dtype));
+  int64_t bytes = CmpKeyBytes(layout);
+  if (layout.compressed_values) {
+    bytes += int64_t{layout.head_dim_v} * layout.cmp_rows_per_page *
+             static_cast<int64_t>(kernels::SizeOf(layout.cmp_dtype));
+  }
+  if (layout.cmp_dtype == kernels::DType::kInt8) bytes += CmpRowFloatBytes(layout);
+  if (layout.cmp_biases) bytes += CmpRowFloatBytes(layout);
+  return bytes;
+}
+
+/// Clusters choose pages and take no part in the output, so eight bits do (float32 is for exact
+/// comparisons). Window means have K's type, float16 where that is int8: they are few.
+kernels::DType CmpDTypeFor(bool clusters, kernels::DType dtype) {
+  if (dtype == kernels::DType::kF32) return dtype;
+  if (clusters) return kernels::DType::kInt8;
+  return dtype == kernels::DType::kInt8 ? kernels::DType::kF16 : dtype;
 }
 
 /// Of a page's K and V without scales.
@@ -42,7 +68,7 @@ KvLayout KvLayout::For(const AttentionSpec& spec, const AttentionShape& shape, i
           .head_dim_k = shape.head_dim_k,
           .head_dim_v = shape.head_dim_v,
           .dtype = dtype,
-          .cmp_dtype = dtype == kernels::DType::kInt8 ? kernels::DType::kF16 : dtype,
+          .cmp_dtype = CmpDTypeFor(clusters, dtype),
           .cmp_rows_per_page = spec.sparse ? rows : 0,
           .compressed_values = spec.compressed_values,
           .cmp_biases = spec.sparse && clusters};
@@ -90,16 +116,14 @@ kernels::PagedKv KvCache::view(int layer) const {
                   static_cast<int64_t>(kernels::SizeOf(layout_.dtype));
   if (layout_.dtype == kernels::DType::kInt8) view.scale_offset = ElementBytes(layout_);
   if (layout_.cmp_rows_per_page > 0) {
-    const auto element = static_cast<int64_t>(kernels::SizeOf(layout_.cmp_dtype));
     view.cmp_slots = memory_ + layout_.num_layers * slots_bytes + layer * cmp_bytes;
     view.cmp_page_stride = layout_.CmpSlotBytes();
     view.cmp_head_stride = CmpHeadBytes(layout_);
-    view.cmp_v_offset = layout_.compressed_values
-                            ? int64_t{layout_.head_dim_k} * layout_.cmp_rows_per_page * element
-                            : -1;
+    const int64_t key_bytes = CmpKeyBytes(layout_);
+    if (layout_.compressed_values) view.cmp_v_offset = key_bytes;
+    if (layout_.cmp_dtype == kernels::DType::kInt8) view.cmp_scale_offset = key_bytes;
     if (layout_.cmp_biases) {
-      view.cmp_bias_offset =
-          CmpHeadBytes(layout_) - kernels::NumCmpBiases(layout_.cmp_rows_per_page) * element;
+      view.cmp_bias_offset = CmpHeadBytes(layout_) - CmpRowFloatBytes(layout_);
     }
   }
   return view;

@@ -24,7 +24,7 @@ struct KvLayout {
   bool compressed_values = false;
   bool cmp_biases = false;  // a bias for each compressed row
 
-  /// Compressed rows have K's type, float16 where that is int8: they are few, and choose pages.
+  /// What a plan needs in a cache of `dtype`; compressed rows have a type of their own.
   static KvLayout For(const AttentionSpec& spec, const AttentionShape& shape, int num_layers,
                       kernels::DType dtype);
 

@@ -101,28 +101,34 @@ HWY_INLINE void RoundToCache(const float* from, int count, hwy::bfloat16_t* to) 
   }
 }
 
-/// Stores a row of `count` elements as 8-bit integers and returns their scale.
-HWY_INLINE float QuantiseRow(const float* from, int count, int8_t* to) {
+/// The largest |x|; infinity where one is infinite, NaN where one is NaN.
+HWY_INLINE float LargestMagnitude(const float* HWY_RESTRICT x, int count) {
   const F32Tag d;
   const hn::RebindToSigned<F32Tag> di;
-  const hn::Rebind<int8_t, F32Tag> d8;
   const int lanes = static_cast<int>(hn::Lanes(d));
   // Magnitudes of floats order as integers, with infinity and NaN above the finite ones.
   auto largest_bits = hn::Zero(di);
   int i = 0;
   for (; i + lanes <= count; i += lanes) {
-    largest_bits = hn::Max(largest_bits, hn::BitCast(di, hn::Abs(hn::LoadU(d, from + i))));
+    largest_bits = hn::Max(largest_bits, hn::BitCast(di, hn::Abs(hn::LoadU(d, x + i))));
   }
   int32_t largest = hn::GetLane(hn::MaxOfLanes(di, largest_bits));
-  for (int rest = i; rest < count; ++rest) {
-    largest = std::max(largest, std::bit_cast<int32_t>(std::abs(from[rest])));
-  }
-  const Int8RowScale scale(std::bit_cast<float>(largest));
+  for (; i < count; ++i) largest = std::max(largest, std::bit_cast<int32_t>(std::abs(x[i])));
+  return std::bit_cast<float>(largest);
+}
+
+/// Stores a row of `count` elements as 8-bit integers and returns their scale.
+HWY_INLINE float QuantiseRow(const float* from, int count, int8_t* to) {
+  const F32Tag d;
+  const hn::Rebind<int8_t, F32Tag> d8;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  const Int8RowScale scale(LargestMagnitude(from, count));
   if (scale.inverse == 0) {
     std::memset(to, 0, static_cast<size_t>(count));
     return scale.scale;
   }
-  for (i = 0; i + lanes <= count; i += lanes) {
+  int i = 0;
+  for (; i + lanes <= count; i += lanes) {
     const auto q = hn::NearestInt(hn::Mul(hn::LoadU(d, from + i), hn::Set(d, scale.inverse)));
     hn::StoreU(hn::DemoteTo(d8, q), d8, to + i);
   }
@@ -366,12 +372,17 @@ HWY_INLINE float FiniteMaximum(float maximum) { return maximum == kNegativeInfin
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V ExpOfSoftmax(D d, V x) {
   const hn::RebindToSigned<D> di;
-  const auto n = hn::NearestInt(hn::Mul(x, hn::Set(d, 1.44269502f)));
-  const V n_float = hn::ConvertTo(d, n);
+  // Added to a small number it leaves the nearest integer in the low bits: cheaper than
+  // conversions.
+  const V shifter = hn::Set(d, 12582912.0f);  // 1.5 · 2^23
+  const V shifted = hn::MulAdd(x, hn::Set(d, 1.44269502f), shifter);
+  const V n_float = hn::Sub(shifted, shifter);
   // ln(2) in two parts; the first product is exact.
   const V r = hn::NegMulAdd(n_float, hn::Set(d, 1.740930602e-3f),
                             hn::NegMulAdd(n_float, hn::Set(d, 0.69140625f), x));
-  const V scale = hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(n, hn::Set(di, 127))));
+  // The shifter's own bits fall out at the top.
+  const V scale =
+      hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(hn::BitCast(di, shifted), hn::Set(di, 127))));
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -87.0f)), hn::Mul(ExpReduced(d, r), scale));
 }
 

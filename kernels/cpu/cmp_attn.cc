@@ -52,17 +52,16 @@ class CmpTile {
     scores_ = memory;
     acc_ = scores_ + num_queries * scores_stride_;
     states_ = reinterpret_cast<Softmax*>(acc_ + acc_floats);
-    scorer_.Prepare(acc_ + acc_floats + 2 * num_queries);
+    scorer_.Prepare(0, NumPages(), acc_ + acc_floats + 2 * num_queries);
     std::fill_n(acc_, acc_floats, 0.0f);
     std::fill_n(states_, num_queries, Softmax{kNegativeInfinity, 0});
   }
 
   void Run() {
-    const int64_t last = EndRow(tile_.num_rows - 1);
-    const int64_t num_pages = (last + rows_ - 1) / rows_;
+    const int64_t num_pages = NumPages();
     for (int64_t page = 0; page < num_pages; page += kPagesPerStep) {
       const int64_t end_page = std::min(num_pages, page + kPagesPerStep);
-      scorer_.Score(page, end_page, scores_, scores_stride_);
+      scorer_.Score(page, end_page, num_pages, scores_, scores_stride_);
       for (int32_t row = 0; row < tile_.num_rows; ++row) Step(row, page, end_page);
     }
     const BranchOutput& result = params_.result;
@@ -82,6 +81,8 @@ class CmpTile {
     const int64_t end = (tile_.Row(row).position + 1) / params_.stride;
     return end > FirstRow() ? end : 0;
   }
+
+  int64_t NumPages() const { return (EndRow(tile_.num_rows - 1) + rows_ - 1) / rows_; }
 
   /// Takes pages [first_page, end_page) into the sums of one row's queries.
   void Step(int32_t row, int64_t first_page, int64_t end_page) {

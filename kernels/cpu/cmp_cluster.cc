@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "kernels/check.h"
@@ -94,18 +96,20 @@ class PageClusters {
     }
   }
 
-  /// Writes the means, clusters side by side, and the biases.
-  template <typename T>
-  void Store(T* keys, T* biases) {
-    float bias[kPageSize] = {};
+  /// Writes the means, clusters side by side, and what belongs to each.
+  void Store(const PagedKv& kv, std::byte* target) {
+    auto* biases = reinterpret_cast<float*>(target + kv.cmp_bias_offset);
     for (int c = 0; c < num_clusters_; ++c) {
-      for (int dim = 0; dim < head_dim_; ++dim) {
-        sums_[dim * num_clusters_ + c] = means_[c * head_dim_ + dim];
+      biases[c] = std::log(static_cast<float>(sizes_[c]));
+      const float* mean = means_ + int64_t{c} * head_dim_;
+      if (kv.cmp_dtype == DType::kInt8) {
+        auto* scales = reinterpret_cast<float*>(target + kv.cmp_scale_offset);
+        scales[c] = StoreInt8(mean, c, reinterpret_cast<int8_t*>(target));
+        continue;
       }
-      bias[c] = std::log(static_cast<float>(sizes_[c]));
+      auto* keys = reinterpret_cast<float*>(target);
+      for (int dim = 0; dim < head_dim_; ++dim) keys[dim * num_clusters_ + c] = mean[dim];
     }
-    RoundToCache(sums_, head_dim_ * num_clusters_, keys);
-    RoundToCache(bias, NumCmpBiases(num_clusters_), biases);
   }
 
  private:
@@ -147,6 +151,17 @@ class PageClusters {
     for (; dim < head_dim_; ++dim) sum[dim] += key[dim];
   }
 
+  /// Row c in pairs of dimensions; returns its scale.
+  float StoreInt8(const float* mean, int c, int8_t* keys) {
+    auto* row = reinterpret_cast<int8_t*>(sums_);  // no longer needed
+    const float scale = QuantiseRow(mean, head_dim_, row);
+    if (head_dim_ % 2 != 0) row[head_dim_] = 0;
+    for (int dim = 0; dim < head_dim_; dim += 2) {
+      std::memcpy(keys + (int64_t{dim / 2} * num_clusters_ + c) * 2, row + dim, 2);
+    }
+    return scale;
+  }
+
   void DivideBy(float divisor, const float* from, float* to) const {
     for (int dim = 0; dim < head_dim_; ++dim) to[dim] = from[dim] / divisor;
   }
@@ -181,9 +196,7 @@ void ClusterPage(const CmpClusterParams& params, int32_t page, int kv_head, Scra
   clusters.Seed();
   for (int i = 0; i < kClusterIterations; ++i) clusters.Improve();
   std::byte* target = kv.cmp_slots + page * kv.cmp_page_stride + kv_head * kv.cmp_head_stride;
-  WithCmpType(kv.cmp_dtype, [&]<typename T>(T) {
-    clusters.Store(reinterpret_cast<T*>(target), reinterpret_cast<T*>(target + kv.cmp_bias_offset));
-  });
+  clusters.Store(kv, target);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -198,7 +211,7 @@ HWY_EXPORT(ClusterPage);
 
 void CmpCluster(Context& context, const CmpClusterParams& params) {
   NSA_CHECK(params.num_clusters >= 1 && kPageSize % params.num_clusters == 0);
-  NSA_CHECK(params.kv.cmp_bias_offset >= 0);
+  CheckClusterRows(params.kv);
   const ListScope scope(context);
   List<int32_t> pages(scope.memory());
   for (int s = 0; s < params.num_segments; ++s) {

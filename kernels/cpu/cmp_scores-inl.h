@@ -8,11 +8,15 @@
 #endif
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #include "hwy/highway.h"
 #include "kernels/check.h"
 #include "kernels/cpu/attention-inl.h"
+#include "kernels/cpu/cmp_int8-inl.h"
 #include "kernels/cpu/paged_attention.h"
 #include "kernels/ops/attention.h"
 
@@ -20,24 +24,8 @@ HWY_BEFORE_NAMESPACE();
 namespace nsa::kernels::cpu {
 namespace HWY_NAMESPACE {
 
-/// Adds the upper half of a vector to the lower until `rows` lanes are left, and stores them.
-template <class D>
-HWY_INLINE void FoldAndStore(D d, hn::Vec<D> x, int rows, float* to) {
-#if HWY_TARGET != HWY_SCALAR
-  if constexpr (hn::MaxLanes(D()) > 1) {
-    if (static_cast<int>(hn::Lanes(d)) > rows) {
-      const hn::Half<D> half;
-      FoldAndStore(half, hn::Add(hn::LowerHalf(half, x), hn::UpperHalf(half, x)), rows, to);
-      return;
-    }
-  }
-#else
-  (void)rows;
-#endif
-  hn::StoreU(x, d, to);
-}
-
-/// Lays vectors out like a page of `rows` compressed keys: out[i·rows + r] = x[i] for r < rows.
+/// Lays vectors of 32-bit elements out like a page of `rows` compressed keys: out[i·rows + r] =
+/// x[i] for r < rows.
 class Spreader {
  public:
   explicit Spreader(int rows) : rows_(rows) {
@@ -45,8 +33,9 @@ class Spreader {
     for (int i = 0; rows <= lanes && i < rows * lanes; ++i) index_[i] = i / rows;
   }
 
-  void operator()(const float* HWY_RESTRICT x, int count, float* HWY_RESTRICT out) const {
-    const F32Tag d;
+  template <typename T>
+  void operator()(const T* HWY_RESTRICT x, int count, T* HWY_RESTRICT out) const {
+    const hn::CappedTag<T, 16> d;
     const hn::RebindToSigned<F32Tag> di;
     const int lanes = static_cast<int>(hn::Lanes(d));
     int i = 0;
@@ -65,19 +54,18 @@ class Spreader {
   int32_t index_[16 * 16];  // [rows, lanes]: the element that goes into each lane
 };
 
-/// out[q][page·rows + r] = bias_page[r] + Σ_dim query[q][dim]·k_page[dim][r] for kPages pages.
+/// out[q][page·rows + r] = Σ_dim query[q][dim]·k_page[dim][r] for kPages pages.
 /// `patterns` are the queries as Spreader lays them out. Lanes run over rows and dimensions; the
 /// lanes of one row are added up at the end.
-template <int kQueries, int kPages, typename K, typename T>
-HWY_NOINLINE void ScorePatterns(const K* const* pages, const T* const* biases, int rows,
-                                int head_dim, const float* HWY_RESTRICT patterns, float* scores,
+template <int kQueries, int kPages, typename K>
+HWY_NOINLINE void ScorePatterns(const K* const* pages, int rows, int head_dim,
+                                const float* HWY_RESTRICT patterns, float* scores,
                                 int64_t scores_stride) {
   const F32Tag d;
   const int size = head_dim * rows;
   hn::Vec<F32Tag> sum[kQueries][kPages];
-  for (int p = 0; p < kPages; ++p) {
-    const auto first = biases[p] != nullptr ? LoadCache(d, biases[p]) : hn::Zero(d);
-    for (int q = 0; q < kQueries; ++q) sum[q][p] = first;
+  for (int q = 0; q < kQueries; ++q) {
+    for (int p = 0; p < kPages; ++p) sum[q][p] = hn::Zero(d);
   }
   for (int i = 0; i < size; i += static_cast<int>(hn::Lanes(d))) {
     hn::Vec<F32Tag> key[kPages];
@@ -89,13 +77,15 @@ HWY_NOINLINE void ScorePatterns(const K* const* pages, const T* const* biases, i
   }
   for (int q = 0; q < kQueries; ++q) {
     for (int p = 0; p < kPages; ++p) {
-      FoldAndStore(d, sum[q][p], rows, scores + q * scores_stride + p * rows);
+      FoldTo(d, sum[q][p], rows, [&](auto tag, auto folded) {
+        hn::StoreU(folded, tag, scores + q * scores_stride + p * rows);
+      });
     }
   }
 }
 
-/// Scores scale·q·K̂ of a tile's rows and the query heads of some KV heads, one KV head at a time,
-/// page by page.
+/// Scores scale·q·K̂ (+ bias, where rows have one) of a tile's rows and the query heads of some KV
+/// heads, one KV head at a time, page by page.
 ///
 /// The tile's rows stand in one page, so one rotation of a page of compressed keys serves them all:
 /// that is cheaper than rotating every query for every page. Pages from `max_page_distance` on
@@ -116,58 +106,70 @@ class CmpScorer {
         spread_(rows_),
         query_page_(tile.Row(0).position / kPageSize),
         max_page_distance_(max_page_distance),
-        uses_patterns_(rows_ < static_cast<int>(hn::Lanes(F32Tag())) &&
-                       size_ % static_cast<int>(hn::Lanes(F32Tag())) == 0) {}
+        uses_patterns_(rows_ < Lanes() && size_ % Lanes() == 0),
+        num_pairs_(rows_ < Lanes() ? (PairsOfKey() * rows_ + Lanes() - 1) / Lanes() * Lanes()
+                                   : PairsOfKey()) {
+    NSA_CHECK(!kIsInt8 || kv_.head_dim_k <= kMaxInt8HeadDim);
+    NSA_CHECK(!kIsInt8 || kv_.cmp_bias_offset >= 0);
+  }
 
   int num_queries() const { return tile_.num_rows * group_; }
 
-  /// Rotates and lays out the queries of all KV heads in `memory` (CmpScorerFloats), which Score
-  /// reads. The first KV head is chosen.
-  void Prepare(float* memory) {
-    queries_ = memory;
-    page_ = queries_ + 2 * num_kv_heads_ * num_queries() * QueryFloats();
+  /// Rotates and lays out the queries of all KV heads in `memory` (CmpScorerFloats), as Score reads
+  /// them for pages [first_page, end_page). The first KV head is chosen.
+  void Prepare(int64_t first_page, int64_t end_page, float* memory) {
+    CountFarPages();
+    const int64_t num_queries_of_all = int64_t{num_kv_heads_} * num_queries();
+    near_of_all_ = memory;
+    far_of_all_ = near_of_all_ + num_queries_of_all * NearFloats();
+    far_scales_of_all_ = far_of_all_ + num_queries_of_all * FarFloats();
+    page_ = far_scales_of_all_ + num_queries_of_all;
     tables_ = page_ + 2 * size_;
+    row_ = tables_ + 2 * size_;
     for (int index = num_kv_heads_ - 1; index >= 0; --index) {
       ChooseHead(index);
-      PrepareHead();
+      PrepareHead(first_page<num_far_pages_, end_page> num_far_pages_);
     }
   }
 
   /// The KV head that Score is about, counted from the first.
   void ChooseHead(int index) {
     kv_head_ = first_kv_head_ + index;
-    near_ = queries_ + 2 * index * num_queries() * QueryFloats();
-    far_ = near_ + num_queries() * QueryFloats();
+    const int64_t first = int64_t{index} * num_queries();
+    near_ = near_of_all_ + first * NearFloats();
+    far_ = far_of_all_ + first * FarFloats();
+    far_scales_ = far_scales_of_all_ + first;
   }
 
   /// scores[q·scores_stride + (page − first_page)·rows + slot] for pages [first_page, end_page).
-  void Score(int64_t first_page, int64_t end_page, float* scores, int64_t scores_stride) {
-    int64_t page = first_page;
-    const int64_t far_end = std::min(end_page, num_far_pages_);
-    for (; page + 2 <= far_end; page += 2) {
-      const T* const pages[2] = {Keys(page), Keys(page + 1)};
-      ScorePages<2>(page, pages, far_, scores + (page - first_page) * rows_, scores_stride);
+  /// Fetches as many pages behind them, up to `last_page`, which are to be scored next.
+  void Score(int64_t first_page, int64_t end_page, int64_t last_page, float* scores,
+             int64_t scores_stride) {
+    const int64_t far_end = std::clamp(num_far_pages_, first_page, end_page);
+    if constexpr (kIsInt8) {
+      ScoreFarInt8(first_page, far_end, last_page, scores, scores_stride);
+    } else {
+      ForPairsOfPages(first_page, far_end, [&](auto num_pages, int64_t page) {
+        const T* pages[num_pages.value];
+        for (int p = 0; p < num_pages.value; ++p) pages[p] = Keys(page + p);
+        ScorePages<num_pages.value>(page, pages, far_, scores + (page - first_page) * rows_,
+                                    scores_stride);
+      });
     }
-    for (; page < far_end; ++page) {
-      const T* const pages[1] = {Keys(page)};
-      ScorePages<1>(page, pages, far_, scores + (page - first_page) * rows_, scores_stride);
-    }
-    for (; page + 2 <= end_page; page += 2) {
-      RotatePage(page, page_);
-      RotatePage(page + 1, page_ + size_);
-      const float* const pages[2] = {page_, page_ + size_};
-      ScorePages<2>(page, pages, near_, scores + (page - first_page) * rows_, scores_stride);
-    }
-    for (; page < end_page; ++page) {
-      RotatePage(page, page_);
-      const float* const pages[1] = {page_};
-      ScorePages<1>(page, pages, near_, scores + (page - first_page) * rows_, scores_stride);
-    }
+    ForPairsOfPages(far_end, end_page, [&](auto num_pages, int64_t page) {
+      ScoreNear<num_pages.value>(page, scores + (page - first_page) * rows_, scores_stride);
+    });
   }
 
  private:
-  void PrepareHead() {
-    float* row = tables_ + 2 * size_;
+  static constexpr bool kIsInt8 = std::is_same_v<T, int8_t>;
+  static int Lanes() { return static_cast<int>(hn::Lanes(F32Tag())); }
+
+  int PairsOfKey() const { return (kv_.head_dim_k + 1) / 2; }
+  int64_t NearFloats() const { return uses_patterns_ ? size_ : kv_.head_dim_k; }
+  int64_t FarFloats() const { return kIsInt8 ? num_pairs_ : NearFloats(); }
+
+  void CountFarPages() {
     const RopeView& rope = query_.rope;
     const int half = rope.rotary_dim / 2;
     // Without rotation all pages are alike.
@@ -177,25 +179,33 @@ class CmpScorer {
                          : std::max<int64_t>(0, query_page_ - max_page_distance_ + 1);
     const int64_t longest = num_far_pages_ > 0 ? max_page_distance_ : query_page_;
     NSA_CHECK(half == 0 || longest < rope.num_coarse);
+  }
+
+  void PrepareHead(bool has_far, bool has_near) {
+    const RopeView& rope = query_.rope;
+    const int half = rope.rotary_dim / 2;
     for (int q = 0; q < num_queries(); ++q) {
       const QueryRow query_row = tile_.Row(q / group_);
       const int64_t fine = query_row.position % kPageSize * half;
       const int64_t head = int64_t{kv_head_} * group_ + q % group_;
       RotateRow(rope.fine_cos + fine, rope.fine_sin + fine, half, kv_.head_dim_k,
-                query_.q + query_row.row * query_.q_stride + head * kv_.head_dim_k, row);
-      for (int dim = 0; dim < kv_.head_dim_k; ++dim) row[dim] *= query_.scale;
-      LayOut(row, near_ + q * QueryFloats());
-      if (num_far_pages_ == 0) continue;
+                query_.q + query_row.row * query_.q_stride + head * kv_.head_dim_k, row_);
+      for (int dim = 0; dim < kv_.head_dim_k; ++dim) row_[dim] *= query_.scale;
+      if (has_near) LayOutNear(row_, near_ + q * NearFloats());
+      if (!has_far) continue;
       const int64_t coarse = std::max<int64_t>(0, max_page_distance_) * half;
-      RotateRow(rope.coarse_cos + coarse, rope.coarse_sin + coarse, half, kv_.head_dim_k, row,
-                row + kv_.head_dim_k);
-      LayOut(row + kv_.head_dim_k, far_ + q * QueryFloats());
+      float* far_row = row_ + kv_.head_dim_k;
+      RotateRow(rope.coarse_cos + coarse, rope.coarse_sin + coarse, half, kv_.head_dim_k, row_,
+                far_row);
+      if constexpr (kIsInt8) {
+        far_scales_[q] = LayOutPairs(far_row, reinterpret_cast<int32_t*>(far_) + q * num_pairs_);
+      } else {
+        LayOutNear(far_row, far_ + q * FarFloats());
+      }
     }
   }
 
-  int64_t QueryFloats() const { return uses_patterns_ ? size_ : kv_.head_dim_k; }
-
-  void LayOut(const float* x, float* out) const {
+  void LayOutNear(const float* x, float* out) const {
     if (uses_patterns_) {
       spread_(x, kv_.head_dim_k, out);
     } else {
@@ -203,58 +213,114 @@ class CmpScorer {
     }
   }
 
-  const T* Keys(int64_t page) const {
-    return reinterpret_cast<const T*>(kv_.cmp_slots +
-                                      tile_.segment->page_table[page] * kv_.cmp_page_stride +
-                                      kv_head_ * kv_.cmp_head_stride);
+  float LayOutPairs(const float* x, int32_t* out) const {
+    int32_t pairs[kMaxInt8HeadDim / 2];
+    const float scale = QuantiseQuery(x, kv_.head_dim_k, reinterpret_cast<int16_t*>(pairs));
+    if (rows_ >= Lanes()) {
+      std::copy_n(pairs, PairsOfKey(), out);
+      return scale;
+    }
+    spread_(pairs, PairsOfKey(), out);
+    std::fill(out + PairsOfKey() * rows_, out + num_pairs_, 0);
+    return scale;
   }
 
-  /// Biases of the page's rows, null where rows have none.
-  const T* Biases(int64_t page) const {
-    if (kv_.cmp_bias_offset < 0) return nullptr;
-    return reinterpret_cast<const T*>(reinterpret_cast<const std::byte*>(Keys(page)) +
-                                      kv_.cmp_bias_offset);
+  const std::byte* Slot(int64_t page) const {
+    return kv_.cmp_slots + tile_.segment->page_table[page] * kv_.cmp_page_stride +
+           kv_head_ * kv_.cmp_head_stride;
+  }
+  const T* Keys(int64_t page) const { return reinterpret_cast<const T*>(Slot(page)); }
+
+  Int8Rows RowsOf(int64_t page) const {
+    const std::byte* slot = Slot(page);
+    return {reinterpret_cast<const int8_t*>(slot),
+            reinterpret_cast<const float*>(slot + kv_.cmp_scale_offset),
+            reinterpret_cast<const float*>(slot + kv_.cmp_bias_offset)};
   }
 
-  /// scores[q][r] += bias[r] of a page.
-  void AddBiases(const T* biases, int num_queries, float* scores, int64_t stride) const {
-    if (biases == nullptr) return;
-    const F32Tag d;
-    const int lanes = static_cast<int>(hn::Lanes(d));
-    for (int q = 0; q < num_queries; ++q, scores += stride) {
-      int row = 0;
-      for (; row + lanes <= rows_; row += lanes) {
-        hn::StoreU(hn::Add(hn::LoadU(d, scores + row), LoadCache(d, biases + row)), d,
-                   scores + row);
+  /// Calls body(std::integral_constant<int, count>, page) for pages two at a time, then the last.
+  template <class Body>
+  void ForPairsOfPages(int64_t first_page, int64_t end_page, const Body& body) {
+    int64_t page = first_page;
+    for (; page + 2 <= end_page; page += 2) body(std::integral_constant<int, 2>(), page);
+    if (page < end_page) body(std::integral_constant<int, 1>(), page);
+  }
+
+  void ScoreFarInt8(int64_t first_page, int64_t end_page, int64_t last_page, float* scores,
+                    int64_t stride) {
+    constexpr int64_t kPagesAtOnce = 16;
+    Int8Rows lists[2][kPagesAtOnce];
+    Int8Rows* pages = lists[0];
+    Int8Rows* next = lists[1];
+    for (int64_t page = first_page; page < end_page; page += kPagesAtOnce) {
+      const int64_t count = std::min(kPagesAtOnce, end_page - page);
+      const bool has_next = page + 2 * count <= last_page;
+      for (int64_t p = 0; p < count && page == first_page; ++p) pages[p] = RowsOf(page + p);
+      for (int64_t p = 0; p < count && has_next; ++p) next[p] = RowsOf(page + count + p);
+      ScoreInt8(pages, has_next ? next : nullptr, static_cast<int>(count),
+                scores + (page - first_page) * rows_, stride);
+      if (!has_next && page + count < end_page) {
+        for (int64_t p = page + count; p < end_page; ++p) next[p - page - count] = RowsOf(p);
       }
-      for (; row < rows_; ++row) {
-        scores[row] += hn::GetLane(LoadCache(F32Tail(), biases + row));
-      }
+      std::swap(pages, next);
     }
   }
 
-  /// out = the page's keys turned back by its distance from the queries.
-  void RotatePage(int64_t page, float* HWY_RESTRICT out) {
+  void ScoreInt8(const Int8Rows* pages, const Int8Rows* next, int num_pages, float* scores,
+                 int64_t stride) {
+    ForEachQueryBlock(num_queries(), [&](auto count, int first) {
+      const int32_t* pairs = reinterpret_cast<const int32_t*>(far_) + int64_t{first} * num_pairs_;
+      float* out = scores + first * stride;
+      if (rows_ < Lanes()) {
+        ScoreInt8Patterns<count.value>(pages, next, num_pages, rows_, num_pairs_, pairs,
+                                       far_scales_ + first, out, stride);
+        next = nullptr;
+        return;
+      }
+      for (int p = 0; p < num_pages; ++p) {
+        ScoreInt8Vectors<count.value>(pages[p], rows_, num_pairs_, pairs, far_scales_ + first,
+                                      out + p * rows_, stride);
+      }
+    });
+  }
+
+  template <int kPages>
+  void ScoreNear(int64_t first_page, float* scores, int64_t stride) {
+    const float* pages[kPages];
+    for (int p = 0; p < kPages; ++p) {
+      float* rotated = page_ + p * size_;
+      if constexpr (kIsInt8) {
+        WidenPage(Keys(first_page + p), kv_.head_dim_k, rows_, rotated);
+        RotatePage(first_page + p, rotated, rotated);
+      } else {
+        RotatePage(first_page + p, Keys(first_page + p), rotated);
+      }
+      pages[p] = rotated;
+    }
+    ScorePages<kPages>(first_page, pages, near_, scores, stride);
+  }
+
+  /// out = keys of a page turned back by its distance from the queries; may be in place.
+  template <typename K>
+  void RotatePage(int64_t page, const K* keys, float* out) {
     const RopeView& rope = query_.rope;
     const int half = rope.rotary_dim / 2;
     const int64_t coarse = (query_page_ - page) * half;
     spread_(rope.coarse_cos + coarse, half, tables_);
     spread_(rope.coarse_sin + coarse, half, tables_ + size_);
-    const T* keys = Keys(page);
     const int count = half * rows_;
     const F32Tag d;
-    const int lanes = static_cast<int>(hn::Lanes(d));
     int i = 0;
-    for (; i + lanes <= count; i += lanes) RotatePair(d, keys, i, count, out);
+    for (; i + Lanes() <= count; i += Lanes()) RotatePair(d, keys, i, count, out);
     for (; i < count; ++i) RotatePair(F32Tail(), keys, i, count, out);
-    for (i = 2 * count; i + lanes <= size_; i += lanes)
+    for (i = 2 * count; i + Lanes() <= size_; i += Lanes()) {
       hn::StoreU(LoadCache(d, keys + i), d, out + i);
+    }
     for (; i < size_; ++i) hn::StoreU(LoadCache(F32Tail(), keys + i), F32Tail(), out + i);
   }
 
-  template <class D>
-  HWY_INLINE void RotatePair(D d, const T* HWY_RESTRICT keys, int i, int count,
-                             float* HWY_RESTRICT out) const {
+  template <class D, typename K>
+  HWY_INLINE void RotatePair(D d, const K* keys, int i, int count, float* out) const {
     const auto c = hn::LoadU(d, tables_ + i);
     const auto s = hn::LoadU(d, tables_ + size_ + i);
     const auto a = LoadCache(d, keys + i);
@@ -266,29 +332,35 @@ class CmpScorer {
   template <int kPages, typename K>
   void ScorePages(int64_t first_page, const K* const* pages, const float* queries, float* scores,
                   int64_t stride) {
-    const T* biases[kPages];
-    for (int p = 0; p < kPages; ++p) biases[p] = Biases(first_page + p);
     ForEachQueryBlock(num_queries(), [&](auto count, int first) {
-      const float* block = queries + first * QueryFloats();
+      const float* block = queries + first * NearFloats();
       float* out = scores + first * stride;
       if (uses_patterns_) {
-        ScorePatterns<count.value, kPages>(pages, biases, rows_, kv_.head_dim_k, block, out,
-                                           stride);
+        ScorePatterns<count.value, kPages>(pages, rows_, kv_.head_dim_k, block, out, stride);
         return;
       }
       for (int p = 0; p < kPages; ++p) {
-        if (rows_ >= static_cast<int>(hn::Lanes(F32Tag()))) {
+        if (rows_ >= Lanes()) {
           ScoreRows<count.value>(pages[p], rows_, 0, rows_, kv_.head_dim_k, block, out + p * rows_,
                                  stride);
-        } else {
-          for (int row = 0; row < rows_; ++row) {
-            ScoreTile<count.value, 1>(F32Tail(), pages[p] + row, rows_, kv_.head_dim_k, block,
-                                      out + p * rows_ + row, stride);
-          }
+          continue;
         }
-        AddBiases(biases[p], count.value, out + p * rows_, stride);
+        for (int row = 0; row < rows_; ++row) {
+          ScoreTile<count.value, 1>(F32Tail(), pages[p] + row, rows_, kv_.head_dim_k, block,
+                                    out + p * rows_ + row, stride);
+        }
       }
     });
+    for (int p = 0; p < kPages && kv_.cmp_bias_offset >= 0; ++p) {
+      const Int8Rows rows = RowsOf(first_page + p);
+      for (int q = 0; q < num_queries(); ++q) {
+        float* of_page = scores + q * stride + p * rows_;
+        for (int row = 0; row < rows_; ++row) {
+          if constexpr (kIsInt8) of_page[row] *= rows.scales[row];
+          of_page[row] += rows.biases[row];
+        }
+      }
+    }
   }
 
   const AttentionQuery& query_;
@@ -298,18 +370,25 @@ class CmpScorer {
   const int num_kv_heads_;
   const int group_;
   const int rows_;  // compressed rows per page
-  const int size_;  // floats of a page's keys
+  const int size_;  // elements of a page's keys
   const Spreader spread_;
   const int64_t query_page_;
   const int64_t max_page_distance_;
   const bool uses_patterns_;
+  const int num_pairs_;  // of a query as ScoreFar takes it where T is int8
   int64_t num_far_pages_ = 0;
-  int kv_head_ = 0;           // the chosen one
-  float* queries_ = nullptr;  // [num_kv_heads, {near, far}]
-  float* near_ = nullptr;     // [num_queries, QueryFloats()], rotated inside the page only
-  float* far_ = nullptr;      // [num_queries, QueryFloats()], rotated by the longest distance
-  float* page_ = nullptr;     // [2, size_]
-  float* tables_ = nullptr;   // [2, size_]: cosines, sines
+  // Of all KV heads, and of the chosen one. Near queries are rotated inside the page only, far ones
+  // by the longest distance; int8 rows take those as pairs of integers with a scale.
+  float* near_of_all_ = nullptr;        // [num_kv_heads, num_queries, NearFloats()]
+  float* far_of_all_ = nullptr;         // [num_kv_heads, num_queries, FarFloats()]
+  float* far_scales_of_all_ = nullptr;  // [num_kv_heads, num_queries]
+  int kv_head_ = 0;
+  float* near_ = nullptr;
+  float* far_ = nullptr;
+  float* far_scales_ = nullptr;
+  float* page_ = nullptr;    // [2, size_]
+  float* tables_ = nullptr;  // [2, size_]: cosines, sines
+  float* row_ = nullptr;     // [2, head_dim_k]
 };
 
 /// scores[i] = −inf outside of [begin, end), for i in [0, size).

@@ -31,13 +31,16 @@ struct RopeView {
 /// i = p·rows_per_page + s + 1 − length/stride, and slots of negative i are never read. A
 /// compressed key is in the frame of that page: rotated so that page p's own query rotation applies
 /// to it. Where rows are the clusters of a page (cmp_cluster), slot s holds cluster s of its own
-/// page.
+/// page, and has a bias for its score.
 ///
 /// Where dtype is kInt8, each token's K and each token's V have a scale (float32): the largest
 /// magnitude of the rotated key, or the value, divided by 127; NaN where the row is not finite.
+/// Where cmp_dtype is kInt8, each compressed key has such a scale, and dimensions stand in pairs,
+/// as products of 16-bit integers take them: K̂ [⌈head_dim_k/2⌉, rows_per_page, 2], 0 for an odd
+/// last dimension's partner.
 struct PagedKv {
   DType dtype = DType::kBF16;      // of K and V
-  DType cmp_dtype = DType::kBF16;  // of the compressed rows; not kInt8
+  DType cmp_dtype = DType::kBF16;  // of the compressed rows; of clusters kF32 or kInt8
   int num_kv_heads = 0;
   int head_dim_k = 0;
   int head_dim_v = 0;
@@ -47,20 +50,25 @@ struct PagedKv {
   int64_t head_stride = 0;    // bytes
   int64_t v_offset = 0;       // bytes from a head's K to its V
   int64_t scale_offset = -1;  // bytes from a head's K to its scales {K [64], V [64]} of kInt8
-  // Null where the plan has no compressed rows. V̂ is there where cmp_v_offset ≥ 0, a bias for each
-  // row's score where cmp_bias_offset ≥ 0.
+  // Null where the plan has no compressed rows. Of V̂ (of windows), scales (of kInt8) and biases (of
+  // clusters) those are there whose offset is not negative. Scales and biases are float32.
   std::byte* cmp_slots = nullptr;  // [num_pages, num_kv_heads, {K̂ [head_dim_k, rows_per_page],
                                    //                            V̂ [rows_per_page, head_dim_v],
-                                   //                            bias [NumCmpBiases()]}]
+                                   //                            scales [rows_per_page],
+                                   //                            biases [rows_per_page]}]
   int64_t cmp_page_stride = 0;     // bytes
   int64_t cmp_head_stride = 0;     // bytes
   int64_t cmp_v_offset = -1;       // bytes from a head's K̂ to its V̂
+  int64_t cmp_scale_offset = -1;   // bytes from a head's K̂ to its scales: CmpInt8KeyBytes()
   int64_t cmp_bias_offset = -1;    // bytes from a head's K̂ to its biases
 };
 
-/// Elements of a page's biases: zeros stand behind those of its rows, so that any vector can be
-/// read whole.
-constexpr int NumCmpBiases(int rows_per_page) { return rows_per_page > 16 ? rows_per_page : 16; }
+/// Bytes of a page's K̂ for one head where cmp_dtype is kInt8: whole cache lines, so that a vector
+/// may be read beyond the last row.
+constexpr int64_t CmpInt8KeyBytes(int head_dim_k, int rows_per_page) {
+  const int64_t pairs = int64_t{(head_dim_k + 1) / 2} * rows_per_page;
+  return (2 * pairs + 63) / 64 * 64;
+}
 
 /// Consecutive query rows of one sequence, at consecutive positions.
 struct AttentionSegment {

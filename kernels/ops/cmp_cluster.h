@@ -1,6 +1,7 @@
 #ifndef NSA_KERNELS_OPS_CMP_CLUSTER_H_
 #define NSA_KERNELS_OPS_CMP_CLUSTER_H_
 
+#include "kernels/check.h"
 #include "kernels/ops/attention.h"
 
 namespace nsa::kernels {
@@ -20,9 +21,16 @@ namespace nsa::kernels {
 struct CmpClusterParams {
   const AttentionSegment* segments = nullptr;  // [num_segments]
   int num_segments = 0;
-  PagedKv kv;            // with cmp_bias_offset ≥ 0, without V̂
+  PagedKv kv;            // with biases, without V̂; cmp_dtype kF32 or kInt8
   int num_clusters = 8;  // rows per page: a power of two from 1 to 64
 };
+
+/// Ends the program where a cache cannot hold clusters.
+inline void CheckClusterRows(const PagedKv& kv) {
+  NSA_CHECK(kv.cmp_bias_offset >= 0 && kv.cmp_v_offset < 0);
+  NSA_CHECK(kv.cmp_dtype == DType::kF32 ||
+            (kv.cmp_dtype == DType::kInt8 && kv.cmp_scale_offset >= 0));
+}
 
 inline constexpr int kClusterIterations = 4;
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/int8_rows.h"
 #include "kernels/reference/paged_attention.h"
 #include "kernels/reference/reference.h"
 
@@ -83,6 +84,28 @@ std::vector<int> Improve(const std::vector<Vector>& keys, std::vector<Vector>& m
   return sizes;
 }
 
+/// Writes row c of a page in the cache's type.
+void StoreMean(const PagedKv& kv, const Vector& mean, int num_clusters, int c, std::byte* target) {
+  const PagedRows rows = CmpRows(kv, kPageSize / num_clusters);
+  if (kv.cmp_dtype == DType::kF32) {
+    for (int dim = 0; dim < kv.head_dim_k; ++dim) {
+      StoreElement(DType::kF32, target, rows.KeyIndex(dim, c), mean[dim]);
+    }
+    return;
+  }
+  float largest = 0;
+  for (const float x : mean) {
+    largest = std::isnan(x) || std::fabs(x) > largest ? std::fabs(x) : largest;
+  }
+  const Int8RowScale scale(largest);
+  StoreElement(DType::kF32, target + kv.cmp_scale_offset, c, scale.scale);
+  for (int dim = 0; dim < (kv.head_dim_k + 1) / 2 * 2; ++dim) {
+    const bool is_zero = dim == kv.head_dim_k || scale.inverse == 0;
+    const float q = is_zero ? 0.0f : std::nearbyint(mean[dim] * scale.inverse);
+    target[rows.KeyIndex(dim, c)] = static_cast<std::byte>(static_cast<int8_t>(q));
+  }
+}
+
 void ClusterPage(const CmpClusterParams& params, int32_t page, int kv_head) {
   const PagedKv& kv = params.kv;
   const PagedRows rows = TokenRows(kv);
@@ -97,14 +120,9 @@ void ClusterPage(const CmpClusterParams& params, int32_t page, int kv_head) {
   for (int i = 0; i < kClusterIterations; ++i) sizes = Improve(keys, means);
   std::byte* target = kv.cmp_slots + page * kv.cmp_page_stride + kv_head * kv.cmp_head_stride;
   for (int c = 0; c < params.num_clusters; ++c) {
-    for (int dim = 0; dim < kv.head_dim_k; ++dim) {
-      StoreElement(kv.cmp_dtype, target, int64_t{dim} * params.num_clusters + c, means[c][dim]);
-    }
-  }
-  std::byte* biases = target + kv.cmp_bias_offset;
-  for (int c = 0; c < NumCmpBiases(params.num_clusters); ++c) {
-    const float bias = c < params.num_clusters ? std::log(static_cast<float>(sizes[c])) : 0.0f;
-    StoreElement(kv.cmp_dtype, biases, c, bias);
+    StoreMean(kv, means[c], params.num_clusters, c, target);
+    StoreElement(DType::kF32, target + kv.cmp_bias_offset, c,
+                 std::log(static_cast<float>(sizes[c])));
   }
 }
 
@@ -112,7 +130,7 @@ void ClusterPage(const CmpClusterParams& params, int32_t page, int kv_head) {
 
 void CmpCluster(const CmpClusterParams& params) {
   NSA_CHECK(params.num_clusters >= 1 && kPageSize % params.num_clusters == 0);
-  NSA_CHECK(params.kv.cmp_bias_offset >= 0);
+  CheckClusterRows(params.kv);
   for (int s = 0; s < params.num_segments; ++s) {
     const PageRange pages = CompletedPages(params.segments[s]);
     for (int64_t page = pages.first; page < pages.end; ++page) {

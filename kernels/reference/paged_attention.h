@@ -81,13 +81,17 @@ struct PagedRows {
   int rows_per_page;
   int head_dim_k;
   int head_dim_v;
+  bool has_key_pairs = false;  // keys [⌈head_dim_k/2⌉, rows_per_page, 2]
 
   const std::byte* Head(int64_t page, int kv_head) const {
     return slots + page * page_stride + kv_head * head_stride;
   }
   float Key(int64_t page, int kv_head, int dim, int row) const {
-    return LoadElement(dtype, Head(page, kv_head), int64_t{dim} * rows_per_page + row) *
-           Scale(page, kv_head, row);
+    return LoadElement(dtype, Head(page, kv_head), KeyIndex(dim, row)) * Scale(page, kv_head, row);
+  }
+  int64_t KeyIndex(int dim, int row) const {
+    if (!has_key_pairs) return int64_t{dim} * rows_per_page + row;
+    return (int64_t{dim / 2} * rows_per_page + row) * 2 + dim % 2;
   }
   float Value(int64_t page, int kv_head, int row, int dim) const {
     return LoadElement(dtype, Head(page, kv_head) + v_offset, int64_t{row} * head_dim_v + dim) *
@@ -106,8 +110,11 @@ inline PagedRows TokenRows(const PagedKv& kv) {
 }
 
 inline PagedRows CmpRows(const PagedKv& kv, int stride) {
-  return {kv.cmp_dtype, kv.cmp_slots,       kv.cmp_page_stride, kv.cmp_head_stride, kv.cmp_v_offset,
-          -1,           kPageSize / stride, kv.head_dim_k,      kv.head_dim_v};
+  return {kv.cmp_dtype,       kv.cmp_slots,
+          kv.cmp_page_stride, kv.cmp_head_stride,
+          kv.cmp_v_offset,    kv.cmp_scale_offset,
+          kPageSize / stride, kv.head_dim_k,
+          kv.head_dim_v,      kv.cmp_dtype == DType::kInt8};
 }
 
 /// One row that a query attends to.

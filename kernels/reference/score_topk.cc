@@ -39,7 +39,7 @@ std::vector<float> GroupProbabilities(const ScoreTopkParams& params,
     std::vector<float> scores = Scores(query, rows, kv_head, q, visible);
     for (size_t i = 0; params.num_clusters > 0 && i < scores.size(); ++i) {
       const std::byte* biases = rows.Head(visible[i].page, kv_head) + query.kv.cmp_bias_offset;
-      scores[i] += LoadElement(query.kv.cmp_dtype, biases, visible[i].row);
+      scores[i] += LoadElement(DType::kF32, biases, visible[i].row);
     }
     const float lse = params.cmp_lse != nullptr ? params.cmp_lse[row * query.num_q_heads + head]
                                                 : LogSumExp(scores);

@@ -92,23 +92,29 @@ TEST(KvLayout, RowsAndBiasesFillTheSlot) {
   windows.compressed_values = true;
   const struct {
     AttentionSpec spec;
-    int64_t elements, v_offset, bias_offset;  // of one head
+    kernels::DType dtype;
+    int64_t bytes, v_offset, scale_offset, bias_offset;  // of one head's compressed rows
   } cases[] = {
-      {TrainingFreeSpec(8192), 8 * 64 + 16, -1, 8 * 64},
-      {windows, 4 * (64 + 48), 4 * 64, -1},
-      {FullAttentionSpec(), 0, -1, -1},
+      {TrainingFreeSpec(8192), kernels::DType::kF16, 8 * (64 + 4 + 4), -1, 8 * 64, 8 * 68},
+      {TrainingFreeSpec(8192), kernels::DType::kF32, 8 * (256 + 4), -1, -1, 8 * 256},
+      {windows, kernels::DType::kF16, 4 * (64 + 48) * 2, 4 * 64 * 2, -1, -1},
+      {windows, kernels::DType::kInt8, 4 * (64 + 48) * 2, 4 * 64 * 2, -1, -1},
+      {FullAttentionSpec(), kernels::DType::kF16, 0, -1, -1, -1},
   };
   for (const auto& c : cases) {
     SCOPED_TRACE(Describe(c.spec));
-    const KvLayout layout = KvLayout::For(c.spec, kShape, 2, kernels::DType::kF16);
-    EXPECT_EQ(layout.CmpSlotBytes(), 3 * c.elements * 2);
-    EXPECT_EQ(layout.SlotBytes(), 3 * 64 * (64 + 48) * 2);
+    const KvLayout layout = KvLayout::For(c.spec, kShape, 2, c.dtype);
+    EXPECT_EQ(layout.CmpSlotBytes(), 3 * c.bytes);
+    const int64_t scale_bytes = c.dtype == kernels::DType::kInt8 ? 2 * 4 : 0;
+    const auto element = static_cast<int64_t>(kernels::SizeOf(c.dtype));
+    EXPECT_EQ(layout.SlotBytes(), 3 * 64 * ((64 + 48) * element + scale_bytes));
     const auto cache = KvCache::Create(layout, 5);
     ASSERT_TRUE(cache.ok()) << cache.status();
     const kernels::PagedKv view = (*cache)->view(1);
-    EXPECT_EQ(view.cmp_v_offset, c.v_offset < 0 ? -1 : c.v_offset * 2);
-    EXPECT_EQ(view.cmp_bias_offset, c.bias_offset < 0 ? -1 : c.bias_offset * 2);
-    EXPECT_EQ(view.cmp_slots == nullptr, c.elements == 0);
+    EXPECT_EQ(view.cmp_v_offset, c.v_offset);
+    EXPECT_EQ(view.cmp_scale_offset, c.scale_offset);
+    EXPECT_EQ(view.cmp_bias_offset, c.bias_offset);
+    EXPECT_EQ(view.cmp_slots == nullptr, c.bytes == 0);
   }
 }
 

@@ -36,7 +36,11 @@ struct AttentionCase {
   int num_clusters = 0;  // > 0: compressed rows are clusters, without values
 
   int CmpRowsPerPage() const { return num_clusters > 0 ? num_clusters : kPageSize / stride; }
-  DType CmpDtype() const { return dtype == DType::kInt8 ? DType::kF16 : dtype; }
+  DType CmpDtype() const {
+    if (dtype == DType::kF32) return dtype;
+    if (num_clusters > 0) return DType::kInt8;
+    return dtype == DType::kInt8 ? DType::kF16 : dtype;
+  }
 };
 
 inline void PrintTo(const AttentionCase& c, std::ostream* os) { *os << c.name; }
@@ -153,6 +157,7 @@ inline std::vector<AttentionCase> ClusterCases() {
       {.name = "SixteenClusters", .group = 4, .num_clusters = 16},
       {.name = "ClustersOfBf16", .dtype = DType::kBF16, .group = 2, .num_clusters = 8},
       {.name = "ClustersOfOddDims",
+       .dtype = DType::kBF16,
        .num_kv_heads = 1,
        .group = 5,
        .head_dim_k = 18,
@@ -168,6 +173,16 @@ inline std::vector<AttentionCase> ClusterCases() {
        .rotary_dim = 128,
        .num_clusters = 32},
       {.name = "ClustersOfInt8", .dtype = DType::kInt8, .group = 3, .num_clusters = 8},
+      {.name = "Int8OneClusterOddDim",
+       .dtype = DType::kF16,
+       .num_kv_heads = 1,
+       .group = 2,
+       .head_dim_k = 37,
+       .head_dim_v = 21,
+       .rotary_dim = 18,
+       .sequences = {{0, 70}, {4200, 9}, {9000, 1}},
+       .num_clusters = 1},
+      {.name = "EightExactClusters", .num_kv_heads = 1, .group = 2, .num_clusters = 8},
       {.name = "ClusterPerKey", .num_kv_heads = 1, .rotary_dim = 0, .num_clusters = 64},
   };
 }

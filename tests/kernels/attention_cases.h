@@ -15,6 +15,7 @@
 #include <ostream>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -67,7 +68,6 @@ class TestCache {
  public:
   TestCache(const AttentionCase& c, int64_t num_pages) {
     const int64_t element = static_cast<int64_t>(SizeOf(c.dtype));
-    const int64_t cmp_element = static_cast<int64_t>(SizeOf(c.CmpDtype()));
     const int64_t rows = c.CmpRowsPerPage();
     kv_.dtype = c.dtype;
     kv_.cmp_dtype = c.CmpDtype();
@@ -81,14 +81,17 @@ class TestCache {
       kv_.head_stride += 2 * kPageSize * sizeof(float);
     }
     kv_.page_stride = c.num_kv_heads * kv_.head_stride + 128;
-    if (c.num_clusters > 0) {
-      kv_.cmp_bias_offset = c.head_dim_k * rows * cmp_element;
-    } else if (c.compressed_values) {
-      kv_.cmp_v_offset = c.head_dim_k * rows * cmp_element;
+    const int64_t float_bytes = rows * static_cast<int64_t>(sizeof(float));
+    int64_t end = c.CmpDtype() == DType::kInt8
+                      ? CmpInt8KeyBytes(c.head_dim_k, c.CmpRowsPerPage())
+                      : c.head_dim_k * rows * static_cast<int64_t>(SizeOf(c.CmpDtype()));
+    const auto take = [&end](int64_t bytes) { return std::exchange(end, end + bytes); };
+    if (c.num_clusters == 0 && c.compressed_values) {
+      kv_.cmp_v_offset = take(c.head_dim_v * rows * static_cast<int64_t>(SizeOf(c.CmpDtype())));
     }
-    kv_.cmp_head_stride =
-        ((c.head_dim_k + c.head_dim_v) * rows + NumCmpBiases(c.CmpRowsPerPage())) * cmp_element +
-        64;
+    if (c.CmpDtype() == DType::kInt8) kv_.cmp_scale_offset = take(float_bytes);
+    if (c.num_clusters > 0) kv_.cmp_bias_offset = take(float_bytes);
+    kv_.cmp_head_stride = (end + 127) / 64 * 64;
     kv_.cmp_page_stride = c.num_kv_heads * kv_.cmp_head_stride + 64;
     slots_.assign(num_pages * kv_.page_stride, std::byte{0xFF});
     cmp_slots_.assign(num_pages * kv_.cmp_page_stride, std::byte{0xFF});

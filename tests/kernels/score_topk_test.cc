@@ -161,7 +161,7 @@ std::vector<double> OracleScores(const AttentionWorld& world, const TopkOptions&
                                     reference::LoadQuery(query, row, head, position), visible);
     for (size_t i = 0; c.num_clusters > 0 && i < scores.size(); ++i) {
       scores[i] += reference::LoadElement(
-          c.CmpDtype(), rows.Head(visible[i].page, kv_head) + query.kv.cmp_bias_offset,
+          DType::kF32, rows.Head(visible[i].page, kv_head) + query.kv.cmp_bias_offset,
           visible[i].row);
     }
     double sum = 0;

@@ -19,6 +19,7 @@
 #include "engine/memory.h"
 #include "kernels/backend.h"
 #include "nlohmann/json.hpp"
+#include "tests/tools/profiling_backend.h"
 #include "tests/tools/read_bandwidth.h"
 
 ABSL_FLAG(std::string, plans, "full,paper,training_free", "full, paper, training_free");
@@ -29,6 +30,7 @@ ABSL_FLAG(int32_t, head_dim_k, 64, "of queries and keys");
 ABSL_FLAG(int32_t, head_dim_v, 64, "of values");
 ABSL_FLAG(int32_t, num_threads, 0, "0: all usable cores");
 ABSL_FLAG(int32_t, rounds, 5, "passes over all layers; the median counts");
+ABSL_FLAG(int32_t, num_layers, 0, "0: as many as fill four times the last-level cache");
 ABSL_FLAG(bool, cold, true, "empty the caches before each round");
 ABSL_FLAG(std::string, kv_cache_dtype, "bf16", "f16, bf16 or int8");
 
@@ -125,10 +127,11 @@ class DecodeWorld {
     const int64_t token =
         (kv.head_dim_k + kv.head_dim_v) * static_cast<int64_t>(kernels::SizeOf(kv.dtype)) +
         (kv.scale_offset >= 0 ? 8 : 0);
-    const int64_t row = (kv.head_dim_k + (kv.cmp_v_offset >= 0 ? kv.head_dim_v : 0) +
-                         (kv.cmp_bias_offset >= 0 ? 1 : 0)) *
-                        static_cast<int64_t>(kernels::SizeOf(kv.cmp_dtype));
-    return num_layers_ * kv.num_kv_heads * ((reads.slc + reads.win) * token + reads.cmp * row);
+    const engine::KvLayout& layout = cache_->layout();
+    const int64_t rows = std::max(1, layout.cmp_rows_per_page);
+    const int64_t cmp_bytes = reads.cmp * layout.CmpSlotBytes() / rows;
+    const int64_t bytes = kv.num_kv_heads * (reads.slc + reads.win) * token + cmp_bytes;
+    return num_layers_ * bytes;
   }
 
  private:
@@ -187,10 +190,12 @@ int Run() {
   // emptied before each round.
   const int64_t token_bytes =
       int64_t{shape.num_kv_heads} * (shape.head_dim_k + shape.head_dim_v) * 2;
-  const int num_layers = static_cast<int>(
-      std::clamp<int64_t>(OutOfCacheBytes() / (context * token_bytes) + 1, 1, 256));
+  const int num_layers = absl::GetFlag(FLAGS_num_layers) > 0
+                             ? absl::GetFlag(FLAGS_num_layers)
+                             : static_cast<int>(std::clamp<int64_t>(
+                                   OutOfCacheBytes() / (context * token_bytes) + 1, 1, 256));
   const CacheEvictor evictor;
-  const auto backend = kernels::MakeCpuBackend(threads);
+  ProfilingBackend backend(kernels::MakeCpuBackend(threads));
   nlohmann::ordered_json result = {{"context", context},
                                    {"num_layers", num_layers},
                                    {"num_threads", threads},
@@ -198,8 +203,9 @@ int Run() {
                                    {"read_bandwidth_gb_s", bandwidth}};
   for (const auto& word : absl::StrSplit(absl::GetFlag(FLAGS_plans), ',')) {
     const std::string name(word);
-    DecodeWorld world(SpecOf(name), shape, dtype, context, num_layers, *backend);
+    DecodeWorld world(SpecOf(name), shape, dtype, context, num_layers, backend);
     world.Step();
+    backend.Reset();
     std::vector<double> rounds;
     for (int32_t i = 0; i < absl::GetFlag(FLAGS_rounds); ++i) {
       if (absl::GetFlag(FLAGS_cold)) evictor.Evict();
@@ -212,6 +218,11 @@ int Run() {
     result[name] = {{"seconds_per_layer", median / num_layers},
                     {"bytes_per_layer", world.StepBytes() / num_layers},
                     {"gb_per_s", static_cast<double>(world.StepBytes()) / median / 1e9}};
+    for (const auto& [op, profile] : backend.profiles()) {
+      // A mean over rounds: what disturbs one shows here, and not in the median.
+      result[name]["mean_seconds_of_operator"][op] =
+          profile.seconds / static_cast<double>(rounds.size()) / num_layers;
+    }
   }
   std::cout << result.dump() << std::endl;
   return 0;

@@ -49,15 +49,15 @@ Json AttentionBytes(const engine::LoadedModel& model, int64_t position, int64_t 
   const engine::AttentionReads reads = plan.CountReads(position, model.info.num_selected_blocks);
   const kernels::PagedKv kv = model.cache->view(0);
   const int64_t heads = batch * model.info.num_layers * kv.num_kv_heads;
-  const auto cmp_element = static_cast<int64_t>(kernels::SizeOf(kv.cmp_dtype));
   const int64_t scale_bytes = kv.scale_offset >= 0 ? 2 * sizeof(float) : 0;
   const int64_t token_bytes =
       (kv.head_dim_k + kv.head_dim_v) * static_cast<int64_t>(kernels::SizeOf(kv.dtype)) +
       scale_bytes;
   Json bytes;
   if (plan.spec().sparse) {
-    const int64_t bias = kv.cmp_bias_offset >= 0 ? 1 : 0;
-    bytes["score_topk"] = reads.cmp * (kv.head_dim_k + bias) * cmp_element * heads;
+    const engine::KvLayout& layout = model.cache->layout();
+    bytes["score_topk"] = batch * model.info.num_layers * reads.cmp * layout.CmpSlotBytes() /
+                          layout.cmp_rows_per_page;
     bytes["sel_attn"] = reads.slc * token_bytes * heads;
     bytes["win_attn"] = reads.win * token_bytes * heads;
   } else {
