@@ -71,7 +71,9 @@ KvLayout KvLayout::For(const AttentionSpec& spec, const AttentionShape& shape, i
           .cmp_dtype = CmpDTypeFor(clusters, dtype),
           .cmp_rows_per_page = spec.sparse ? rows : 0,
           .compressed_values = spec.compressed_values,
-          .cmp_biases = spec.sparse && clusters};
+          .cmp_biases = spec.sparse && clusters,
+          // Where distances have no limit, one rotation of the query then serves all pages.
+          .cmp_absolute = spec.sparse && !clusters && spec.max_page_distance < 0};
 }
 
 int64_t KvLayout::SlotBytes() const { return num_kv_heads * HeadBytes(*this); }
@@ -120,6 +122,7 @@ kernels::PagedKv KvCache::view(int layer) const {
     view.cmp_page_stride = layout_.CmpSlotBytes();
     view.cmp_head_stride = CmpHeadBytes(layout_);
     const int64_t key_bytes = CmpKeyBytes(layout_);
+    view.cmp_absolute = layout_.cmp_absolute;
     if (layout_.compressed_values) view.cmp_v_offset = key_bytes;
     if (layout_.cmp_dtype == kernels::DType::kInt8) view.cmp_scale_offset = key_bytes;
     if (layout_.cmp_biases) {

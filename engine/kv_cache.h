@@ -22,7 +22,8 @@ struct KvLayout {
   kernels::DType cmp_dtype = kernels::DType::kBF16;  // of compressed rows
   int cmp_rows_per_page = 0;                         // 0: the plan has no compressed rows
   bool compressed_values = false;
-  bool cmp_biases = false;  // a bias for each compressed row
+  bool cmp_biases = false;    // a bias for each compressed row
+  bool cmp_absolute = false;  // compressed keys in the frame of the sequence
 
   /// What a plan needs in a cache of `dtype`; compressed rows have a type of their own.
   static KvLayout For(const AttentionSpec& spec, const AttentionShape& shape, int num_layers,

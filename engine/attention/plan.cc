@@ -35,12 +35,16 @@ struct StepRunner {
   void operator()(kernels::CmpAttnParams params) const {
     params.query = inputs.query;
     params.result = workspace.branch(kCmp);
+    params.scores = KeptScores(params.stride);
     backend.CmpAttn(params);
   }
   void operator()(kernels::ScoreTopkParams params) const {
     params.query = inputs.query;
-    // A plan with a compressed branch has its log-sum-exp already.
-    if (shares_cmp_lse) params.cmp_lse = workspace.branch(kCmp).lse;
+    // A plan with a compressed branch has its log-sum-exp already, and for few rows its scores.
+    if (has_cmp_branch) {
+      params.cmp_lse = workspace.branch(kCmp).lse;
+      params.cmp_scores = KeptScores(params.stride);
+    }
     params.num_selected_blocks = workspace.max_selected_blocks();
     params.row_num_selected_blocks = inputs.row_num_selected_blocks;
     params.selected = workspace.selected();
@@ -85,7 +89,17 @@ struct StepRunner {
     backend.Merge(params);
   }
 
-  bool shares_cmp_lse = false;
+  kernels::CmpScores KeptScores(int compression_stride) const {
+    int64_t num_pages = 0;
+    for (int s = 0; s < inputs.query.num_segments; ++s) {
+      const kernels::AttentionSegment& segment = inputs.query.segments[s];
+      const int64_t end = segment.position + segment.num_rows;
+      num_pages = std::max(num_pages, (end + kernels::kPageSize - 1) / kernels::kPageSize);
+    }
+    return workspace.cmp_scores(inputs.row_begin + inputs.num_rows, num_pages, compression_stride);
+  }
+
+  bool has_cmp_branch = false;
 };
 
 kernels::ScoreTopkParams ScoreParams(const AttentionSpec& spec) {
@@ -108,7 +122,7 @@ kernels::ScoreTopkParams ScoreParams(const AttentionSpec& spec) {
 
 AttentionWorkspace::AttentionWorkspace(const AttentionShape& shape, int64_t max_rows,
                                        int32_t max_selected_blocks)
-    : max_selected_blocks_(max_selected_blocks) {
+    : max_selected_blocks_(max_selected_blocks), num_q_heads_(shape.num_q_heads) {
   const size_t heads = static_cast<size_t>(max_rows * shape.num_q_heads);
   for (int b = 0; b < kernels::kMaxBranches; ++b) {
     out_[b].resize(heads * static_cast<size_t>(shape.head_dim_v));
@@ -122,8 +136,19 @@ kernels::BranchOutput AttentionWorkspace::branch(int index) {
   return {.out = out_[index].data(), .lse = lse_[index].data()};
 }
 
+kernels::CmpScores AttentionWorkspace::cmp_scores(int64_t num_rows, int64_t num_pages,
+                                                  int compression_stride) {
+  constexpr int64_t kMaxRows = 16;
+  if (num_rows > kMaxRows) return {};
+  const int64_t stride = kernels::CmpScoreStride(num_pages, compression_stride);
+  const auto size = static_cast<size_t>(num_rows * num_q_heads_ * stride);
+  // Doubled, so that a growing context seldom takes memory.
+  if (cmp_scores_.size() < size) cmp_scores_.resize(2 * size);
+  return {.data = cmp_scores_.data(), .stride = stride};
+}
+
 int64_t AttentionWorkspace::num_bytes() const {
-  size_t floats = selected_.size() + num_selected_.size();
+  size_t floats = selected_.size() + num_selected_.size() + cmp_scores_.size();
   for (int b = 0; b < kernels::kMaxBranches; ++b) floats += out_[b].size() + lse_[b].size();
   return static_cast<int64_t>(floats * sizeof(float));
 }

@@ -33,6 +33,9 @@ class AttentionWorkspace {
   int32_t* selected() { return selected_.data(); }
   int32_t* num_selected() { return num_selected_.data(); }
   int32_t max_selected_blocks() const { return max_selected_blocks_; }
+  /// Room for the compressed branch's scores of rows [0, num_rows) that see `num_pages` pages, until
+  /// the next call; none for many rows, whose scores are cheaper to make again than to keep.
+  kernels::CmpScores cmp_scores(int64_t num_rows, int64_t num_pages, int compression_stride);
   int64_t num_bytes() const;
 
   /// Adds what stands in selected() for the query's rows.
@@ -42,6 +45,8 @@ class AttentionWorkspace {
 
  private:
   int32_t max_selected_blocks_;
+  int num_q_heads_;
+  std::vector<float> cmp_scores_;                  // grows with the context
   std::vector<float> out_[kernels::kMaxBranches];  // [max_rows, num_q_heads, head_dim_v]
   std::vector<float> lse_[kernels::kMaxBranches];  // [max_rows, num_q_heads]
   std::vector<int32_t> selected_;                  // [max_rows, num_kv_heads, max_selected_blocks]

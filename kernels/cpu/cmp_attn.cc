@@ -1,6 +1,7 @@
 #include "kernels/ops/cmp_attn.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/check.h"
@@ -19,8 +20,60 @@
 
 namespace nsa::kernels::cpu {
 
-/// Pages whose compressed rows go through one step of the online softmax.
-inline constexpr int64_t kPagesPerStep = 32;
+/// Pages whose compressed rows share one softmax, and the grain of parallel work for one row. A
+/// constant of the arithmetic, so independent of rows and threads.
+inline constexpr int64_t kPagesPerSplit = 64;
+
+/// One call. Cache row u is window u + 1 − length/stride.
+struct CmpCall {
+  const CmpAttnParams& params;
+  int group;
+  List<RowTile> tiles;
+
+  const PagedKv& kv() const { return params.query.kv; }
+  bool HasValues() const { return params.result.out != nullptr; }
+  int RowsPerPage() const { return kPageSize / params.stride; }
+  int NumQueries(const RowTile& tile) const { return tile.num_rows * group; }
+  int64_t FirstRow() const { return params.length / params.stride - 1; }
+  /// One past the last cache row that a query sees; 0 where it sees none.
+  int64_t EndRow(int64_t position) const {
+    const int64_t end = (position + 1) / params.stride;
+    return end > FirstRow() ? end : 0;
+  }
+  int64_t NumPages(const RowTile& tile) const {
+    const int64_t end = EndRow(tile.Row(tile.num_rows - 1).position);
+    return (end + RowsPerPage() - 1) / RowsPerPage();
+  }
+  int64_t NumSplits(const RowTile& tile) const {
+    return (NumPages(tile) + kPagesPerSplit - 1) / kPagesPerSplit;
+  }
+
+  /// Of one query's part: {acc [head_dim_v] where there are values, maximum, sum}.
+  int64_t PartFloats() const { return AccFloats() + 2; }
+  int64_t AccFloats() const { return HasValues() ? kv().head_dim_v : 0; }
+  /// Of one query's scores in a split; vectors are read and written whole.
+  int64_t ScoreFloats() const { return kPagesPerSplit * RowsPerPage() + 16; }
+  int64_t TaskFloats(const RowTile& tile) const {
+    const int64_t num_queries = NumQueries(tile);
+    return num_queries * ScoreFloats() +
+           CmpScorerFloats(num_queries, kv().head_dim_k, RowsPerPage());
+  }
+  /// What JoinSplits needs: a factor for each split, and the sum of values.
+  int64_t JoinFloats(const RowTile& tile) const { return NumSplits(tile) + 16 + AccFloats(); }
+  /// Of a tile's parts for one KV head: [splits][queries].
+  int64_t TilePartFloats(const RowTile& tile) const {
+    return NumSplits(tile) * NumQueries(tile) * PartFloats();
+  }
+};
+
+/// Splits [first, end) of a tile and a KV head.
+struct CmpTask {
+  const RowTile* tile;
+  int kv_head;
+  int64_t first_split;
+  int64_t end_split;
+  float* parts;  // of the tile and KV head, all splits
+};
 
 }  // namespace nsa::kernels::cpu
 
@@ -30,108 +83,212 @@ HWY_BEFORE_NAMESPACE();
 namespace nsa::kernels::cpu {
 namespace HWY_NAMESPACE {
 
-/// One tile's rows and one KV head. Cache row u is window u + 1 − length/stride.
+/// acc[q][dim …] = Σ weights[q][row]·values[row] over rows [begin, end) of pages of `rows` rows,
+/// for kVectors vectors of dimensions.
+template <int kQueries, size_t kVectors, class D, typename T>
+HWY_INLINE void CmpValueTile(D d, const T* const* pages, int rows, int begin, int end, int head_dim,
+                             const float* weights, int64_t weights_stride, float* const* acc,
+                             int dim) {
+  hn::Vec<D> sum[kQueries][kVectors];
+  for (int q = 0; q < kQueries; ++q) {
+    for (size_t i = 0; i < kVectors; ++i) sum[q][i] = hn::Zero(d);
+  }
+  for (int page = begin / rows; page * rows < end; ++page) {
+    const int last = std::min(rows, end - page * rows);
+    for (int row = std::max(0, begin - page * rows); row < last; ++row) {
+      hn::Vec<D> value[kVectors];
+      for (size_t i = 0; i < kVectors; ++i) {
+        value[i] = LoadCache(d, pages[page] + int64_t{row} * head_dim + dim + i * hn::Lanes(d));
+      }
+      for (int q = 0; q < kQueries; ++q) {
+        const auto p = hn::Set(d, weights[q * weights_stride + page * rows + row]);
+        for (size_t i = 0; i < kVectors; ++i) sum[q][i] = hn::MulAdd(p, value[i], sum[q][i]);
+      }
+    }
+  }
+  for (int q = 0; q < kQueries; ++q) {
+    for (size_t i = 0; i < kVectors; ++i) {
+      hn::StoreU(sum[q][i], d, acc[q] + dim + i * hn::Lanes(d));
+    }
+  }
+}
+
+/// CmpValueTile over all dimensions.
+template <int kQueries, typename T>
+HWY_NOINLINE void SumCmpValues(const T* const* pages, int rows, int begin, int end, int head_dim,
+                               const float* weights, int64_t weights_stride, float* const* acc) {
+  const F32Tag d;
+  constexpr size_t kVectors = TileVectors<F32Tag>();
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  const int wide = lanes * static_cast<int>(kVectors);
+  int dim = 0;
+  for (; dim + wide <= head_dim; dim += wide) {
+    CmpValueTile<kQueries, kVectors>(d, pages, rows, begin, end, head_dim, weights, weights_stride,
+                                     acc, dim);
+  }
+  for (; dim + lanes <= head_dim; dim += lanes) {
+    CmpValueTile<kQueries, 1>(d, pages, rows, begin, end, head_dim, weights, weights_stride, acc,
+                              dim);
+  }
+  for (; dim < head_dim; ++dim) {
+    CmpValueTile<kQueries, 1>(F32Tail(), pages, rows, begin, end, head_dim, weights, weights_stride,
+                              acc, dim);
+  }
+}
+
+/// Runs one task in a worker's scratch memory. T: element type of compressed rows.
 template <typename T>
 class CmpTile {
  public:
-  CmpTile(const CmpAttnParams& params, const RowTile& tile, int kv_head, Scratch& scratch)
-      : params_(params),
-        kv_(params.query.kv),
-        tile_(tile),
-        kv_head_(kv_head),
-        group_(params.query.num_q_heads / params.query.kv.num_kv_heads),
-        rows_(kPageSize / params.stride),
-        // Vectors are read and written whole.
-        scores_stride_(kPagesPerStep * rows_ + 16),
-        scorer_(params.query, params.stride, params.max_page_distance, tile, kv_head) {
-    const int64_t num_queries = int64_t{tile.num_rows} * group_;
-    const int64_t acc_floats = params.result.out != nullptr ? num_queries * kv_.head_dim_v : 0;
-    const int64_t scorer_floats = CmpScorerFloats(num_queries, kv_.head_dim_k, rows_);
-    float* memory = scratch.Get<float>(
-        static_cast<size_t>(num_queries * (scores_stride_ + 2) + acc_floats + scorer_floats));
-    scores_ = memory;
-    acc_ = scores_ + num_queries * scores_stride_;
-    states_ = reinterpret_cast<Softmax*>(acc_ + acc_floats);
-    scorer_.Prepare(0, NumPages(), acc_ + acc_floats + 2 * num_queries);
-    std::fill_n(acc_, acc_floats, 0.0f);
-    std::fill_n(states_, num_queries, Softmax{kNegativeInfinity, 0});
+  CmpTile(const CmpCall& call, const CmpTask& task, float* memory)
+      : call_(call),
+        task_(task),
+        tile_(*task.tile),
+        rows_(call.RowsPerPage()),
+        num_queries_(call.NumQueries(tile_)),
+        scorer_(call.params.query, call.params.stride, call.params.max_page_distance, tile_,
+                task.kv_head),
+        scores_(memory) {
+    scorer_.Prepare(task.first_split * kPagesPerSplit, EndPage(task.end_split - 1),
+                    memory + num_queries_ * call.ScoreFloats());
   }
 
   void Run() {
-    const int64_t num_pages = NumPages();
-    for (int64_t page = 0; page < num_pages; page += kPagesPerStep) {
-      const int64_t end_page = std::min(num_pages, page + kPagesPerStep);
-      scorer_.Score(page, end_page, num_pages, scores_, scores_stride_);
-      for (int32_t row = 0; row < tile_.num_rows; ++row) Step(row, page, end_page);
-    }
-    const BranchOutput& result = params_.result;
-    for (int q = 0; q < tile_.num_rows * group_; ++q) {
-      const int64_t index = tile_.Row(q / group_).row * params_.query.num_q_heads +
-                            int64_t{kv_head_} * group_ + q % group_;
-      FinishSoftmax(states_[q], acc_ + int64_t{q} * kv_.head_dim_v, kv_.head_dim_v,
-                    result.out == nullptr ? nullptr : result.out + index * kv_.head_dim_v,
-                    result.lse == nullptr ? nullptr : result.lse + index);
+    const int64_t last_page = EndPage(task_.end_split - 1);
+    for (int64_t split = task_.first_split; split < task_.end_split; ++split) {
+      const int64_t first_page = split * kPagesPerSplit;
+      scorer_.Score(first_page, EndPage(split), last_page, scores_, call_.ScoreFloats());
+      for (int64_t page = first_page; call_.HasValues() && page < EndPage(split); ++page) {
+        values_[page - first_page] = Values(page);
+      }
+      for (int32_t row = 0; row < tile_.num_rows; ++row) Step(row, split);
     }
   }
 
  private:
-  int64_t FirstRow() const { return params_.length / params_.stride - 1; }
-  /// One past the last cache row that a row of the tile sees.
-  int64_t EndRow(int32_t row) const {
-    const int64_t end = (tile_.Row(row).position + 1) / params_.stride;
-    return end > FirstRow() ? end : 0;
+  int64_t EndPage(int64_t split) const {
+    return std::min(call_.NumPages(tile_), (split + 1) * kPagesPerSplit);
   }
 
-  int64_t NumPages() const { return (EndRow(tile_.num_rows - 1) + rows_ - 1) / rows_; }
+  const T* Values(int64_t page) const {
+    const PagedKv& kv = call_.kv();
+    return reinterpret_cast<const T*>(kv.cmp_slots +
+                                      tile_.segment->page_table[page] * kv.cmp_page_stride +
+                                      task_.kv_head * kv.cmp_head_stride + kv.cmp_v_offset);
+  }
 
-  /// Takes pages [first_page, end_page) into the sums of one row's queries.
-  void Step(int32_t row, int64_t first_page, int64_t end_page) {
-    const int64_t origin = first_page * rows_;
-    const int begin = static_cast<int>(std::max<int64_t>(0, FirstRow() - origin));
-    const int end = static_cast<int>(std::min(EndRow(row), end_page * rows_) - origin);
-    if (begin >= end) return;
-    ForEachQueryBlock(group_, [&](auto count, int first) {
-      const int query = row * group_ + first;
-      float* weights = scores_ + query * scores_stride_;
-      float factors[kTileQueries];
+  /// The parts of one row's queries for one split.
+  void Step(int32_t row, int64_t split) {
+    const int64_t origin = split * kPagesPerSplit * rows_;
+    const int64_t end_row = std::min(call_.EndRow(tile_.Row(row).position), EndPage(split) * rows_);
+    const int begin = static_cast<int>(std::max<int64_t>(0, call_.FirstRow() - origin));
+    const int end = static_cast<int>(std::max<int64_t>(begin, end_row - origin));
+    ForEachQueryBlock(call_.group, [&](auto count, int first) {
+      const int query = row * call_.group + first;
+      float* weights = scores_ + query * call_.ScoreFloats();
+      if (begin < end) Keep(row, first, count.value, origin + begin, end - begin, weights + begin);
       float* acc[kTileQueries];
+      Softmax state[kTileQueries];
       Softmax* states[kTileQueries];
+      float factors[kTileQueries];  // of sums before these rows: there are none
       for (int i = 0; i < count.value; ++i) {
-        states[i] = states_ + query + i;
-        acc[i] = acc_ + int64_t{query + i} * kv_.head_dim_v;
+        acc[i] = task_.parts + (split * num_queries_ + query + i) * call_.PartFloats();
+        state[i] = {kNegativeInfinity, 0};
+        states[i] = state + i;
       }
-      SoftmaxStep<count.value>(begin, end, weights, scores_stride_, states, factors);
-      if (params_.result.out == nullptr) return;
-      for (int64_t page = first_page + begin / rows_; page * rows_ < origin + end; ++page) {
-        const int64_t page_row = page * rows_ - origin;
-        const std::byte* values = kv_.cmp_slots +
-                                  tile_.segment->page_table[page] * kv_.cmp_page_stride +
-                                  kv_head_ * kv_.cmp_head_stride + kv_.cmp_v_offset;
-        AddValues<count.value>(reinterpret_cast<const T*>(values), kv_.head_dim_v,
-                               static_cast<int>(std::max<int64_t>(0, begin - page_row)),
-                               static_cast<int>(std::min<int64_t>(rows_, end - page_row)),
-                               weights + page_row, scores_stride_, factors, acc);
-        std::fill_n(factors, kTileQueries, 1.0f);
+      SoftmaxStep<count.value>(begin, end, weights, call_.ScoreFloats(), states, factors);
+      if (call_.HasValues()) {
+        SumCmpValues<count.value>(values_, rows_, begin, end, call_.kv().head_dim_v, weights,
+                                  call_.ScoreFloats(), acc);
+      }
+      for (int i = 0; i < count.value; ++i) {
+        acc[i][call_.AccFloats()] = state[i].maximum;
+        acc[i][call_.AccFloats() + 1] = state[i].sum;
       }
     });
   }
 
-  const CmpAttnParams& params_;
-  const PagedKv& kv_;
-  const RowTile tile_;
-  const int kv_head_;
-  const int group_;
+  /// Leaves scores of `count` rows from `cache_row` on for score_topk.
+  void Keep(int32_t row, int first_head, int num_heads, int64_t cache_row, int count,
+            const float* scores) const {
+    const CmpScores& kept = call_.params.scores;
+    if (kept.data == nullptr) return;
+    const int64_t head = int64_t{task_.kv_head} * call_.group + first_head;
+    float* to = kept.data +
+                (tile_.Row(row).row * call_.params.query.num_q_heads + head) * kept.stride +
+                cache_row;
+    for (int i = 0; i < num_heads; ++i) {
+      std::copy_n(scores + i * call_.ScoreFloats(), count, to + i * kept.stride);
+    }
+  }
+
+  const CmpCall& call_;
+  const CmpTask& task_;
+  const RowTile& tile_;
   const int rows_;
-  const int64_t scores_stride_;
+  const int num_queries_;
   CmpScorer<T> scorer_;
-  float* scores_;    // [rows · group, scores_stride_]; scores, then weights
-  float* acc_;       // [rows · group, head_dim_v]
-  Softmax* states_;  // [rows · group]
+  float* scores_;  // [num_queries, ScoreFloats()]; scores, then weights
+  const T* values_[kPagesPerSplit] = {};
 };
 
-void RunCmpTile(const CmpAttnParams& params, const RowTile& tile, int kv_head, Scratch& scratch) {
-  WithCmpType(params.query.kv.cmp_dtype,
-              [&]<typename T>(T) { CmpTile<T>(params, tile, kv_head, scratch).Run(); });
+void RunCmpTask(const CmpCall& call, const CmpTask& task, float* memory) {
+  WithCmpType(call.kv().cmp_dtype,
+              [&]<typename T>(T) { CmpTile<T>(call, task, memory).Run(); });
+}
+
+/// The result of one query from its parts, `stride` floats apart. A split that a query does not
+/// reach adds 0.
+HWY_INLINE void JoinQuery(const CmpCall& call, const float* parts, int64_t stride,
+                          int64_t num_splits, float* memory, float* out, float* lse) {
+  const F32Tag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t acc_floats = call.AccFloats();
+  float* factors = memory;
+  float* acc = memory + num_splits + 16;
+  Softmax total = {kNegativeInfinity, 0};
+  for (int64_t split = 0; split < num_splits; ++split) {
+    factors[split] = parts[split * stride + acc_floats];
+    total.maximum = factors[split] > total.maximum ? factors[split] : total.maximum;
+  }
+  hn::StoreU(hn::Zero(d), d, factors + num_splits);
+  const auto origin = hn::Set(d, FiniteMaximum(total.maximum));
+  for (int64_t i = 0; i < num_splits; i += lanes) {
+    hn::StoreU(ExpOfSoftmax(d, hn::Sub(hn::LoadU(d, factors + i), origin)), d, factors + i);
+  }
+  for (int64_t split = 0; split < num_splits; ++split) {
+    total.sum += parts[split * stride + acc_floats + 1] * factors[split];
+  }
+  int64_t dim = 0;
+  for (; dim + lanes <= acc_floats; dim += lanes) {
+    auto sum = hn::Zero(d);
+    for (int64_t split = 0; split < num_splits; ++split) {
+      sum = hn::MulAdd(hn::LoadU(d, parts + split * stride + dim), hn::Set(d, factors[split]), sum);
+    }
+    hn::StoreU(sum, d, acc + dim);
+  }
+  for (; dim < acc_floats; ++dim) {
+    acc[dim] = 0;
+    for (int64_t split = 0; split < num_splits; ++split) {
+      acc[dim] += parts[split * stride + dim] * factors[split];
+    }
+  }
+  FinishSoftmax(total, acc, static_cast<int>(acc_floats), out, lse);
+}
+
+/// The results of a tile's rows and one KV head; `memory` as JoinFloats.
+void JoinSplits(const CmpCall& call, const RowTile& tile, int kv_head, const float* parts,
+                float* memory) {
+  const BranchOutput& result = call.params.result;
+  const int num_queries = call.NumQueries(tile);
+  for (int q = 0; q < num_queries; ++q) {
+    const int64_t index = tile.Row(q / call.group).row * call.params.query.num_q_heads +
+                          int64_t{kv_head} * call.group + q % call.group;
+    JoinQuery(call, parts + q * call.PartFloats(), num_queries * call.PartFloats(),
+              call.NumSplits(tile), memory,
+              call.HasValues() ? result.out + index * call.kv().head_dim_v : nullptr,
+              result.lse == nullptr ? nullptr : result.lse + index);
+  }
 }
 
 }  // namespace HWY_NAMESPACE
@@ -141,26 +298,91 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace nsa::kernels::cpu {
 namespace {
-HWY_EXPORT(RunCmpTile);
+
+HWY_EXPORT(RunCmpTask);
+HWY_EXPORT(JoinSplits);
+
+/// Tasks per thread where a call has few rows, so that none waits long for the last.
+constexpr int64_t kTasksPerThread = 6;
+
+void RunWholeTiles(Context& context, const CmpCall& call) {
+  const int num_kv_heads = call.kv().num_kv_heads;
+  context.pool.ParallelFor(
+      static_cast<int64_t>(call.tiles.size()) * num_kv_heads, [&](int64_t index, int worker) {
+        const RowTile& tile = call.tiles[index / num_kv_heads];
+        const int kv_head = static_cast<int>(index % num_kv_heads);
+        const int64_t memory_floats = std::max(call.TaskFloats(tile), call.JoinFloats(tile));
+        float* memory = context.worker[worker].Get<float>(
+            static_cast<size_t>(memory_floats + call.TilePartFloats(tile)));
+        const CmpTask task = {&tile, kv_head, 0, call.NumSplits(tile), memory + memory_floats};
+        if (task.end_split > 0) HWY_DYNAMIC_DISPATCH(RunCmpTask)(call, task, memory);
+        HWY_DYNAMIC_DISPATCH(JoinSplits)(call, tile, kv_head, task.parts, memory);
+      });
+}
+
+/// Runs of splits in parallel, so that few rows keep all threads busy.
+void RunSplits(Context& context, const ListScope& scope, const CmpCall& call) {
+  const int num_kv_heads = call.kv().num_kv_heads;
+  int64_t num_splits = 0;
+  int64_t num_floats = 0;
+  for (const RowTile& tile : call.tiles) {
+    num_splits += num_kv_heads * call.NumSplits(tile);
+    num_floats += num_kv_heads * call.TilePartFloats(tile);
+  }
+  const int64_t num_tasks = kTasksPerThread * context.pool.num_threads();
+  const int64_t splits_per_task = std::max<int64_t>(1, (num_splits + num_tasks - 1) / num_tasks);
+  float* parts = context.shared[0].Get<float>(static_cast<size_t>(num_floats));
+  List<CmpTask> tasks(scope.memory());
+  List<CmpTask> joins(scope.memory());
+  for (const RowTile& tile : call.tiles) {
+    for (int head = 0; head < num_kv_heads; ++head) {
+      const int64_t end = call.NumSplits(tile);
+      joins.push_back({&tile, head, 0, end, parts});
+      for (int64_t split = 0; split < end; split += splits_per_task) {
+        tasks.push_back({&tile, head, split, std::min(end, split + splits_per_task), parts});
+      }
+      parts += call.TilePartFloats(tile);
+    }
+  }
+  context.pool.ParallelFor(static_cast<int64_t>(tasks.size()), [&](int64_t index, int worker) {
+    const CmpTask& task = tasks[index];
+    float* memory =
+        context.worker[worker].Get<float>(static_cast<size_t>(call.TaskFloats(*task.tile)));
+    HWY_DYNAMIC_DISPATCH(RunCmpTask)(call, task, memory);
+  });
+  const auto join = [&](int64_t index, int worker) {
+    const CmpTask& task = joins[index];
+    float* memory =
+        context.worker[worker].Get<float>(static_cast<size_t>(call.JoinFloats(*task.tile)));
+    HWY_DYNAMIC_DISPATCH(JoinSplits)(call, *task.tile, task.kv_head, task.parts, memory);
+  };
+  if (call.tiles.size() > 1) {
+    context.pool.ParallelFor(static_cast<int64_t>(joins.size()), join);
+  } else {  // over before another thread would have begun
+    for (size_t i = 0; i < joins.size(); ++i) join(static_cast<int64_t>(i), 0);
+  }
+}
+
 }  // namespace
 
 void CmpAttn(Context& context, const CmpAttnParams& params) {
-  NSA_CHECK(params.query.kv.cmp_bias_offset < 0);
   const AttentionQuery& query = params.query;
+  NSA_CHECK(query.kv.cmp_bias_offset < 0);
   NSA_CHECK(params.stride > 0 && kPageSize % params.stride == 0);
   NSA_CHECK(params.length % params.stride == 0);
   NSA_CHECK(params.result.out == nullptr || query.kv.cmp_v_offset >= 0);
-  const int num_kv_heads = query.kv.num_kv_heads;
-  const int group = query.num_q_heads / num_kv_heads;
+  const int group = query.num_q_heads / query.kv.num_kv_heads;
   const ListScope scope(context);
-  const List<RowTile> tiles =
-      MakeTiles(query.segments, query.num_segments, std::clamp(24 / group, 1, 16), scope);
-  context.pool.ParallelFor(static_cast<int64_t>(tiles.size()) * num_kv_heads,
-                           [&](int64_t index, int worker) {
-                             HWY_DYNAMIC_DISPATCH(RunCmpTile)
-                             (params, tiles[index / num_kv_heads],
-                              static_cast<int>(index % num_kv_heads), context.worker[worker]);
-                           });
+  const CmpCall call{
+      .params = params,
+      .group = group,
+      .tiles = MakeTiles(query.segments, query.num_segments, std::clamp(24 / group, 1, 16), scope)};
+  const int64_t num_tasks = static_cast<int64_t>(call.tiles.size()) * query.kv.num_kv_heads;
+  if (num_tasks < 4 * context.pool.num_threads()) {
+    RunSplits(context, scope, call);
+  } else {
+    RunWholeTiles(context, call);
+  }
 }
 
 }  // namespace nsa::kernels::cpu

@@ -95,13 +95,14 @@ struct WindowPool {
     }
   }
 
-  /// Turns the sum back by whole pages, into the frame of a later page.
-  void TurnBack(int64_t num_pages) {
+  /// Turns the sum by whole pages: back into the frame of a later page, or forward to the
+  /// sequence's.
+  void Turn(int64_t num_pages, float sign) {
     const int half = params.rope.rotary_dim / 2;
     if (half == 0) return;
     NSA_CHECK(num_pages < params.rope.num_coarse);
     Rotate(params.rope.coarse_cos + num_pages * half, params.rope.coarse_sin + num_pages * half,
-           half, -1, sum);
+           half, sign, sum);
   }
 
   void PoolKeys() {
@@ -117,17 +118,19 @@ struct WindowPool {
       if (unrotated) {
         AddUnrotatedKeys(page, begin, end);
       } else {
-        if (page > first_page) TurnBack(1);
+        if (page > first_page) Turn(1, -1);
         AddKeys(page, begin, end);
       }
     }
     for (int dim = 0; dim < params.kv.head_dim_k; ++dim) {
       sum[dim] /= static_cast<float>(params.length);
     }
-    if (!unrotated) return;
-    const int64_t fine = first_token % kPageSize * half;
-    Rotate(params.rope.fine_cos + fine, params.rope.fine_sin + fine, half, 1, sum);
-    TurnBack(last_page - first_page);
+    if (unrotated) {
+      const int64_t fine = first_token % kPageSize * half;
+      Rotate(params.rope.fine_cos + fine, params.rope.fine_sin + fine, half, 1, sum);
+      Turn(last_page - first_page, -1);
+    }
+    if (params.kv.cmp_absolute) Turn(last_page, 1);
   }
 
   void PoolValues() {

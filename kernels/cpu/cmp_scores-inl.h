@@ -88,8 +88,9 @@ HWY_NOINLINE void ScorePatterns(const K* const* pages, int rows, int head_dim,
 /// heads, one KV head at a time, page by page.
 ///
 /// The tile's rows stand in one page, so one rotation of a page of compressed keys serves them all:
-/// that is cheaper than rotating every query for every page. Pages from `max_page_distance` on
-/// share one rotation, which is put into the queries once. T: element type of compressed rows.
+/// that is cheaper than rotating every query for every page. Pages from `max_page_distance` on, or
+/// all where keys are absolute, share one rotation, which is put into the queries once. T: element
+/// type of compressed rows.
 template <typename T>
 class CmpScorer {
  public:
@@ -142,7 +143,7 @@ class CmpScorer {
   }
 
   /// scores[q·scores_stride + (page − first_page)·rows + slot] for pages [first_page, end_page).
-  /// Fetches as many pages behind them, up to `last_page`, which are to be scored next.
+  /// Fetches pages behind them, up to `last_page`, which are to be scored next.
   void Score(int64_t first_page, int64_t end_page, int64_t last_page, float* scores,
              int64_t scores_stride) {
     const int64_t far_end = std::clamp(num_far_pages_, first_page, end_page);
@@ -150,6 +151,9 @@ class CmpScorer {
       ScoreFarInt8(first_page, far_end, last_page, scores, scores_stride);
     } else {
       ForPairsOfPages(first_page, far_end, [&](auto num_pages, int64_t page) {
+        for (int p = 0; p < num_pages.value && page + kFetchedAhead + p < last_page; ++p) {
+          PrefetchLines(Slot(page + kFetchedAhead + p), static_cast<int>(kv_.cmp_head_stride));
+        }
         const T* pages[num_pages.value];
         for (int p = 0; p < num_pages.value; ++p) pages[p] = Keys(page + p);
         ScorePages<num_pages.value>(page, pages, far_, scores + (page - first_page) * rows_,
@@ -162,6 +166,8 @@ class CmpScorer {
   }
 
  private:
+  /// Pages between the one that is read and the one that is fetched: some kilobytes.
+  static constexpr int64_t kFetchedAhead = 8;
   static constexpr bool kIsInt8 = std::is_same_v<T, int8_t>;
   static int Lanes() { return static_cast<int>(hn::Lanes(F32Tag())); }
 
@@ -172,12 +178,15 @@ class CmpScorer {
   void CountFarPages() {
     const RopeView& rope = query_.rope;
     const int half = rope.rotary_dim / 2;
-    // Without rotation all pages are alike.
-    num_far_pages_ = half == 0 ? query_page_ + 1
-                     : max_page_distance_ < 0
-                         ? 0
-                         : std::max<int64_t>(0, query_page_ - max_page_distance_ + 1);
-    const int64_t longest = num_far_pages_ > 0 ? max_page_distance_ : query_page_;
+    NSA_CHECK(!kv_.cmp_absolute || max_page_distance_ < 0);
+    if (half == 0 || kv_.cmp_absolute) {  // all pages are alike
+      num_far_pages_ = query_page_ + 1;
+      far_distance_ = query_page_;
+    } else if (max_page_distance_ >= 0) {
+      num_far_pages_ = std::max<int64_t>(0, query_page_ - max_page_distance_ + 1);
+      far_distance_ = max_page_distance_;
+    }
+    const int64_t longest = num_far_pages_ > 0 ? far_distance_ : query_page_;
     NSA_CHECK(half == 0 || longest < rope.num_coarse);
   }
 
@@ -193,7 +202,7 @@ class CmpScorer {
       for (int dim = 0; dim < kv_.head_dim_k; ++dim) row_[dim] *= query_.scale;
       if (has_near) LayOutNear(row_, near_ + q * NearFloats());
       if (!has_far) continue;
-      const int64_t coarse = std::max<int64_t>(0, max_page_distance_) * half;
+      const int64_t coarse = far_distance_ * half;
       float* far_row = row_ + kv_.head_dim_k;
       RotateRow(rope.coarse_cos + coarse, rope.coarse_sin + coarse, half, kv_.head_dim_k, row_,
                 far_row);
@@ -377,6 +386,7 @@ class CmpScorer {
   const bool uses_patterns_;
   const int num_pairs_;  // of a query as ScoreFar takes it where T is int8
   int64_t num_far_pages_ = 0;
+  int64_t far_distance_ = 0;
   // Of all KV heads, and of the chosen one. Near queries are rotated inside the page only, far ones
   // by the longest distance; int8 rows take those as pairs of integers with a scale.
   float* near_of_all_ = nullptr;        // [num_kv_heads, num_queries, NearFloats()]

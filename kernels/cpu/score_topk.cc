@@ -112,7 +112,8 @@ HWY_INLINE int32_t ChooseBlocks(int64_t num_candidates, int64_t n, int32_t* keys
   return num_selected;
 }
 
-/// Chooses for all rows of a tile from their scores; `memory` as ChooserFloats.
+/// Chooses for all rows of a tile from their scores, or from those that cmp_attn left; `memory` as
+/// ChooserFloats.
 void ChooseForTile(const ScoreCall& call, const RowTile& tile, int kv_head, float* scores,
                    float* memory) {
   const ScoreTopkParams& params = call.params;
@@ -133,7 +134,14 @@ void ChooseForTile(const ScoreCall& call, const RowTile& tile, int kv_head, floa
       if (call.HasClusters()) {
         ClusterKeys(call, tile, i, scores, rest, keys);
       } else {
-        WindowKeys(call, row, kv_head, scores + i * call.group * stride, stride, rest, keys);
+        const CmpScores& kept = params.cmp_scores;
+        float* from = kept.data == nullptr
+                          ? scores + int64_t{i} * call.group * stride
+                          : kept.data + (row.row * params.query.num_q_heads +
+                                         int64_t{kv_head} * call.group) *
+                                            kept.stride;
+        WindowKeys(call, row, kv_head, from, kept.data == nullptr ? stride : kept.stride, rest,
+                   keys);
       }
       DecayKeys(params, row.position, num_candidates, keys);
       ForceKeys(params, num_candidates, keys);
@@ -184,6 +192,19 @@ void RunWholeTiles(Context& context, const ScoreCall& call) {
           HWY_DYNAMIC_DISPATCH(ScorePages)(call, tile, {kv_head, 1, 0, num_pages}, memory, scores);
         }
         HWY_DYNAMIC_DISPATCH(ChooseForTile)(call, tile, kv_head, scores, memory);
+      });
+}
+
+/// Chooses from the scores that cmp_attn left.
+void ChooseFromKept(Context& context, const ScoreCall& call) {
+  const int num_kv_heads = call.params.query.kv.num_kv_heads;
+  context.pool.ParallelFor(
+      static_cast<int64_t>(call.tiles.size()) * num_kv_heads, [&](int64_t index, int worker) {
+        const RowTile& tile = call.tiles[index / num_kv_heads];
+        const int kv_head = static_cast<int>(index % num_kv_heads);
+        float* memory =
+            context.worker[worker].Get<float>(static_cast<size_t>(call.ChooserFloats(tile)));
+        HWY_DYNAMIC_DISPATCH(ChooseForTile)(call, tile, kv_head, nullptr, memory);
       });
 }
 
@@ -278,7 +299,9 @@ void ScoreTopk(Context& context, const ScoreTopkParams& given) {
       .group = group,
       .tiles = MakeTiles(query.segments, query.num_segments, std::clamp(24 / group, 1, 16), scope)};
   const int64_t num_tasks = static_cast<int64_t>(call.tiles.size()) * query.kv.num_kv_heads;
-  if (num_tasks < 4 * context.pool.num_threads()) {
+  if (params.cmp_scores.data != nullptr) {
+    ChooseFromKept(context, call);
+  } else if (num_tasks < 4 * context.pool.num_threads()) {
     RunPageRanges(context, scope, call);
   } else {
     RunWholeTiles(context, call);

@@ -30,7 +30,9 @@ struct RopeView {
 /// window i where (i·stride + length) / stride = p·rows_per_page + s + 1; that is
 /// i = p·rows_per_page + s + 1 − length/stride, and slots of negative i are never read. A
 /// compressed key is in the frame of that page: rotated so that page p's own query rotation applies
-/// to it. Where rows are the clusters of a page (cmp_cluster), slot s holds cluster s of its own
+/// to it; or, where `cmp_absolute` holds, in the frame of the sequence: rotated by that page's place,
+/// so that one rotation of the query by its own place serves all pages. Then distances cannot be
+/// limited. Where rows are the clusters of a page (cmp_cluster), slot s holds cluster s of its own
 /// page, and has a bias for its score.
 ///
 /// Where dtype is kInt8, each token's K and each token's V have a scale (float32): the largest
@@ -56,6 +58,7 @@ struct PagedKv {
                                    //                            V̂ [rows_per_page, head_dim_v],
                                    //                            scales [rows_per_page],
                                    //                            biases [rows_per_page]}]
+  bool cmp_absolute = false;       // compressed keys stand in the frame of the sequence
   int64_t cmp_page_stride = 0;     // bytes
   int64_t cmp_head_stride = 0;     // bytes
   int64_t cmp_v_offset = -1;       // bytes from a head's K̂ to its V̂

@@ -27,7 +27,7 @@ struct CmpClusterParams {
 
 /// Ends the program where a cache cannot hold clusters.
 inline void CheckClusterRows(const PagedKv& kv) {
-  NSA_CHECK(kv.cmp_bias_offset >= 0 && kv.cmp_v_offset < 0);
+  NSA_CHECK(kv.cmp_bias_offset >= 0 && kv.cmp_v_offset < 0 && !kv.cmp_absolute);
   NSA_CHECK(kv.cmp_dtype == DType::kF32 ||
             (kv.cmp_dtype == DType::kInt8 && kv.cmp_scale_offset >= 0));
 }

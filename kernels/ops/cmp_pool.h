@@ -14,7 +14,8 @@ enum class PooledKeys : uint8_t {
 /// Compression (NSA Eq. 7 with φ = mean): a row per window of `length` tokens, one every `stride`.
 /// Window i covers tokens [i·stride, i·stride + length). Writes the rows of all windows whose last
 /// token is among the segments' rows; reads stored pages only, so rope_kv_write comes first.
-/// `stride` divides 64 and `length`; length ≥ stride. Sums are taken in float32 in token order.
+/// `stride` divides 64 and `length`; length ≥ stride. The rotary table covers the rows' pages where
+/// keys are absolute. Sums are taken in float32 in token order.
 struct CmpPoolParams {
   const AttentionSegment* segments = nullptr;  // [num_segments]
   int num_segments = 0;

@@ -3,6 +3,7 @@
 
 #include "kernels/check.h"
 #include "kernels/ops/attention.h"
+#include "kernels/ops/cmp_attn.h"
 
 namespace nsa::kernels {
 
@@ -39,6 +40,7 @@ struct ScoreTopkParams {
   int64_t max_page_distance = -1;    // as in CmpAttnParams
   int64_t decay_page_distance = -1;  // −1: scores do not decay
   const float* cmp_lse = nullptr;    // [num_rows, num_q_heads] of cmp_attn, or null: made here
+  CmpScores cmp_scores;              // of cmp_attn, with cmp_lse; they are overwritten
   BlockScore block_score = BlockScore::kOverlapSum;
   GroupReduction group_reduction = GroupReduction::kSum;
   int num_selected_blocks = 16;  // n
@@ -56,6 +58,7 @@ struct ScoreTopkParams {
 inline ScoreTopkParams WithClustersAsWindows(ScoreTopkParams params) {
   NSA_CHECK((params.num_clusters > 0) == (params.query.kv.cmp_bias_offset >= 0));
   NSA_CHECK(params.decay_page_distance != 0);
+  NSA_CHECK(params.cmp_scores.data == nullptr || params.cmp_lse != nullptr);
   if (params.num_clusters == 0) return params;
   NSA_CHECK(kPageSize % params.num_clusters == 0 && params.sel_block_size == kPageSize);
   NSA_CHECK(params.window_size > 0 && params.cmp_lse == nullptr);

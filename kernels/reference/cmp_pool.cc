@@ -8,7 +8,7 @@
 namespace nsa::kernels::reference {
 namespace {
 
-/// The mean key of a window in the frame of the page of its last token.
+/// The mean key of a window in the frame of the page of its last token, or of the sequence.
 ///
 /// A key stored in page p stands in p's frame. Going to the next page, the sum so far is turned
 /// back by one page, so that it stands in that page's frame.
@@ -32,10 +32,13 @@ std::vector<float> PoolKeys(const CmpPoolParams& params, const AttentionSegment&
     for (int dim = 0; dim < rows.head_dim_k; ++dim) sum[dim] += key[dim];
   }
   for (float& x : sum) x /= static_cast<float>(params.length);
+  const int64_t last_page = (first_token + params.length - 1) / kPageSize;
   if (unrotated) {
-    const int64_t last_page = (first_token + params.length - 1) / kPageSize;
     RotateFine(params.rope, first_token % kPageSize, Direction::kForward, sum.data());
     RotateCoarse(params.rope, last_page - first_page, Direction::kBackward, sum.data());
+  }
+  if (params.kv.cmp_absolute) {
+    RotateCoarse(params.rope, last_page, Direction::kForward, sum.data());
   }
   return sum;
 }

@@ -209,15 +209,18 @@ inline std::vector<VisibleRow> TokenRange(const AttentionSegment& segment, int64
   return visible;
 }
 
-/// Compressed rows of all windows that end at or before `position`, in rising order.
-inline std::vector<VisibleRow> VisibleWindows(const AttentionSegment& segment, int64_t position,
-                                              int length, int stride, int64_t max_page_distance) {
+/// Compressed rows of all windows that end at or before `position`, in rising order. Absolute keys
+/// are as far from the query as the sequence's begin is.
+inline std::vector<VisibleRow> VisibleWindows(const PagedKv& kv, const AttentionSegment& segment,
+                                              int64_t position, int length, int stride,
+                                              int64_t max_page_distance) {
+  NSA_CHECK(!kv.cmp_absolute || max_page_distance < 0);
   std::vector<VisibleRow> visible;
   const int64_t num_windows = NumVisibleWindows(position, length, stride);
   for (int64_t window = 0; window < num_windows; ++window) {
     const CmpSlot slot = FindCmpSlot(window, length, stride);
-    const int64_t distance =
-        LimitDistance(position / kPageSize - slot.page_index, max_page_distance);
+    const int64_t distance = LimitDistance(
+        position / kPageSize - (kv.cmp_absolute ? 0 : slot.page_index), max_page_distance);
     visible.push_back({segment.page_table[slot.page_index], slot.slot, distance});
   }
   return visible;

@@ -114,6 +114,7 @@ TEST(KvLayout, RowsAndBiasesFillTheSlot) {
     EXPECT_EQ(view.cmp_v_offset, c.v_offset);
     EXPECT_EQ(view.cmp_scale_offset, c.scale_offset);
     EXPECT_EQ(view.cmp_bias_offset, c.bias_offset);
+    EXPECT_EQ(view.cmp_absolute, c.v_offset >= 0);
     EXPECT_EQ(view.cmp_slots == nullptr, c.bytes == 0);
   }
 }

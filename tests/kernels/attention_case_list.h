@@ -33,7 +33,8 @@ struct AttentionCase {
   std::vector<SequenceRows> sequences = {{0, 70}, {500, 90}, {37, 0}, {1200, 2}};
   PooledKeys pooled_keys = PooledKeys::kRotated;
   bool compressed_values = true;
-  int num_clusters = 0;  // > 0: compressed rows are clusters, without values
+  bool absolute_rows = false;  // compressed keys in the frame of the sequence
+  int num_clusters = 0;        // > 0: compressed rows are clusters, without values
 
   int CmpRowsPerPage() const { return num_clusters > 0 ? num_clusters : kPageSize / stride; }
   DType CmpDtype() const {
@@ -149,6 +150,33 @@ inline std::vector<AttentionCase> BlockCases() {
   };
 }
 
+/// Compressed keys in the frame of the sequence.
+inline std::vector<AttentionCase> AbsoluteCases() {
+  return {
+      {.name = "SmolLmAbsolute",
+       .dtype = DType::kBF16,
+       .num_kv_heads = 3,
+       .sequences = {{0, 70}, {4100, 70}, {37, 0}, {9000, 2}},
+       .absolute_rows = true},
+      {.name = "AbsoluteUnrotatedOddDims",
+       .num_kv_heads = 1,
+       .group = 5,
+       .head_dim_k = 37,
+       .head_dim_v = 21,
+       .rotary_dim = 18,
+       .pooled_keys = PooledKeys::kUnrotated,
+       .absolute_rows = true},
+      {.name = "AbsoluteLongWindows",
+       .dtype = DType::kF16,
+       .num_kv_heads = 1,
+       .group = 7,
+       .length = 128,
+       .stride = 32,
+       .sequences = {{0, 260}, {4090, 9}},
+       .absolute_rows = true},
+  };
+}
+
 /// Rows that are clusters: fewer, as many as and more than a vector has lanes.
 inline std::vector<AttentionCase> ClusterCases() {
   return {
@@ -190,6 +218,7 @@ inline std::vector<AttentionCase> ClusterCases() {
 inline std::vector<AttentionCase> AttentionCases() {
   std::vector<AttentionCase> cases = ShapeCases();
   for (const AttentionCase& c : BlockCases()) cases.push_back(c);
+  for (const AttentionCase& c : AbsoluteCases()) cases.push_back(c);
   return cases;
 }
 

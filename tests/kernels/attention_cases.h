@@ -71,6 +71,7 @@ class TestCache {
     const int64_t rows = c.CmpRowsPerPage();
     kv_.dtype = c.dtype;
     kv_.cmp_dtype = c.CmpDtype();
+    kv_.cmp_absolute = c.absolute_rows;
     kv_.num_kv_heads = c.num_kv_heads;
     kv_.head_dim_k = c.head_dim_k;
     kv_.head_dim_v = c.head_dim_v;
@@ -114,6 +115,7 @@ struct AttentionResult {
   std::vector<float> lse;  // [num_rows, num_q_heads]
   std::vector<int32_t> selected;
   std::vector<int32_t> num_selected;
+  std::vector<float> cmp_scores;  // what cmp_attn leaves for score_topk; not compared
 
   BranchOutput branch() { return {out.data(), lse.data()}; }
 };
@@ -148,6 +150,7 @@ class AttentionWorld {
   const std::vector<AttentionSegment>& segments() const { return segments_; }
   int num_q_heads() const { return case_.group * case_.num_kv_heads; }
   int32_t num_rows() const { return num_rows_; }
+  int64_t num_pages() const { return NumPages(case_); }
   const TestRope& rope() const { return rope_; }
   std::vector<float>& q() { return q_; }
   Backend& reference() { return *backend_; }

@@ -18,9 +18,15 @@ AttentionOp CmpOp(const AttentionCase& c, int64_t max_page_distance, bool lse_on
   };
 }
 
+/// Absolute keys know no limit of distances.
+std::vector<int64_t> MaxDistances(const AttentionCase& c, std::vector<int64_t> distances) {
+  if (c.absolute_rows) return {-1};
+  return distances;
+}
+
 TEST_P(AttentionTest, CmpAttnIsRowInvariant) {
   const AttentionWorld world(GetParam());
-  for (const int64_t max_distance : {-1, 0, 3}) {
+  for (const int64_t max_distance : MaxDistances(GetParam(), {-1, 0, 3})) {
     SCOPED_TRACE(max_distance);
     ExpectRowInvariant(world, CmpOp(GetParam(), max_distance, false), world.MakeResult());
   }
@@ -28,7 +34,7 @@ TEST_P(AttentionTest, CmpAttnIsRowInvariant) {
 
 TEST_P(AttentionTest, CmpAttnMatchesReference) {
   AttentionWorld world(GetParam());
-  for (const int64_t max_distance : {-1, 0, 3, 30}) {
+  for (const int64_t max_distance : MaxDistances(GetParam(), {-1, 0, 3, 30})) {
     SCOPED_TRACE(max_distance);
     ExpectMatchesReference(world, CmpOp(GetParam(), max_distance, false), world.MakeResult());
   }
@@ -41,8 +47,9 @@ TEST_P(AttentionTest, CmpAttnMakesTheLogSumExpAlone) {
   const AttentionWorld without_values(c);
   AttentionResult both = with_values.MakeResult(), alone = without_values.MakeResult();
   const auto backend = MakeCpuBackend(2);
-  CmpOp(c, 3, false)(*backend, with_values.Query(with_values.segments()), both);
-  CmpOp(c, 3, true)(*backend, without_values.Query(without_values.segments()), alone);
+  const int64_t max_distance = MaxDistances(c, {3})[0];
+  CmpOp(c, max_distance, false)(*backend, with_values.Query(with_values.segments()), both);
+  CmpOp(c, max_distance, true)(*backend, without_values.Query(without_values.segments()), alone);
   EXPECT_TRUE(SameBits(both.lse, alone.lse));
   EXPECT_THAT(alone.out, testing::Each(12345));
 }

@@ -109,7 +109,7 @@ class LayerWorld {
     const int64_t disjoint_window = layer.disjoint ? layer.window_size : 0;
 
     if (layer.num_clusters == 0) {
-      backend.CmpAttn({query, c_.length, c_.stride, layer.max_page_distance, branch(0)});
+      backend.CmpAttn({query, c_.length, c_.stride, layer.max_page_distance, branch(0), {}});
     }
     ScoreTopkParams topk;
     topk.query = query;

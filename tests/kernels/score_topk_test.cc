@@ -23,6 +23,7 @@ struct TopkOptions {
   BlockScore block_score = BlockScore::kOverlapSum;
   GroupReduction group_reduction = GroupReduction::kSum;
   bool given_lse = false;
+  bool given_scores = false;
   bool n_per_row = false;
 };
 
@@ -39,13 +40,14 @@ std::vector<TopkOptions> AllOptions(const AttentionCase& c) {
              .window_size = 192,
              .group_reduction = GroupReduction::kMean}};
   }
-  return {
+  std::vector<TopkOptions> options = {
       {},
       {.num_selected_blocks = 3,
        .num_initial_blocks = 0,
        .num_local_blocks = 1,
        .group_reduction = GroupReduction::kMean,
        .given_lse = true},
+      {.num_selected_blocks = 7, .given_lse = true, .given_scores = true, .n_per_row = true},
       {.num_selected_blocks = 5, .window_size = 128, .max_page_distance = 3, .n_per_row = true},
       {.num_selected_blocks = 4, .decay_page_distance = 2},
       {.num_selected_blocks = 9,
@@ -58,6 +60,11 @@ std::vector<TopkOptions> AllOptions(const AttentionCase& c) {
        .num_local_blocks = 0,
        .block_score = BlockScore::kOverlapMax},
   };
+  // Absolute keys know no limit of distances.
+  std::erase_if(options, [&c](const TopkOptions& o) {
+    return c.absolute_rows && o.max_page_distance >= 0;
+  });
+  return options;
 }
 
 ScoreTopkParams Params(const AttentionCase& c, const AttentionQuery& query,
@@ -92,6 +99,8 @@ std::vector<int32_t> RowN(const AttentionWorld& world, const TopkOptions& option
 AttentionOp TopkOp(const AttentionWorld& world, const TopkOptions& options) {
   const AttentionCase& c = world.test_case();
   const std::vector<int32_t> row_n = RowN(world, options);
+  const int64_t num_pages = world.num_pages();
+  const int64_t num_rows = world.num_rows();
   return [=](Backend& backend, const AttentionQuery& query, AttentionResult& result) {
     ScoreTopkParams params = Params(c, query, options);
     if (options.n_per_row) params.row_num_selected_blocks = row_n.data();
@@ -102,6 +111,12 @@ AttentionOp TopkOp(const AttentionWorld& world, const TopkOptions& options) {
       cmp.stride = c.stride;
       cmp.max_page_distance = options.max_page_distance;
       cmp.result.lse = result.lse.data();
+      if (options.given_scores) {
+        cmp.scores.stride = CmpScoreStride(num_pages, c.stride);
+        result.cmp_scores.assign(num_rows * query.num_q_heads * cmp.scores.stride, kNan);
+        cmp.scores.data = result.cmp_scores.data();
+        params.cmp_scores = cmp.scores;
+      }
       backend.CmpAttn(cmp);
       params.cmp_lse = result.lse.data();
     }
@@ -152,8 +167,8 @@ std::vector<double> OracleScores(const AttentionWorld& world, const TopkOptions&
   const AttentionQuery query = world.Query(world.segments());
   const auto visible = c.num_clusters > 0
                            ? ClusterRows(segment, position, num_candidates, c.num_clusters, options)
-                           : reference::VisibleWindows(segment, position, c.length, c.stride,
-                                                       options.max_page_distance);
+                           : reference::VisibleWindows(query.kv, segment, position, c.length,
+                                                       c.stride, options.max_page_distance);
   const reference::PagedRows rows = reference::CmpRows(query.kv, kPageSize / c.CmpRowsPerPage());
   std::vector<double> p(visible.size(), 0.0);
   for (int head = kv_head * c.group; head < (kv_head + 1) * c.group; ++head) {
