@@ -19,7 +19,6 @@
 #include <limits>
 #include <type_traits>
 
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/check.h"
 #include "kernels/cpu/math-inl.h"
@@ -200,10 +199,13 @@ HWY_INLINE void RotateRow(const float* HWY_RESTRICT cosines, const float* HWY_RE
 }
 
 /// Asks for the cache lines of `count` elements: pages are scattered, so the hardware cannot guess.
+/// Into the second-level cache: the few fill buffers of the first are for what is read now.
 template <typename T>
 HWY_INLINE void PrefetchLines(const T* from, int count) {
   const char* bytes = reinterpret_cast<const char*>(from);
-  for (int i = 0; i < count * static_cast<int>(sizeof(T)); i += 64) hwy::Prefetch(bytes + i);
+  for (int i = 0; i < count * static_cast<int>(sizeof(T)); i += 64) {
+    __builtin_prefetch(bytes + i, /*rw=*/0, /*locality=*/2);
+  }
 }
 
 /// scores[q][token] = Σ_dim queries[q][dim]·k[dim][token] for kVectors vectors of tokens and

@@ -18,7 +18,7 @@ class CpuBackend final : public Backend {
            " threads)";
   }
   std::unique_ptr<PackedMatrix> Pack(std::span<const WeightMatrix> parts) override {
-    return cpu::Pack(parts);
+    return cpu::Pack(context_, parts);
   }
   void Embed(const EmbedParams& p) override { cpu::Embed(context_, p); }
   void RmsNorm(const RmsNormParams& p) override { cpu::RmsNorm(context_, p); }

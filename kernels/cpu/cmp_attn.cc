@@ -24,6 +24,9 @@ namespace nsa::kernels::cpu {
 /// constant of the arithmetic, so independent of rows and threads.
 inline constexpr int64_t kPagesPerSplit = 64;
 
+/// Pages between the values that are read and those that are fetched.
+inline constexpr int kValuesAhead = 8;
+
 /// One call. Cache row u is window u + 1 − length/stride.
 struct CmpCall {
   const CmpAttnParams& params;
@@ -94,6 +97,10 @@ HWY_INLINE void CmpValueTile(D d, const T* const* pages, int rows, int begin, in
     for (size_t i = 0; i < kVectors; ++i) sum[q][i] = hn::Zero(d);
   }
   for (int page = begin / rows; page * rows < end; ++page) {
+    // Of a page some kilobytes on, as CmpScorer does for keys.
+    if ((page + kValuesAhead) * rows < end) {
+      PrefetchLines(pages[page + kValuesAhead] + dim, rows * head_dim);
+    }
     const int last = std::min(rows, end - page * rows);
     for (int row = std::max(0, begin - page * rows); row < last; ++row) {
       hn::Vec<D> value[kVectors];

@@ -80,9 +80,10 @@ HWY_INLINE void StoreInt8Scores(DI /*tag*/, hn::Vec<DI> sum, float query_scale,
 
 /// scores[q][page·rows + r] for kPages pages of fewer rows than a vector has lanes. `patterns`
 /// [kQueries, num_pairs] are the queries' pairs laid out as the keys are; num_pairs is a multiple
-/// of the vector.
+/// of the vector. `next`: null, or as many pages to be read after these, which are fetched
+/// meanwhile, line by line: a burst would fill the queues of the loads.
 template <int kQueries, int kPages>
-HWY_INLINE void ScoreInt8Pages(const Int8Rows* pages, int rows, int num_pairs,
+HWY_INLINE void ScoreInt8Pages(const Int8Rows* pages, const Int8Rows* next, int rows, int num_pairs,
                                const int32_t* HWY_RESTRICT patterns,
                                const float* HWY_RESTRICT query_scales, float* scores,
                                int64_t scores_stride) {
@@ -97,7 +98,10 @@ HWY_INLINE void ScoreInt8Pages(const Int8Rows* pages, int rows, int num_pairs,
   for (int i = 0; i < num_pairs; i += lanes) {
     hn::Vec<I32Tag> key[kPages];
     HWY_UNROLL(2)
-    for (int p = 0; p < kPages; ++p) key[p] = LoadKeyPairs(pages[p].keys + 2 * i);
+    for (int p = 0; p < kPages; ++p) {
+      key[p] = LoadKeyPairs(pages[p].keys + 2 * i);
+      if (next != nullptr) PrefetchLines(next[p].keys + 2 * i, 1);
+    }
     HWY_UNROLL(6)
     for (int q = 0; q < kQueries; ++q) {
       const auto x = hn::LoadU(di, patterns + int64_t{q} * num_pairs + i);
@@ -117,26 +121,24 @@ HWY_INLINE void ScoreInt8Pages(const Int8Rows* pages, int rows, int num_pairs,
   }
 }
 
-/// ScoreInt8Pages for any number of pages. `next`: null, or as many pages to be read after these,
-/// which are fetched meanwhile.
+/// ScoreInt8Pages for any number of pages.
 template <int kQueries>
 HWY_NOINLINE void ScoreInt8Patterns(const Int8Rows* pages, const Int8Rows* next, int num_pages,
                                     int rows, int num_pairs, const int32_t* patterns,
                                     const float* query_scales, float* scores,
                                     int64_t scores_stride) {
-  const int bytes = 2 * num_pairs + 2 * rows * static_cast<int>(sizeof(float));
   int page = 0;
   for (; page + 2 <= num_pages; page += 2) {
-    if (next != nullptr) {
-      PrefetchLines(next[page].keys, bytes);
-      PrefetchLines(next[page + 1].keys, bytes);
+    const Int8Rows* fetched = next == nullptr ? nullptr : next + page;
+    if (fetched != nullptr) {
+      PrefetchLines(fetched[0].scales, 2 * rows);
+      PrefetchLines(fetched[1].scales, 2 * rows);
     }
-    ScoreInt8Pages<kQueries, 2>(pages + page, rows, num_pairs, patterns, query_scales,
+    ScoreInt8Pages<kQueries, 2>(pages + page, fetched, rows, num_pairs, patterns, query_scales,
                                 scores + page * rows, scores_stride);
   }
   if (page == num_pages) return;
-  if (next != nullptr) PrefetchLines(next[page].keys, bytes);
-  ScoreInt8Pages<kQueries, 1>(pages + page, rows, num_pairs, patterns, query_scales,
+  ScoreInt8Pages<kQueries, 1>(pages + page, next == nullptr ? nullptr : next + page, rows, num_pairs, patterns, query_scales,
                               scores + page * rows, scores_stride);
 }
 

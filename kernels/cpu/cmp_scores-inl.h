@@ -57,8 +57,9 @@ class Spreader {
 /// out[q][page·rows + r] = Σ_dim query[q][dim]·k_page[dim][r] for kPages pages.
 /// `patterns` are the queries as Spreader lays them out. Lanes run over rows and dimensions; the
 /// lanes of one row are added up at the end.
+/// `next`: null, or as many pages to be read later, which are fetched meanwhile.
 template <int kQueries, int kPages, typename K>
-HWY_NOINLINE void ScorePatterns(const K* const* pages, int rows, int head_dim,
+HWY_NOINLINE void ScorePatterns(const K* const* pages, const K* const* next, int rows, int head_dim,
                                 const float* HWY_RESTRICT patterns, float* scores,
                                 int64_t scores_stride) {
   const F32Tag d;
@@ -69,7 +70,10 @@ HWY_NOINLINE void ScorePatterns(const K* const* pages, int rows, int head_dim,
   }
   for (int i = 0; i < size; i += static_cast<int>(hn::Lanes(d))) {
     hn::Vec<F32Tag> key[kPages];
-    for (int p = 0; p < kPages; ++p) key[p] = LoadCache(d, pages[p] + i);
+    for (int p = 0; p < kPages; ++p) {
+      key[p] = LoadCache(d, pages[p] + i);
+      if (next != nullptr) PrefetchLines(next[p] + i, 1);
+    }
     for (int q = 0; q < kQueries; ++q) {
       const auto x = hn::LoadU(d, patterns + int64_t{q} * size + i);
       for (int p = 0; p < kPages; ++p) sum[q][p] = hn::MulAdd(x, key[p], sum[q][p]);
@@ -151,12 +155,13 @@ class CmpScorer {
       ScoreFarInt8(first_page, far_end, last_page, scores, scores_stride);
     } else {
       ForPairsOfPages(first_page, far_end, [&](auto num_pages, int64_t page) {
-        for (int p = 0; p < num_pages.value && page + kFetchedAhead + p < last_page; ++p) {
-          PrefetchLines(Slot(page + kFetchedAhead + p), static_cast<int>(kv_.cmp_head_stride));
-        }
         const T* pages[num_pages.value];
-        for (int p = 0; p < num_pages.value; ++p) pages[p] = Keys(page + p);
-        ScorePages<num_pages.value>(page, pages, far_, scores + (page - first_page) * rows_,
+        const T* next[num_pages.value];
+        for (int p = 0; p < num_pages.value; ++p) {
+          pages[p] = Keys(page + p);
+          next[p] = Keys(std::min(page + p + kFetchedAhead, last_page - 1));
+        }
+        ScorePages<num_pages.value>(page, pages, next, far_, scores + (page - first_page) * rows_,
                                     scores_stride);
       });
     }
@@ -306,7 +311,8 @@ class CmpScorer {
       }
       pages[p] = rotated;
     }
-    ScorePages<kPages>(first_page, pages, near_, scores, stride);
+    ScorePages<kPages>(first_page, pages, static_cast<const float* const*>(nullptr), near_, scores,
+                       stride);
   }
 
   /// out = keys of a page turned back by its distance from the queries; may be in place.
@@ -339,13 +345,14 @@ class CmpScorer {
   }
 
   template <int kPages, typename K>
-  void ScorePages(int64_t first_page, const K* const* pages, const float* queries, float* scores,
-                  int64_t stride) {
+  void ScorePages(int64_t first_page, const K* const* pages, const K* const* next,
+                  const float* queries, float* scores, int64_t stride) {
     ForEachQueryBlock(num_queries(), [&](auto count, int first) {
       const float* block = queries + first * NearFloats();
       float* out = scores + first * stride;
       if (uses_patterns_) {
-        ScorePatterns<count.value, kPages>(pages, rows_, kv_.head_dim_k, block, out, stride);
+        ScorePatterns<count.value, kPages>(pages, next, rows_, kv_.head_dim_k, block, out, stride);
+        next = nullptr;
         return;
       }
       for (int p = 0; p < kPages; ++p) {

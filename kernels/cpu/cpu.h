@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/weight_arena.h"
 #include "kernels/thread_pool.h"
 
 /// The operators for the CPU: Highway with run-time dispatch, split over the pool's threads.
@@ -39,12 +40,13 @@ class Scratch {
 template <typename T>
 using List = std::pmr::vector<T>;
 
-/// What the operators of one backend share: threads and scratch memory.
+/// What the operators of one backend share: threads, weights' and scratch memory.
 struct Context {
   explicit Context(int num_threads)
       : pool(num_threads), shared(4), worker(static_cast<size_t>(num_threads)) {}
 
   ThreadPool pool;
+  WeightArena weights;
   std::vector<Scratch> shared;  // for one call: results that all workers read
   std::vector<Scratch> worker;  // [num_threads], each used by its worker alone
   // Room for the lists of a decode step's call; longer ones take more for the time of the call.
@@ -70,7 +72,7 @@ class ListScope {
 /// The instruction set that dispatch chose: "AVX3_DL".
 std::string TargetName();
 
-std::unique_ptr<PackedMatrix> Pack(std::span<const WeightMatrix> parts);
+std::unique_ptr<PackedMatrix> Pack(Context& context, std::span<const WeightMatrix> parts);
 void Embed(Context& context, const EmbedParams& params);
 void RmsNorm(Context& context, const RmsNormParams& params);
 void Gemm(Context& context, const GemmParams& params);

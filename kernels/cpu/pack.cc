@@ -98,12 +98,13 @@ void PackDenseRow(WeightType type, const uint8_t* source, int64_t num_columns, i
 
 class Packer {
  public:
-  explicit Packer(std::span<const WeightMatrix> sources)
-      : sources_(sources), matrix_(std::make_unique<CpuMatrix>()) {}
+  Packer(WeightArena& arena, std::span<const WeightMatrix> sources)
+      : arena_(arena), sources_(sources), matrix_(std::make_unique<CpuMatrix>()) {}
 
   std::unique_ptr<PackedMatrix> Run() {
     LayOut();
-    Allocate();
+    // Zeros: the padding rows weigh nothing.
+    matrix_->data_ = arena_.Allocate(static_cast<size_t>(matrix_->num_bytes_));
     std::byte* data = matrix_->data_.get();
     for (size_t i = 0; i < sources_.size(); ++i) {
       PackedPart& part = matrix_->parts_[i];
@@ -136,13 +137,6 @@ class Packer {
     }
   }
 
-  void Allocate() {
-    const auto num_bytes = static_cast<size_t>(RoundUpToLine(matrix_->num_bytes_));
-    matrix_->data_.reset(static_cast<std::byte*>(std::aligned_alloc(kCacheLine, num_bytes)));
-    NSA_CHECK(matrix_->data_ != nullptr);
-    std::memset(matrix_->data_.get(), 0, num_bytes);  // the padding rows weigh nothing
-  }
-
   void Fill(const WeightMatrix& source, const PackedPart& part, std::byte* data) const {
     const auto* bytes = static_cast<const uint8_t*>(source.data);
     const int64_t row_bytes = RowBytes(source.type, source.num_columns);
@@ -159,12 +153,13 @@ class Packer {
     }
   }
 
+  WeightArena& arena_;
   std::span<const WeightMatrix> sources_;
   std::unique_ptr<CpuMatrix> matrix_;
 };
 
-std::unique_ptr<PackedMatrix> Pack(std::span<const WeightMatrix> parts) {
-  return Packer(parts).Run();
+std::unique_ptr<PackedMatrix> Pack(Context& context, std::span<const WeightMatrix> parts) {
+  return Packer(context.weights, parts).Run();
 }
 
 }  // namespace nsa::kernels::cpu

@@ -48,17 +48,13 @@ class CpuMatrix final : public PackedMatrix {
 
  private:
   friend class Packer;
-  struct Free {
-    void operator()(std::byte* data) const { std::free(data); }
-  };
-
   int64_t num_rows_ = 0;
   int64_t num_columns_ = 0;
   int64_t num_bytes_ = 0;
   int64_t num_blocks_ = 0;
   bool has_quantised_part_ = false;
   std::vector<PackedPart> parts_;
-  std::unique_ptr<std::byte, Free> data_;
+  std::shared_ptr<std::byte> data_;
 };
 
 }  // namespace nsa::kernels::cpu

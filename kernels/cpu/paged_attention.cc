@@ -46,11 +46,15 @@ struct AttentionCall {
   }
 };
 
-/// A task: one tile's rows and one KV head; all splits, or the one that `split` names.
+/// A task: one tile's rows and one KV head; all splits to the end result, or splits [first, end) to
+/// their parts.
 struct AttentionTask {
   size_t tile;
   int kv_head;
-  int64_t split = -1;
+  int64_t first_split = 0;
+  int64_t end_split = -1;
+
+  bool MakesParts() const { return end_split >= 0; }
 };
 
 /// Where a row of a tile is in its list of pieces.
@@ -109,7 +113,7 @@ class TileAttention {
       StartRow(row);
     }
     for (int64_t page = NextPage(); page >= 0; page = NextPage()) WalkPage(page);
-    for (int32_t row = 0; row < tile_.num_rows && task_.split < 0; ++row) {
+    for (int32_t row = 0; row < tile_.num_rows && !task_.MakesParts(); ++row) {
       const QueryRow query_row = tile_.Row(row);
       for (int h = 0; h < group_; ++h) {
         const int q = row * group_ + h;
@@ -144,10 +148,9 @@ class TileAttention {
   void StartRow(int32_t row) {
     PieceCursor& cursor = cursors_[row];
     cursor.pieces = call_.pieces_of(tile_.Row(row), task_.kv_head);
-    cursor.next = task_.split < 0 ? 0 : task_.split * kPiecesPerSplit;
-    cursor.end = task_.split < 0
-                     ? cursor.pieces.num_pieces
-                     : std::min(cursor.pieces.num_pieces, cursor.next + kPiecesPerSplit);
+    cursor.next = task_.first_split * kPiecesPerSplit;
+    cursor.end = cursor.pieces.num_pieces;
+    if (task_.MakesParts()) cursor.end = std::min(cursor.end, task_.end_split * kPiecesPerSplit);
     if (cursor.next < cursor.end) cursor.piece = cursor.pieces.Get(cursor.next);
     if (cursor.next + 1 < cursor.end) cursor.following = cursor.pieces.Get(cursor.next + 1);
     for (int q = row * group_; q < (row + 1) * group_; ++q) {
@@ -155,8 +158,11 @@ class TileAttention {
       std::fill_n(total_acc_ + int64_t{q} * kv_.head_dim_v, kv_.head_dim_v, 0.0f);
     }
     StartSplit(row);
-    // An empty part, should this row have fewer splits than others of its tile.
-    if (task_.split >= 0 && cursor.next >= cursor.end) FinishSplit(row);
+    // Empty parts, should this row have fewer splits than others of its tile.
+    const int64_t num_splits = (cursor.end + kPiecesPerSplit - 1) / kPiecesPerSplit;
+    for (int64_t split = std::max(task_.first_split, num_splits); split < task_.end_split; ++split) {
+      FinishSplit(row, split);
+    }
   }
 
   void StartSplit(int32_t row) {
@@ -166,16 +172,16 @@ class TileAttention {
     }
   }
 
-  void FinishSplit(int32_t row) {
+  void FinishSplit(int32_t row, int64_t split) {
     const int dim_v = kv_.head_dim_v;
     for (int h = 0; h < group_; ++h) {
       const int q = row * group_ + h;
       const float* acc = acc_ + int64_t{q} * dim_v;
-      if (task_.split < 0) {
+      if (!task_.MakesParts()) {
         JoinSoftmax(states_[q], acc, dim_v, totals_[q], total_acc_ + int64_t{q} * dim_v);
         continue;
       }
-      float* part = call_.Part(task_.tile, task_.split, row, task_.kv_head * group_ + h);
+      float* part = call_.Part(task_.tile, split, row, task_.kv_head * group_ + h);
       std::memcpy(part, acc, sizeof(float) * dim_v);
       part[dim_v] = states_[q].maximum;
       part[dim_v + 1] = states_[q].sum;
@@ -245,7 +251,7 @@ class TileAttention {
     PieceCursor& cursor = cursors_[row];
     ++cursor.next;
     if (cursor.next == cursor.end || cursor.next % kPiecesPerSplit == 0) {
-      FinishSplit(row);
+      FinishSplit(row, (cursor.next - 1) / kPiecesPerSplit);
       StartSplit(row);
     }
     if (cursor.next < cursor.end) cursor.piece = cursor.following;
@@ -372,6 +378,9 @@ namespace {
 HWY_EXPORT(RunTask);
 HWY_EXPORT(JoinParts);
 
+/// Tasks per thread where a call has few rows, so that none waits long for the last.
+constexpr int64_t kTasksPerThread = 8;
+
 /// Splits of the tile's longest list.
 int64_t NumSplits(const AttentionCall& call, const RowTile& tile) {
   int64_t num_pieces = 0;
@@ -393,17 +402,23 @@ void RunWholeTiles(Context& context, const AttentionCall& call) {
                            });
 }
 
-/// A task for each split, so that few rows keep all threads busy.
+/// Runs of splits in parallel, so that few rows keep all threads busy. Long runs, where there are
+/// many splits: a task fetches each page while it reads the one before, but not its first.
 void RunSplits(Context& context, const ListScope& scope, AttentionCall& call) {
   const int num_kv_heads = call.query.kv.num_kv_heads;
+  int64_t num_splits_of_all = 0;
+  for (const RowTile& tile : call.tiles) num_splits_of_all += num_kv_heads * NumSplits(call, tile);
+  const int64_t splits_per_task =
+      std::max<int64_t>(1, num_splits_of_all / (kTasksPerThread * context.pool.num_threads()));
   List<AttentionTask> tasks(scope.memory());
   List<std::pair<size_t, int32_t>> rows(scope.memory());
   call.first_part.assign(1, 0);
   for (size_t tile = 0; tile < call.tiles.size(); ++tile) {
     const int32_t num_rows = call.tiles[tile].num_rows;
     const int64_t num_splits = NumSplits(call, call.tiles[tile]);
-    for (int64_t split = 0; split < num_splits; ++split) {
-      for (int head = 0; head < num_kv_heads; ++head) tasks.push_back({tile, head, split});
+    for (int64_t split = 0; split < num_splits; split += splits_per_task) {
+      const int64_t end = std::min(num_splits, split + splits_per_task);
+      for (int head = 0; head < num_kv_heads; ++head) tasks.push_back({tile, head, split, end});
     }
     for (int32_t row = 0; row < num_rows; ++row) rows.emplace_back(tile, row);
     call.first_part.push_back(call.first_part.back() +

@@ -125,7 +125,7 @@ TEST_P(GemmTest, QuantisedTypesEqualTheReferenceBitForBit) {
     for (int64_t num_outputs : {1, 31, 32, 33, 100}) {
       for (int64_t num_columns : {256, 768}) {
         const Weights w(rng, type, num_outputs, num_columns);
-        const auto packed = cpu::Pack({&w.matrix, 1});
+        const auto packed = cpu::Pack(context, {&w.matrix, 1});
         const auto expected_packed = reference::Pack({&w.matrix, 1});
         EXPECT_EQ(packed->num_rows(), num_outputs);
         EXPECT_EQ(packed->num_columns(), num_columns);
@@ -149,7 +149,7 @@ TEST_P(GemmTest, ShortRowsOfSmallBlocks) {
       const Weights w(rng, type, 40, num_columns);
       const std::vector<float> x = RandomFloats(rng, 9 * num_columns);
       const Call call{.num_rows = 9};
-      ExpectSame(RunCpu(context, *cpu::Pack({&w.matrix, 1}), call, x),
+      ExpectSame(RunCpu(context, *cpu::Pack(context, {&w.matrix, 1}), call, x),
                  RunReference(*reference::Pack({&w.matrix, 1}), call, x));
     }
   }
@@ -164,7 +164,7 @@ TEST_P(GemmTest, DenseTypesEqualTheReference) {
       const Weights w(rng, type, 45, num_columns);
       const std::vector<float> x = RandomFloats(rng, 8 * num_columns);
       const Call call{.num_rows = 8};
-      ExpectSame(RunCpu(context, *cpu::Pack({&w.matrix, 1}), call, x),
+      ExpectSame(RunCpu(context, *cpu::Pack(context, {&w.matrix, 1}), call, x),
                  RunReference(*reference::Pack({&w.matrix, 1}), call, x));
     }
   }
@@ -179,7 +179,7 @@ TEST_P(GemmTest, IsCloseToTheDequantisedProduct) {
     SCOPED_TRACE(FindWeightBlock(type)->name);
     const Weights w(rng, type, kOutputs, kColumns);
     const std::vector<float> x = RandomFloats(rng, kColumns);
-    const std::vector<float> y = RunCpu(context, *cpu::Pack({&w.matrix, 1}), {}, x);
+    const std::vector<float> y = RunCpu(context, *cpu::Pack(context, {&w.matrix, 1}), {}, x);
     std::vector<float> row(kColumns);
     for (int64_t n = 0; n < kOutputs; ++n) {
       DequantizeRow(type, w.bytes.data() + n * RowBytes(type, kColumns), kColumns, row.data());
@@ -203,9 +203,9 @@ TEST_P(GemmTest, RowInvariance) {
                           WeightType::kQ5_K, WeightType::kF32, WeightType::kBF16}) {
     SCOPED_TRACE(FindWeightBlock(type)->name);
     const Weights w(rng, type, 77, kColumns);
-    const auto packed = cpu::Pack({&w.matrix, 1});
-    const std::vector<float> x = RandomFloats(rng, kMaxRows * kColumns);
     cpu::Context alone(1);
+    const auto packed = cpu::Pack(alone, {&w.matrix, 1});
+    const std::vector<float> x = RandomFloats(rng, kMaxRows * kColumns);
     std::vector<float> expected;
     for (int64_t r = 0; r < kMaxRows; ++r) {
       const std::vector<float> row(x.begin() + r * kColumns, x.begin() + (r + 1) * kColumns);
@@ -238,7 +238,8 @@ TEST_P(GemmTest, PartsOfDifferentTypesAndOddSizes) {
     parts.push_back(weights.emplace_back(rng, types[i], sizes[i], kColumns).matrix);
     total += sizes[i];
   }
-  const auto packed = cpu::Pack(parts);
+  cpu::Context packing(1);
+  const auto packed = cpu::Pack(packing, parts);
   EXPECT_EQ(packed->num_rows(), total);
   EXPECT_GT(packed->num_bytes(), 0);
   const auto expected = reference::Pack(parts);
@@ -258,7 +259,7 @@ TEST_P(GemmTest, BiasAccumulateAndStrides) {
   cpu::Context context(2);
   constexpr int64_t kOutputs = 50, kColumns = 64, kRows = 13;
   const Weights w(rng, WeightType::kQ4_1, kOutputs, kColumns);
-  const auto packed = cpu::Pack({&w.matrix, 1});
+  const auto packed = cpu::Pack(context, {&w.matrix, 1});
   const auto expected_packed = reference::Pack({&w.matrix, 1});
   const std::vector<float> bias = RandomFloats(rng, kOutputs);
   const std::vector<float> x = RandomFloats(rng, kRows * (kColumns + 3));
@@ -294,7 +295,7 @@ TEST_P(GemmTest, HostileActivations) {
     SCOPED_TRACE(FindWeightBlock(type)->name);
     const Weights w(rng, type, 33, kColumns);
     const Call call{.num_rows = 4};
-    const std::vector<float> y = RunCpu(context, *cpu::Pack({&w.matrix, 1}), call, x);
+    const std::vector<float> y = RunCpu(context, *cpu::Pack(context, {&w.matrix, 1}), call, x);
     if (TargetHasFma()) ExpectSame(y, RunReference(*reference::Pack({&w.matrix, 1}), call, x));
     for (size_t i = 0; i < 33; ++i) EXPECT_EQ(y[i], 0.0f);
     for (size_t i = 0; i + 1 < y.size(); ++i) EXPECT_LT(std::fabs(y[i]), kMax);
@@ -308,7 +309,7 @@ TEST_P(GemmTest, NonFiniteRowsFailAlone) {
   constexpr int64_t kColumns = 256, kOutputs = 40;
   for (WeightType type : {WeightType::kQ4_1, WeightType::kQ4_0, WeightType::kQ6_K}) {
     const Weights w(rng, type, kOutputs, kColumns);
-    const auto packed = cpu::Pack({&w.matrix, 1});
+    const auto packed = cpu::Pack(context, {&w.matrix, 1});
     for (float bad :
          {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
       std::vector<float> x = RandomFloats(rng, 3 * kColumns);
@@ -331,7 +332,7 @@ TEST_P(GemmTest, NoRows) {
   std::mt19937 rng(10);
   cpu::Context context(2);
   const Weights w(rng, WeightType::kQ4_1, 32, 32);
-  EXPECT_EQ(RunCpu(context, *cpu::Pack({&w.matrix, 1}), {.num_rows = 0}, {}),
+  EXPECT_EQ(RunCpu(context, *cpu::Pack(context, {&w.matrix, 1}), {.num_rows = 0}, {}),
             std::vector<float>{kUntouched});
 }
 
