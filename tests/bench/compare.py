@@ -1,11 +1,12 @@
 """Our speed beside llama.cpp's and PyTorch's: same model file, same threads, same machine, one run.
 
     .venv-oracles/bin/python -m tests.bench.compare [--contexts 512,4096,16384,32768,65536] [--rounds 5]
-        [--prefill_rounds 1] [--streams 8x8192] [--attention 65536] [--num_threads N]
+        [--prefill_rounds 3] [--streams 8x8192] [--attention 65536] [--num_threads N]
         [--json FILE] [--plot docs/speed.svg]
 
 Each kind of work is measured on both sides in turn, and medians count. llama.cpp runs with and without flash
-attention, and its better setting counts for each kind. An empty --streams or --attention leaves that part out.
+attention, and its better setting counts for each kind; prompts up to 4k are read --prefill_rounds times, longer ones
+once. An empty --streams or --attention leaves that part out.
 Ends with 1 where a ratio is below what the project asks of itself (TARGETS).
 """
 
@@ -56,11 +57,11 @@ class Machine:
             + [f"--decode_rounds={decode_rounds or self.rounds}"]
         )
 
-    def llama_cpp(self, context: int, flash: bool, streams: int = 1) -> dict:
+    def llama_cpp_streams(self, context: int, flash: bool, streams: int) -> dict:
         return run_json(
             [sys.executable, "-m", "tests.bench.llama_cpp_peer", "--context", context]
             + ["--num_threads", self.threads, "--flash", int(flash), "--streams", streams]
-            + ["--prefill_rounds", self.prefill_rounds, "--decode_rounds", self.rounds]
+            + ["--decode_rounds", self.rounds]
         )
 
     def attention(self, context: int) -> tuple[dict, dict]:
@@ -75,6 +76,59 @@ class Machine:
             + ["--num_layers", ours["num_layers"]]
         )
         return ours, theirs
+
+
+class LlamaCpp:
+    """llama.cpp with one setting, in a process that keeps its prompt and extends it."""
+
+    def __init__(self, machine: Machine, flash: bool, max_context: int):
+        command = [sys.executable, "-m", "tests.bench.llama_cpp_peer", "--max_context", max_context]
+        command += ["--num_threads", machine.threads, "--flash", int(flash)]
+        command += ["--prefill_rounds", machine.prefill_rounds, "--decode_rounds", machine.rounds]
+        self.process = subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=model_files.ROOT,
+        )
+
+    def measure(self, context: int) -> dict:
+        print(context, file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"llama.cpp's process ended with {self.process.wait()}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class BestLlamaCpp:
+    """With and without flash attention. Beyond 32k a setting whose decode was less than 0.7 of the other's so far is
+    left out: its prompt would take the better part of an hour."""
+
+    def __init__(self, machine: Machine, max_context: int):
+        self.settings = {flash: LlamaCpp(machine, flash, max_context) for flash in (True, False)}
+
+    def measure(self, context: int) -> dict:
+        """The better median of each kind of work."""
+        if context > 32768:
+            best = max(self.decode.values())
+            for flash in [flash for flash in self.settings if self.decode[flash] < 0.7 * best]:
+                self.settings.pop(flash).close()
+        found = {flash: peer.measure(context) for flash, peer in self.settings.items()}
+        medians = {
+            kind: {flash: statistics.median(side[kind]) for flash, side in found.items()}
+            for kind in ("decode_tokens_per_s", "prefill_tokens_per_s")
+        }
+        self.decode = medians["decode_tokens_per_s"]
+        return {kind: max(sides.values()) for kind, sides in medians.items()}
+
+    def close(self) -> None:
+        for peer in self.settings.values():
+            peer.close()
 
 
 def ratio_row(work: str, ours: float, theirs: float, target: float | None, unit: str) -> dict:
@@ -93,29 +147,26 @@ def log_row(row: dict) -> None:
     )
 
 
-def context_rows(machine: Machine, context: int) -> list[dict]:
+def context_rows(machine: Machine, peer: BestLlamaCpp, context: int) -> list[dict]:
     prompt = min(context, 65536 - DECODE_TOKENS)
-    prefills = [machine.ours(prompt, decode_rounds=1) for _ in range(machine.prefill_rounds - 1)]
+    rounds = machine.prefill_rounds if context <= 4096 else 1
+    prefills = [machine.ours(prompt, decode_rounds=1) for _ in range(rounds - 1)]
     ours = machine.ours(prompt)
     prefills.append(ours)
-    theirs = {flash: machine.llama_cpp(prompt, flash) for flash in (True, False)}
-
-    def best(key: str) -> float:
-        return max(statistics.median(side[key]) for side in theirs.values())
-
+    theirs = peer.measure(prompt)
     mine = statistics.median(run["prefill_tokens_per_s"] for run in prefills)
     return [
         ratio_row(
             f"decode at {context}, against llama.cpp",
             ours["decode_tokens_per_s"],
-            best("decode_tokens_per_s"),
+            theirs["decode_tokens_per_s"],
             DECODE_TARGETS.get(context),
             "tokens/s",
         ),
         ratio_row(
             f"prefill of {context}, against llama.cpp",
             mine,
-            best("prefill_tokens_per_s"),
+            theirs["prefill_tokens_per_s"],
             PREFILL_TARGETS.get(context),
             "tokens/s",
         ),
@@ -125,7 +176,7 @@ def context_rows(machine: Machine, context: int) -> list[dict]:
 def streams_row(machine: Machine, streams: int, context: int) -> dict:
     ours = machine.ours(context, batch=streams)["decode_tokens_per_s"]
     theirs = max(
-        statistics.median(machine.llama_cpp(context, flash, streams)["decode_tokens_per_s"])
+        statistics.median(machine.llama_cpp_streams(context, flash, streams)["decode_tokens_per_s"])
         for flash in (True, False)
     )
     work = f"{streams} streams at {context}, against llama.cpp"
@@ -188,7 +239,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--contexts", default="512,4096,16384,32768,65536")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--prefill_rounds", type=int, default=1)
+    parser.add_argument("--prefill_rounds", type=int, default=3)
     parser.add_argument("--streams", default="8x8192")
     parser.add_argument("--attention", default="65536")
     parser.add_argument("--num_threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -207,11 +258,15 @@ def main() -> int:
 
     if options.attention:
         take(attention_rows(machine, int(options.attention)))
-    for word in options.contexts.split(",") if options.contexts else []:
-        take(context_rows(machine, int(word)))
     if options.streams:
         streams, context = options.streams.split("x")
         take([streams_row(machine, int(streams), int(context))])
+    contexts = sorted(int(word) for word in options.contexts.split(",") if word)
+    peer = BestLlamaCpp(machine, contexts[-1]) if contexts else None
+    for context in contexts:
+        take(context_rows(machine, peer, context))
+    if peer:
+        peer.close()
     growth = growth_row(rows)
     if options.plot:
         plot(rows, options.plot, options.num_threads)

@@ -1,18 +1,20 @@
 """llama.cpp's speed, in a process of its own: what tests/bench/compare.py sets ours beside.
 
-    .venv-oracles/bin/python -m tests.bench.llama_cpp_peer --context N --num_threads N --flash 0|1
-        [--prefill_rounds 1] [--decode_rounds 5] [--streams 1]
+    .venv-oracles/bin/python -m tests.bench.llama_cpp_peer --max_context N --num_threads N --flash 0|1
+        [--prefill_rounds 1] [--decode_rounds 5]
+    .venv-oracles/bin/python -m tests.bench.llama_cpp_peer --streams 8 --context N --num_threads N --flash 0|1
 
-Prints one JSON object. A prompt of random tokens is evaluated, then 32 tokens are decoded from the same place in
-every round. With --streams 8, eight sequences of that length are decoded together; each has its own cells (one
-stream of the cache a sequence), which is llama.cpp's quickest way.
+The first form reads contexts from standard input, one a line and rising, and prints one JSON object for each: the
+prompt of random tokens grows to that length, then 32 tokens are decoded from there in every round. So one pass over
+the longest prompt serves all lengths. With --streams 8, eight sequences of one length are decoded together; each has
+its own cells (one stream of the cache a sequence), which is llama.cpp's quickest way.
 """
 
 import argparse
 import ctypes
 import json
 import random
-import resource
+import sys
 import time
 
 from tests.support import model_files
@@ -26,32 +28,48 @@ def random_tokens(count: int) -> list[int]:
     return [generator.randrange(VOCABULARY) for _ in range(count)]
 
 
-def alone(context: int, threads: int, flash: bool, prefill_rounds: int, decode_rounds: int) -> dict:
-    import llama_cpp
+class Alone:
+    """One sequence, whose prompt grows."""
 
-    model = llama_cpp.Llama(
-        model_path=str(model_files.model_path()),
-        n_ctx=context + DECODE_TOKENS + 8,
-        n_batch=512,
-        n_threads=threads,
-        n_threads_batch=threads,
-        flash_attn=flash,
-        verbose=False,
-    )
-    prompt, prefill, decode = random_tokens(context), [], []
-    for _ in range(prefill_rounds):
-        model.n_tokens = 0  # eval drops the cells behind n_tokens first
+    def __init__(self, max_context: int, threads: int, flash: bool):
+        import llama_cpp
+
+        self.model = llama_cpp.Llama(
+            model_path=str(model_files.model_path()),
+            n_ctx=max_context + DECODE_TOKENS + 8,
+            n_batch=512,
+            n_threads=threads,
+            n_threads_batch=threads,
+            flash_attn=flash,
+            verbose=False,
+        )
+        self.prompt = random_tokens(max_context)
+        self.context = 0
+        self.seconds = 0.0  # that the prompt so far took
+
+    def fill(self, context: int, first: int) -> float:
+        """Reads the prompt from token `first` on; seconds."""
+        self.model.n_tokens = first  # eval drops the cells behind n_tokens first
         began = time.monotonic()
-        model.eval(prompt)
-        prefill.append(context / (time.monotonic() - began))
-    for _ in range(decode_rounds):
-        model.n_tokens = context
-        began = time.monotonic()
-        # Given tokens: its sampling in Python is not what is compared.
-        for token in prompt[:DECODE_TOKENS]:
-            model.eval([token])
-        decode.append(DECODE_TOKENS / (time.monotonic() - began))
-    return {"prefill_tokens_per_s": prefill, "decode_tokens_per_s": decode}
+        self.model.eval(self.prompt[first:context])
+        return time.monotonic() - began
+
+    def measure(self, context: int, prefill_rounds: int, decode_rounds: int) -> dict:
+        self.seconds += self.fill(context, self.context)
+        prefill = [context / self.seconds]
+        # Again from the begin where that does not take minutes.
+        while context <= 4096 and len(prefill) < prefill_rounds:
+            prefill.append(context / self.fill(context, 0))
+        self.context = context
+        decode = []
+        for _ in range(decode_rounds):
+            self.model.n_tokens = context
+            began = time.monotonic()
+            # Given tokens: its sampling in Python is not what is compared.
+            for token in self.prompt[:DECODE_TOKENS]:
+                self.model.eval([token])
+            decode.append(DECODE_TOKENS / (time.monotonic() - began))
+        return {"prefill_tokens_per_s": prefill, "decode_tokens_per_s": decode}
 
 
 class Streams:
@@ -123,7 +141,8 @@ def together(context: int, threads: int, flash: bool, rounds: int, streams: int)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--context", type=int, required=True)
+    parser.add_argument("--context", type=int, default=0)
+    parser.add_argument("--max_context", type=int, default=0)
     parser.add_argument("--num_threads", type=int, required=True)
     parser.add_argument("--flash", type=int, choices=[0, 1], default=1)
     parser.add_argument("--prefill_rounds", type=int, default=1)
@@ -132,15 +151,18 @@ def main() -> None:
     options = parser.parse_args()
     flash = bool(options.flash)
     if options.streams > 1:
-        result = together(
-            options.context, options.num_threads, flash, options.decode_rounds, options.streams
+        print(
+            json.dumps(
+                together(
+                    options.context, options.num_threads, flash, options.decode_rounds, options.streams
+                )
+            )
         )
-    else:
-        result = alone(
-            options.context, options.num_threads, flash, options.prefill_rounds, options.decode_rounds
-        )
-    result["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps(result))
+        return
+    peer = Alone(options.max_context, options.num_threads, flash)
+    for line in sys.stdin:
+        result = peer.measure(int(line), options.prefill_rounds, options.decode_rounds)
+        print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":
