@@ -115,7 +115,13 @@ void Decode(engine::LoadedModel& model, Streams& streams, int32_t num_tokens) {
       rows.entries.push_back(streams.sequences[i].EntryFor(std::span(&streams.next[i], 1), 1));
     }
     model.runner->Run(rows, [&](size_t entry, int64_t, float* logits) {
-      streams.next[entry] = ArgMax(logits, model.info.vocabulary_size);
+      // Greedy, by the operator that the server's sampler calls.
+      kernels::SampleParams sample;
+      sample.logits = logits;
+      sample.vocabulary_size = model.info.vocabulary_size;
+      sample.temperature = 0;
+      sample.token_id = &streams.next[entry];
+      model.backend->Sample(sample);
     });
     for (SingleSequence& sequence : streams.sequences) sequence.Advance(1);
   }

@@ -20,9 +20,12 @@ namespace {
 std::atomic<uint64_t> g_sink;  // so that the sums are not optimised away
 
 uint64_t Sum(const uint64_t* data, size_t count) {
-  // Eight independent sums, which the compiler turns into vectors: the loop is bound by loads.
+  // Eight independent sums, which the compiler turns into vectors: the loop is bound by loads. The
+  // hardware alone does not ask far enough ahead for all of the bandwidth.
+  constexpr size_t kAhead = 512;  // 4 KiB
   uint64_t sums[8] = {};
   for (size_t i = 0; i + 8 <= count; i += 8) {
+    __builtin_prefetch(data + i + kAhead, 0, 2);
     for (size_t j = 0; j < 8; ++j) sums[j] += data[i + j];
   }
   uint64_t total = 0;
