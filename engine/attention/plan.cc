@@ -57,6 +57,7 @@ struct StepRunner {
     params.selected = workspace.selected();
     params.num_selected = workspace.num_selected();
     params.result = workspace.branch(kSel);
+    if (params.reads_window) params.result.out = inputs.y;
     backend.SelAttn(params);
   }
   void operator()(kernels::WinAttnParams params) const {
@@ -204,7 +205,13 @@ absl::StatusOr<AttentionPlan> AttentionPlan::Resolve(const AttentionSpec& spec,
   sel.sel_block_size = spec.sel_block_size;
   sel.max_page_distance = spec.max_page_distance;
   sel.window_size = spec.disjoint_window ? spec.window_size : 0;
+  // One softmax over disjoint parts is one pass over both.
+  sel.reads_window = spec.disjoint_window && spec.combination == Combination::kJoinedSoftmax;
   plan.steps_.push_back(sel);
+  if (sel.reads_window) {
+    plan.num_branches_ = 1;
+    return plan;
+  }
   kernels::WinAttnParams win;
   win.window_size = spec.window_size;
   win.page_aligned = spec.disjoint_window;

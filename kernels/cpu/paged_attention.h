@@ -24,28 +24,39 @@ struct PagePiece {
   int end;                // one past the last; an empty piece has end ≤ begin
 };
 
-/// What one (row, KV head) reads, in rising order: all pages of a token range, or sel_blocks of it.
+/// What one (row, KV head) reads, in rising order: some sel_blocks, then all pages of a token
+/// range.
 struct RowPieces {
-  int64_t begin_token = 0;
-  int64_t end_token = 0;
   int64_t query_page = 0;
   int64_t num_pieces = 0;
-  const int32_t* sel_blocks = nullptr;  // null: every page of the range
+  int64_t begin_token = 0;
+  int64_t end_token = 0;
+  // The first pieces: sel_blocks up to a token, none of which stands farther back than
+  // `max_page_distance`.
+  int64_t num_sel_pieces = 0;
+  const int32_t* sel_blocks = nullptr;
   int sel_block_size = kPageSize;
-  int64_t max_page_distance = std::numeric_limits<int64_t>::max();  // farther pieces stand there
+  int64_t sel_end_token = 0;
+  int64_t max_page_distance = std::numeric_limits<int64_t>::max();
 
-  PagePiece Get(int64_t i) const {
-    int64_t token = (begin_token / kPageSize + i) * kPageSize;
-    int64_t end = token + kPageSize;
-    if (sel_blocks != nullptr) {
-      const int64_t per_block = std::max(1, sel_block_size / kPageSize);
-      token = sel_blocks[i / per_block] * int64_t{sel_block_size} + i % per_block * kPageSize;
-      end = token + std::min(sel_block_size, kPageSize);
-    }
+  PagePiece Get(int64_t i) const { return i < num_sel_pieces ? OfBlock(i) : OfRange(i); }
+
+ private:
+  PagePiece OfBlock(int64_t i) const {
+    const int64_t per_block = std::max(1, sel_block_size / kPageSize);
+    const int64_t token =
+        sel_blocks[i / per_block] * int64_t{sel_block_size} + i % per_block * kPageSize;
+    const int64_t end =
+        std::min<int64_t>(token + std::min(sel_block_size, kPageSize), sel_end_token);
     const int64_t page = token / kPageSize;
     return {page, std::min(query_page - page, max_page_distance),
-            static_cast<int>(std::max(token, begin_token) - page * kPageSize),
-            static_cast<int>(std::min(end, end_token) - page * kPageSize)};
+            static_cast<int>(token - page * kPageSize), static_cast<int>(end - page * kPageSize)};
+  }
+  PagePiece OfRange(int64_t i) const {
+    const int64_t page = begin_token / kPageSize + i - num_sel_pieces;
+    return {page, query_page - page,
+            static_cast<int>(std::max<int64_t>(0, begin_token - page * kPageSize)),
+            static_cast<int>(std::min<int64_t>(kPageSize, end_token - page * kPageSize))};
   }
 };
 

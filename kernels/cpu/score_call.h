@@ -17,6 +17,7 @@ inline constexpr int64_t kVectorPadding = 16;
 /// Pages whose clusters are normalised together: a constant of the arithmetic, so independent of
 /// rows and threads, and few enough for the first-level cache.
 inline constexpr int64_t kPagesPerRange = 16;
+static_assert(kPagesPerRange % kVectorPadding == 0, "a vector of pages lies in one range");
 
 /// Scores of one query against clusters, reduced: Σ_c exp(score − maximum of the range) for each
 /// page, and for each range of kPagesPerRange pages that maximum and the sum over the range.

@@ -3,13 +3,15 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/check.h"
 #include "kernels/reference/paged_attention.h"
 #include "kernels/reference/reference.h"
 
 namespace nsa::kernels::reference {
 namespace {
 
-/// Tokens of the selected sel_blocks in rising order, none after the query and none in the window.
+/// Tokens of the selected sel_blocks in rising order, none after the query and none in the window;
+/// then those of the window where it is read too.
 std::vector<VisibleRow> SelectedTokens(const SelAttnParams& params, const AttentionSegment& segment,
                                        int64_t position, const int32_t* selected,
                                        int32_t num_selected) {
@@ -23,6 +25,12 @@ std::vector<VisibleRow> SelectedTokens(const SelAttnParams& params, const Attent
     for (VisibleRow& token : tokens) {
       token.page_distance = LimitDistance(token.page_distance, params.max_page_distance);
     }
+    visible.insert(visible.end(), tokens.begin(), tokens.end());
+  }
+  if (params.reads_window) {
+    NSA_CHECK(params.window_size > 0);
+    const std::vector<VisibleRow> tokens =
+        TokenRange(segment, position, window_start, position + 1);
     visible.insert(visible.end(), tokens.begin(), tokens.end());
   }
   return visible;

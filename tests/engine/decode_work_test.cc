@@ -119,9 +119,7 @@ TEST_F(DecodeWorkTest, OperatorsAreCalledOnceALayer) {
       {"rope_kv_write", layers},
       {"cmp_cluster", layers},
       {"score_topk", layers},
-      {"sel_attn", layers},
-      {"win_attn", layers},
-      {"merge", layers},
+      {"sel_attn", layers},  // with the window
   };
   EXPECT_EQ(counter_->calls(), expected);
 }
@@ -145,9 +143,12 @@ TEST_F(DecodeWorkTest, AttentionReadsAsManyTokensAsThePlanSays) {
   EXPECT_EQ(reads.slc, 16 * 64);
   EXPECT_LE(reads.win, 512 + 64);
   EXPECT_LE(reads.cmp, 60'000 / 8);
-  // Elements read per KV head, beside those of full attention: an eighteenth.
-  const int64_t elements = (reads.slc + reads.win) * 128 + reads.cmp * 65;
-  EXPECT_LT(elements * 11, int64_t{60'000} * 128);
+  // Bytes read per KV head, beside those of full attention: a sixteenth.
+  const KvLayout& layout = model_->cache->layout();
+  const int64_t token_bytes = layout.SlotBytes() / kernels::kPageSize;
+  const int64_t row_bytes = layout.CmpSlotBytes() / layout.cmp_rows_per_page;
+  const int64_t bytes = (reads.slc + reads.win) * token_bytes + reads.cmp * row_bytes;
+  EXPECT_LT(bytes * 16, int64_t{60'000} * token_bytes);
 }
 
 TEST_F(DecodeWorkTest, ADecodeStepTakesNoMemory) {

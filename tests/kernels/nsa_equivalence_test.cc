@@ -127,7 +127,7 @@ class LayerWorld {
     backend.ScoreTopk(topk);
     backend.SelAttn({query, c_.sel_block_size, layer.num_selected_blocks, selected.data(),
                      num_selected.data(), layer.limited ? layer.max_page_distance : -1,
-                     disjoint_window, branch(1)});
+                     disjoint_window, false, branch(1)});
     backend.WinAttn({query, layer.window_size, layer.disjoint, branch(2)});
 
     MergeParams merge;

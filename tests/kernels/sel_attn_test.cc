@@ -1,5 +1,7 @@
 #include "kernels/ops/sel_attn.h"
 
+#include "kernels/ops/merge.h"
+#include "kernels/ops/win_attn.h"
 #include "tests/kernels/attention_cases.h"
 
 namespace nsa::kernels {
@@ -37,7 +39,7 @@ struct Selection {
 };
 
 AttentionOp SelOp(const Selection& selection, int sel_block_size, int64_t window_size,
-                  int64_t max_page_distance) {
+                  int64_t max_page_distance, bool reads_window = false) {
   return [=, &selection](Backend& backend, const AttentionQuery& query, AttentionResult& result) {
     SelAttnParams params;
     params.query = query;
@@ -47,6 +49,7 @@ AttentionOp SelOp(const Selection& selection, int sel_block_size, int64_t window
     params.num_selected = selection.num_selected.data();
     params.max_page_distance = max_page_distance;
     params.window_size = window_size;
+    params.reads_window = reads_window;
     params.result = result.branch();
     backend.SelAttn(params);
   };
@@ -59,6 +62,7 @@ TEST_P(AttentionTest, SelAttnIsRowInvariant) {
   ExpectRowInvariant(world, SelOp(everywhere, size, 0, -1), world.MakeResult());
   const Selection before_window(world, 64, 128);
   ExpectRowInvariant(world, SelOp(before_window, 64, 128, 4), world.MakeResult());
+  ExpectRowInvariant(world, SelOp(before_window, 64, 128, 4, true), world.MakeResult());
 }
 
 TEST_P(AttentionTest, SelAttnMatchesReference) {
@@ -69,6 +73,32 @@ TEST_P(AttentionTest, SelAttnMatchesReference) {
   const Selection before_window(world, 64, 128);
   ExpectMatchesReference(world, SelOp(before_window, 64, 128, 4), world.MakeResult());
   ExpectMatchesReference(world, SelOp(before_window, 64, 128, -1), world.MakeResult());
+  ExpectMatchesReference(world, SelOp(before_window, 64, 128, 4, true), world.MakeResult());
+}
+
+// One pass over selection and window is what two branches and merge make of them.
+TEST_P(AttentionTest, SelAttnWithTheWindowIsTheJoinedBranches) {
+  const AttentionWorld world(GetParam());
+  const Selection selection(world, 64, 128);
+  const auto backend = MakeCpuBackend(2);
+  const AttentionQuery query = world.Query(world.segments());
+  AttentionResult selected = world.MakeResult(), window = world.MakeResult();
+  AttentionResult joined = world.MakeResult(), together = world.MakeResult();
+  SelOp(selection, 64, 128, 4)(*backend, query, selected);
+  backend->WinAttn({query, 128, true, window.branch()});
+  const int64_t width = int64_t{world.num_q_heads()} * world.test_case().head_dim_v;
+  MergeParams merge;
+  merge.num_branches = 2;
+  merge.branches[0] = selected.branch();
+  merge.branches[1] = window.branch();
+  merge.num_rows = world.num_rows();
+  merge.num_q_heads = world.num_q_heads();
+  merge.head_dim_v = world.test_case().head_dim_v;
+  merge.y = joined.out.data();
+  merge.y_stride = width;
+  backend->Merge(merge);
+  SelOp(selection, 64, 128, 4, true)(*backend, query, together);
+  ExpectClose(together.out, joined.out, kTolerance);
 }
 
 INSTANTIATE_TEST_SUITE_P(, AttentionTest, testing::ValuesIn(AttentionCases()), CaseName);

@@ -58,7 +58,9 @@ Json AttentionBytes(const engine::LoadedModel& model, int64_t position, int64_t 
     const engine::KvLayout& layout = model.cache->layout();
     bytes["score_topk"] = batch * model.info.num_layers * reads.cmp * layout.CmpSlotBytes() /
                           layout.cmp_rows_per_page;
-    bytes["sel_attn"] = reads.slc * token_bytes * heads;
+    // A plan that joins both reads the window with the selected blocks.
+    const bool joined = plan.num_branches() == 1;
+    bytes["sel_attn"] = (reads.slc + (joined ? reads.win : 0)) * token_bytes * heads;
     bytes["win_attn"] = reads.win * token_bytes * heads;
   } else {
     bytes["full_attn"] = reads.win * token_bytes * heads;
