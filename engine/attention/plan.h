@@ -33,8 +33,8 @@ class AttentionWorkspace {
   int32_t* selected() { return selected_.data(); }
   int32_t* num_selected() { return num_selected_.data(); }
   int32_t max_selected_blocks() const { return max_selected_blocks_; }
-  /// Room for the compressed branch's scores of rows [0, num_rows) that see `num_pages` pages, until
-  /// the next call; none for many rows, whose scores are cheaper to make again than to keep.
+  /// Room for the compressed branch's scores of rows [0, num_rows) that see `num_pages` pages,
+  /// until the next call; none for many rows, whose scores are cheaper to make again than to keep.
   kernels::CmpScores cmp_scores(int64_t num_rows, int64_t num_pages, int compression_stride);
   int64_t num_bytes() const;
 

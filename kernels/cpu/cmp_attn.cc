@@ -240,8 +240,7 @@ class CmpTile {
 };
 
 void RunCmpTask(const CmpCall& call, const CmpTask& task, float* memory) {
-  WithCmpType(call.kv().cmp_dtype,
-              [&]<typename T>(T) { CmpTile<T>(call, task, memory).Run(); });
+  WithCmpType(call.kv().cmp_dtype, [&]<typename T>(T) { CmpTile<T>(call, task, memory).Run(); });
 }
 
 /// The result of one query from its parts, `stride` floats apart. A split that a query does not

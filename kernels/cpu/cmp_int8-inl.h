@@ -92,12 +92,12 @@ HWY_INLINE void ScoreInt8Pages(const Int8Rows* pages, const Int8Rows* next, int 
   hn::Vec<I32Tag> sum[kQueries][kPages];
   HWY_UNROLL(6)
   for (int q = 0; q < kQueries; ++q) {
-    HWY_UNROLL(2)
+    HWY_UNROLL(4)
     for (int p = 0; p < kPages; ++p) sum[q][p] = hn::Zero(di);
   }
   for (int i = 0; i < num_pairs; i += lanes) {
     hn::Vec<I32Tag> key[kPages];
-    HWY_UNROLL(2)
+    HWY_UNROLL(4)
     for (int p = 0; p < kPages; ++p) {
       key[p] = LoadKeyPairs(pages[p].keys + 2 * i);
       if (next != nullptr) PrefetchLines(next[p].keys + 2 * i, 1);
@@ -105,13 +105,13 @@ HWY_INLINE void ScoreInt8Pages(const Int8Rows* pages, const Int8Rows* next, int 
     HWY_UNROLL(6)
     for (int q = 0; q < kQueries; ++q) {
       const auto x = hn::LoadU(di, patterns + int64_t{q} * num_pairs + i);
-      HWY_UNROLL(2)
+      HWY_UNROLL(4)
       for (int p = 0; p < kPages; ++p) sum[q][p] = DotPairs(key[p], x, sum[q][p]);
     }
   }
   HWY_UNROLL(6)
   for (int q = 0; q < kQueries; ++q) {
-    HWY_UNROLL(2)
+    HWY_UNROLL(4)
     for (int p = 0; p < kPages; ++p) {
       FoldTo(di, sum[q][p], rows, [&](auto tag, auto folded) {
         StoreInt8Scores(tag, folded, query_scales[q], pages[p], 0,
@@ -121,25 +121,38 @@ HWY_INLINE void ScoreInt8Pages(const Int8Rows* pages, const Int8Rows* next, int 
   }
 }
 
-/// ScoreInt8Pages for any number of pages.
+/// ScoreInt8Pages for as many pages as come, in blocks of kPages; returns the first that is left.
+template <int kQueries, int kPages>
+HWY_INLINE int ScoreInt8Blocks(const Int8Rows* pages, const Int8Rows* next, int first,
+                               int num_pages, int rows, int num_pairs, const int32_t* patterns,
+                               const float* query_scales, float* scores, int64_t scores_stride) {
+  int page = first;
+  for (; page + kPages <= num_pages; page += kPages) {
+    const Int8Rows* fetched = next == nullptr ? nullptr : next + page;
+    for (int p = 0; p < kPages && fetched != nullptr; ++p) {
+      PrefetchLines(fetched[p].scales, 2 * rows);
+    }
+    ScoreInt8Pages<kQueries, kPages>(pages + page, fetched, rows, num_pairs, patterns, query_scales,
+                                     scores + page * rows, scores_stride);
+  }
+  return page;
+}
+
+/// ScoreInt8Pages for any number of pages. With few queries four pages share each query's vectors.
 template <int kQueries>
 HWY_NOINLINE void ScoreInt8Patterns(const Int8Rows* pages, const Int8Rows* next, int num_pages,
                                     int rows, int num_pairs, const int32_t* patterns,
                                     const float* query_scales, float* scores,
                                     int64_t scores_stride) {
   int page = 0;
-  for (; page + 2 <= num_pages; page += 2) {
-    const Int8Rows* fetched = next == nullptr ? nullptr : next + page;
-    if (fetched != nullptr) {
-      PrefetchLines(fetched[0].scales, 2 * rows);
-      PrefetchLines(fetched[1].scales, 2 * rows);
-    }
-    ScoreInt8Pages<kQueries, 2>(pages + page, fetched, rows, num_pairs, patterns, query_scales,
-                                scores + page * rows, scores_stride);
+  if constexpr (kQueries <= 4) {
+    page = ScoreInt8Blocks<kQueries, 4>(pages, next, page, num_pages, rows, num_pairs, patterns,
+                                        query_scales, scores, scores_stride);
   }
-  if (page == num_pages) return;
-  ScoreInt8Pages<kQueries, 1>(pages + page, next == nullptr ? nullptr : next + page, rows, num_pairs, patterns, query_scales,
-                              scores + page * rows, scores_stride);
+  page = ScoreInt8Blocks<kQueries, 2>(pages, next, page, num_pages, rows, num_pairs, patterns,
+                                      query_scales, scores, scores_stride);
+  ScoreInt8Blocks<kQueries, 1>(pages, next, page, num_pages, rows, num_pairs, patterns,
+                               query_scales, scores, scores_stride);
 }
 
 /// The same for a page of whole vectors of rows; `pairs` [kQueries, num_pairs] are the queries.

@@ -160,7 +160,8 @@ class TileAttention {
     StartSplit(row);
     // Empty parts, should this row have fewer splits than others of its tile.
     const int64_t num_splits = (cursor.end + kPiecesPerSplit - 1) / kPiecesPerSplit;
-    for (int64_t split = std::max(task_.first_split, num_splits); split < task_.end_split; ++split) {
+    for (int64_t split = std::max(task_.first_split, num_splits); split < task_.end_split;
+         ++split) {
       FinishSplit(row, split);
     }
   }

@@ -40,7 +40,8 @@ HWY_INLINE void DecayKeys(const ScoreTopkParams& params, int64_t position, int64
   const F32Tag d;
   const hn::RebindToSigned<F32Tag> di;
   const auto limit = hn::Set(d, static_cast<float>(params.decay_page_distance));
-  const auto query_page = hn::Set(d, static_cast<float>(position / kPageSize));
+  const int64_t page_of_query = position / kPageSize;
+  const auto query_page = hn::Set(d, static_cast<float>(page_of_query));
   // Exact: a block is some pages, or a power of two of them is one.
   const auto pages_per_block =
       hn::Set(d, static_cast<float>(params.sel_block_size) / static_cast<float>(kPageSize));
@@ -135,11 +136,11 @@ void ChooseForTile(const ScoreCall& call, const RowTile& tile, int kv_head, floa
         ClusterKeys(call, tile, i, scores, rest, keys);
       } else {
         const CmpScores& kept = params.cmp_scores;
-        float* from = kept.data == nullptr
-                          ? scores + int64_t{i} * call.group * stride
-                          : kept.data + (row.row * params.query.num_q_heads +
-                                         int64_t{kv_head} * call.group) *
-                                            kept.stride;
+        float* from =
+            kept.data == nullptr
+                ? scores + int64_t{i} * call.group * stride
+                : kept.data + (row.row * params.query.num_q_heads + int64_t{kv_head} * call.group) *
+                                  kept.stride;
         WindowKeys(call, row, kv_head, from, kept.data == nullptr ? stride : kept.stride, rest,
                    keys);
       }

@@ -30,10 +30,10 @@ struct RopeView {
 /// window i where (i·stride + length) / stride = p·rows_per_page + s + 1; that is
 /// i = p·rows_per_page + s + 1 − length/stride, and slots of negative i are never read. A
 /// compressed key is in the frame of that page: rotated so that page p's own query rotation applies
-/// to it; or, where `cmp_absolute` holds, in the frame of the sequence: rotated by that page's place,
-/// so that one rotation of the query by its own place serves all pages. Then distances cannot be
-/// limited. Where rows are the clusters of a page (cmp_cluster), slot s holds cluster s of its own
-/// page, and has a bias for its score.
+/// to it; or, where `cmp_absolute` holds, in the frame of the sequence: rotated by that page's
+/// place, so that one rotation of the query by its own place serves all pages. Then distances
+/// cannot be limited. Where rows are the clusters of a page (cmp_cluster), slot s holds cluster s
+/// of its own page, and has a bias for its score.
 ///
 /// Where dtype is kInt8, each token's K and each token's V have a scale (float32): the largest
 /// magnitude of the rotated key, or the value, divided by 127; NaN where the row is not finite.
@@ -52,8 +52,8 @@ struct PagedKv {
   int64_t head_stride = 0;    // bytes
   int64_t v_offset = 0;       // bytes from a head's K to its V
   int64_t scale_offset = -1;  // bytes from a head's K to its scales {K [64], V [64]} of kInt8
-  // Null where the plan has no compressed rows. Of V̂ (of windows), scales (of kInt8) and biases (of
-  // clusters) those are there whose offset is not negative. Scales and biases are float32.
+  // Null where the plan has no compressed rows. Of V̂ (of windows), scales (of kInt8) and biases
+  // (of clusters) those are there whose offset is not negative. Scales and biases are float32.
   std::byte* cmp_slots = nullptr;  // [num_pages, num_kv_heads, {K̂ [head_dim_k, rows_per_page],
                                    //                            V̂ [rows_per_page, head_dim_v],
                                    //                            scales [rows_per_page],

@@ -29,9 +29,9 @@ void CmpAttn(const CmpAttnParams& params) {
   const PagedRows rows = CmpRows(query.kv, params.stride);
   ForEachRow(query.segments, query.num_segments,
              [&](const AttentionSegment& segment, int64_t row, int64_t position) {
-               const std::vector<VisibleRow> visible = VisibleWindows(
-                   query.kv, segment, position, params.length, params.stride,
-                   params.max_page_distance);
+               const std::vector<VisibleRow> visible =
+                   VisibleWindows(query.kv, segment, position, params.length, params.stride,
+                                  params.max_page_distance);
                for (int head = 0; head < query.num_q_heads; ++head) {
                  KeepScores(params, rows, row, head, position, visible);
                  Attend(query, rows, row, head, position, visible, params.result);

@@ -27,9 +27,8 @@ std::vector<float> GroupProbabilities(const ScoreTopkParams& params,
   const AttentionQuery& query = params.query;
   const int group = query.num_q_heads / query.kv.num_kv_heads;
   const PagedRows rows = CmpRows(query.kv, params.stride);
-  std::vector<VisibleRow> visible =
-      VisibleWindows(query.kv, segment, position, params.length, params.stride,
-                     params.max_page_distance);
+  std::vector<VisibleRow> visible = VisibleWindows(query.kv, segment, position, params.length,
+                                                   params.stride, params.max_page_distance);
   // Clusters compete with those of candidates alone.
   if (params.num_clusters > 0) {
     visible.resize(NumCandidates(params, position) * params.num_clusters);

@@ -61,9 +61,8 @@ std::vector<TopkOptions> AllOptions(const AttentionCase& c) {
        .block_score = BlockScore::kOverlapMax},
   };
   // Absolute keys know no limit of distances.
-  std::erase_if(options, [&c](const TopkOptions& o) {
-    return c.absolute_rows && o.max_page_distance >= 0;
-  });
+  std::erase_if(options,
+                [&c](const TopkOptions& o) { return c.absolute_rows && o.max_page_distance >= 0; });
   return options;
 }
 

@@ -27,9 +27,9 @@ TEST(WeightArena, GivesZerosOfAnySizeThatOutliveIt) {
   }
   for (size_t i = 0; i < taken.size(); ++i) {
     const auto& [data, size] = taken[i];
-    EXPECT_TRUE(std::all_of(data.get(), data.get() + size,
-                            [i](std::byte b) { return b == static_cast<std::byte>(i + 1); }))
-        << i;
+    EXPECT_TRUE(std::all_of(data.get(), data.get() + size, [i](std::byte b) {
+      return b == static_cast<std::byte>(i + 1);
+    })) << i;
   }
 }
 
