@@ -61,8 +61,6 @@ struct CmpCall {
     return num_queries * ScoreFloats() +
            CmpScorerFloats(num_queries, kv().head_dim_k, RowsPerPage());
   }
-  /// What JoinSplits needs: a factor for each split, and the sum of values.
-  int64_t JoinFloats(const RowTile& tile) const { return NumSplits(tile) + 16 + AccFloats(); }
   /// Of a tile's parts for one KV head: [splits][queries].
   int64_t TilePartFloats(const RowTile& tile) const {
     return NumSplits(tile) * NumQueries(tile) * PartFloats();
@@ -178,10 +176,7 @@ class CmpTile {
   }
 
   const T* Values(int64_t page) const {
-    const PagedKv& kv = call_.kv();
-    return reinterpret_cast<const T*>(kv.cmp_slots +
-                                      tile_.segment->page_table[page] * kv.cmp_page_stride +
-                                      task_.kv_head * kv.cmp_head_stride + kv.cmp_v_offset);
+    return reinterpret_cast<const T*>(scorer_.Slot(page) + call_.kv().cmp_v_offset);
   }
 
   /// The parts of one row's queries for one split.
@@ -243,57 +238,24 @@ void RunCmpTask(const CmpCall& call, const CmpTask& task, float* memory) {
   WithCmpType(call.kv().cmp_dtype, [&]<typename T>(T) { CmpTile<T>(call, task, memory).Run(); });
 }
 
-/// The result of one query from its parts, `stride` floats apart. A split that a query does not
-/// reach adds 0.
-HWY_INLINE void JoinQuery(const CmpCall& call, const float* parts, int64_t stride,
-                          int64_t num_splits, float* memory, float* out, float* lse) {
-  const F32Tag d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const int64_t acc_floats = call.AccFloats();
-  float* factors = memory;
-  float* acc = memory + num_splits + 16;
-  Softmax total = {kNegativeInfinity, 0};
-  for (int64_t split = 0; split < num_splits; ++split) {
-    factors[split] = parts[split * stride + acc_floats];
-    total.maximum = factors[split] > total.maximum ? factors[split] : total.maximum;
-  }
-  hn::StoreU(hn::Zero(d), d, factors + num_splits);
-  const auto origin = hn::Set(d, FiniteMaximum(total.maximum));
-  for (int64_t i = 0; i < num_splits; i += lanes) {
-    hn::StoreU(ExpOfSoftmax(d, hn::Sub(hn::LoadU(d, factors + i), origin)), d, factors + i);
-  }
-  for (int64_t split = 0; split < num_splits; ++split) {
-    total.sum += parts[split * stride + acc_floats + 1] * factors[split];
-  }
-  int64_t dim = 0;
-  for (; dim + lanes <= acc_floats; dim += lanes) {
-    auto sum = hn::Zero(d);
-    for (int64_t split = 0; split < num_splits; ++split) {
-      sum = hn::MulAdd(hn::LoadU(d, parts + split * stride + dim), hn::Set(d, factors[split]), sum);
-    }
-    hn::StoreU(sum, d, acc + dim);
-  }
-  for (; dim < acc_floats; ++dim) {
-    acc[dim] = 0;
-    for (int64_t split = 0; split < num_splits; ++split) {
-      acc[dim] += parts[split * stride + dim] * factors[split];
-    }
-  }
-  FinishSoftmax(total, acc, static_cast<int>(acc_floats), out, lse);
-}
-
-/// The results of a tile's rows and one KV head; `memory` as JoinFloats.
+/// The results of a tile's rows and one KV head, from their parts in the order of splits; `acc` has
+/// room for AccFloats. A split that a query does not reach adds 0.
 void JoinSplits(const CmpCall& call, const RowTile& tile, int kv_head, const float* parts,
-                float* memory) {
+                float* acc) {
   const BranchOutput& result = call.params.result;
   const int num_queries = call.NumQueries(tile);
+  const int dim_v = static_cast<int>(call.AccFloats());
   for (int q = 0; q < num_queries; ++q) {
+    Softmax total = {kNegativeInfinity, 0};
+    std::fill_n(acc, dim_v, 0.0f);
+    for (int64_t split = 0; split < call.NumSplits(tile); ++split) {
+      const float* part = parts + (split * num_queries + q) * call.PartFloats();
+      JoinSoftmax({part[dim_v], part[dim_v + 1]}, part, dim_v, total, acc);
+    }
     const int64_t index = tile.Row(q / call.group).row * call.params.query.num_q_heads +
                           int64_t{kv_head} * call.group + q % call.group;
-    JoinQuery(call, parts + q * call.PartFloats(), num_queries * call.PartFloats(),
-              call.NumSplits(tile), memory,
-              call.HasValues() ? result.out + index * call.kv().head_dim_v : nullptr,
-              result.lse == nullptr ? nullptr : result.lse + index);
+    FinishSoftmax(total, acc, dim_v, call.HasValues() ? result.out + index * dim_v : nullptr,
+                  result.lse == nullptr ? nullptr : result.lse + index);
   }
 }
 
@@ -317,7 +279,7 @@ void RunWholeTiles(Context& context, const CmpCall& call) {
       static_cast<int64_t>(call.tiles.size()) * num_kv_heads, [&](int64_t index, int worker) {
         const RowTile& tile = call.tiles[index / num_kv_heads];
         const int kv_head = static_cast<int>(index % num_kv_heads);
-        const int64_t memory_floats = std::max(call.TaskFloats(tile), call.JoinFloats(tile));
+        const int64_t memory_floats = std::max(call.TaskFloats(tile), call.AccFloats());
         float* memory = context.worker[worker].Get<float>(
             static_cast<size_t>(memory_floats + call.TilePartFloats(tile)));
         const CmpTask task = {&tile, kv_head, 0, call.NumSplits(tile), memory + memory_floats};
@@ -358,9 +320,8 @@ void RunSplits(Context& context, const ListScope& scope, const CmpCall& call) {
   });
   const auto join = [&](int64_t index, int worker) {
     const CmpTask& task = joins[index];
-    float* memory =
-        context.worker[worker].Get<float>(static_cast<size_t>(call.JoinFloats(*task.tile)));
-    HWY_DYNAMIC_DISPATCH(JoinSplits)(call, *task.tile, task.kv_head, task.parts, memory);
+    float* acc = context.worker[worker].Get<float>(static_cast<size_t>(call.AccFloats()));
+    HWY_DYNAMIC_DISPATCH(JoinSplits)(call, *task.tile, task.kv_head, task.parts, acc);
   };
   if (call.tiles.size() > 1) {
     context.pool.ParallelFor(static_cast<int64_t>(joins.size()), join);

@@ -11,7 +11,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
-#include <utility>
 
 #include "hwy/highway.h"
 #include "kernels/check.h"
@@ -131,9 +130,11 @@ class CmpScorer {
     page_ = far_scales_of_all_ + num_queries_of_all;
     tables_ = page_ + 2 * size_;
     row_ = tables_ + 2 * size_;
+    const bool has_far = first_page < num_far_pages_;
+    const bool has_near = end_page > num_far_pages_;
     for (int index = num_kv_heads_ - 1; index >= 0; --index) {
       ChooseHead(index);
-      PrepareHead(first_page<num_far_pages_, end_page> num_far_pages_);
+      PrepareHead(has_far, has_near);
     }
   }
 
@@ -144,6 +145,12 @@ class CmpScorer {
     near_ = near_of_all_ + first * NearFloats();
     far_ = far_of_all_ + first * FarFloats();
     far_scales_ = far_scales_of_all_ + first;
+  }
+
+  /// The chosen head's compressed rows of a page.
+  const std::byte* Slot(int64_t page) const {
+    return kv_.cmp_slots + tile_.segment->page_table[page] * kv_.cmp_page_stride +
+           kv_head_ * kv_.cmp_head_stride;
   }
 
   /// scores[q·scores_stride + (page − first_page)·rows + slot] for pages [first_page, end_page).
@@ -239,10 +246,6 @@ class CmpScorer {
     return scale;
   }
 
-  const std::byte* Slot(int64_t page) const {
-    return kv_.cmp_slots + tile_.segment->page_table[page] * kv_.cmp_page_stride +
-           kv_head_ * kv_.cmp_head_stride;
-  }
   const T* Keys(int64_t page) const { return reinterpret_cast<const T*>(Slot(page)); }
 
   Int8Rows RowsOf(int64_t page) const {
@@ -263,20 +266,13 @@ class CmpScorer {
   void ScoreFarInt8(int64_t first_page, int64_t end_page, int64_t last_page, float* scores,
                     int64_t stride) {
     constexpr int64_t kPagesAtOnce = 16;
-    Int8Rows lists[2][kPagesAtOnce];
-    Int8Rows* pages = lists[0];
-    Int8Rows* next = lists[1];
+    Int8Rows rows[2 * kPagesAtOnce];  // of the pages at hand, then of as many to be read next
     for (int64_t page = first_page; page < end_page; page += kPagesAtOnce) {
       const int64_t count = std::min(kPagesAtOnce, end_page - page);
       const bool has_next = page + 2 * count <= last_page;
-      for (int64_t p = 0; p < count && page == first_page; ++p) pages[p] = RowsOf(page + p);
-      for (int64_t p = 0; p < count && has_next; ++p) next[p] = RowsOf(page + count + p);
-      ScoreInt8(pages, has_next ? next : nullptr, static_cast<int>(count),
+      for (int64_t p = 0; p < (has_next ? 2 : 1) * count; ++p) rows[p] = RowsOf(page + p);
+      ScoreInt8(rows, has_next ? rows + count : nullptr, static_cast<int>(count),
                 scores + (page - first_page) * rows_, stride);
-      if (!has_next && page + count < end_page) {
-        for (int64_t p = page + count; p < end_page; ++p) next[p - page - count] = RowsOf(p);
-      }
-      std::swap(pages, next);
     }
   }
 

@@ -50,8 +50,10 @@ struct ScoreCall {
     return params.row_num_selected_blocks != nullptr ? params.row_num_selected_blocks[row]
                                                      : params.num_selected_blocks;
   }
-  /// Pages to score for a tile: none where every row may take all its candidates.
+  /// Pages to score for a tile: none where every row may take all its candidates, or where cmp_attn
+  /// left the scores.
   int64_t NumPages(const RowTile& tile) const {
+    if (params.cmp_scores.data != nullptr) return 0;
     for (int32_t i = 0; i < tile.num_rows; ++i) {
       const QueryRow row = tile.Row(i);
       if (NumCandidates(row.position) <= NumSelected(row.row)) continue;

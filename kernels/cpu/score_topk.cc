@@ -196,19 +196,6 @@ void RunWholeTiles(Context& context, const ScoreCall& call) {
       });
 }
 
-/// Chooses from the scores that cmp_attn left.
-void ChooseFromKept(Context& context, const ScoreCall& call) {
-  const int num_kv_heads = call.params.query.kv.num_kv_heads;
-  context.pool.ParallelFor(
-      static_cast<int64_t>(call.tiles.size()) * num_kv_heads, [&](int64_t index, int worker) {
-        const RowTile& tile = call.tiles[index / num_kv_heads];
-        const int kv_head = static_cast<int>(index % num_kv_heads);
-        float* memory =
-            context.worker[worker].Get<float>(static_cast<size_t>(call.ChooserFloats(tile)));
-        HWY_DYNAMIC_DISPATCH(ChooseForTile)(call, tile, kv_head, nullptr, memory);
-      });
-}
-
 /// A tile, and where the scores of all its heads stand: [KV heads][queries][cache row].
 struct TileScores {
   const RowTile* tile;
@@ -300,9 +287,7 @@ void ScoreTopk(Context& context, const ScoreTopkParams& given) {
       .group = group,
       .tiles = MakeTiles(query.segments, query.num_segments, std::clamp(24 / group, 1, 16), scope)};
   const int64_t num_tasks = static_cast<int64_t>(call.tiles.size()) * query.kv.num_kv_heads;
-  if (params.cmp_scores.data != nullptr) {
-    ChooseFromKept(context, call);
-  } else if (num_tasks < 4 * context.pool.num_threads()) {
+  if (params.cmp_scores.data == nullptr && num_tasks < 4 * context.pool.num_threads()) {
     RunPageRanges(context, scope, call);
   } else {
     RunWholeTiles(context, call);

@@ -1,6 +1,5 @@
 #include "tests/tools/read_bandwidth.h"
 
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -8,10 +7,9 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
 #include <vector>
 
-#include "kernels/check.h"
+#include "kernels/cpu/weight_arena.h"
 #include "kernels/thread_pool.h"
 
 namespace nsa::tools {
@@ -33,30 +31,6 @@ uint64_t Sum(const uint64_t* data, size_t count) {
   return total;
 }
 
-/// Memory filled with ones, in large pages where the system gives them, as weights and the KV cache
-/// are: with small ones look-ups of addresses take up to a third of the bandwidth.
-class Memory {
- public:
-  explicit Memory(size_t count) : count_(count) {
-    constexpr size_t kLargePage = size_t{2} << 20;
-    const size_t num_bytes = (count * sizeof(uint64_t) + kLargePage - 1) / kLargePage * kLargePage;
-    data_ = static_cast<uint64_t*>(std::aligned_alloc(kLargePage, num_bytes));
-    NSA_CHECK(data_ != nullptr);
-    (void)madvise(data_, num_bytes, MADV_HUGEPAGE);
-    std::fill_n(data_, count, 1);
-  }
-  ~Memory() { std::free(data_); }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-
-  const uint64_t* data() const { return data_; }
-  size_t size() const { return count_; }
-
- private:
-  size_t count_;
-  uint64_t* data_;
-};
-
 }  // namespace
 
 int64_t OutOfCacheBytes() {
@@ -71,17 +45,20 @@ void CacheEvictor::Evict() const { g_sink += Sum(data_.data(), data_.size()); }
 double MeasureReadBandwidth(int num_threads) {
   constexpr int64_t kTasks = 256;
   const size_t per_task = static_cast<size_t>(OutOfCacheBytes()) / sizeof(uint64_t) / kTasks;
-  const Memory data(per_task * kTasks);
+  // In large pages, as weights and the KV cache are: with small ones look-ups of addresses take up
+  // to a third of the bandwidth.
+  const size_t num_bytes = per_task * kTasks * sizeof(uint64_t);
+  const auto memory = kernels::cpu::WeightArena().Allocate(num_bytes);
+  const auto* data = reinterpret_cast<const uint64_t*>(memory.get());
   kernels::ThreadPool pool(num_threads);
   double best = 0;
   for (int pass = 0; pass < 5; ++pass) {
     const auto began = std::chrono::steady_clock::now();
     pool.ParallelFor(kTasks, [&](int64_t task, int) {
-      g_sink += Sum(data.data() + static_cast<size_t>(task) * per_task, per_task);
+      g_sink += Sum(data + static_cast<size_t>(task) * per_task, per_task);
     });
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - began;
-    best =
-        std::max(best, static_cast<double>(data.size() * sizeof(uint64_t)) / seconds.count() / 1e9);
+    best = std::max(best, static_cast<double>(num_bytes) / seconds.count() / 1e9);
   }
   return best;
 }
