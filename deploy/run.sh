@@ -4,7 +4,7 @@
 # replaces the server that it started before.
 #
 #   deploy/run.sh                        all of that with the default model
-#   deploy/run.sh --model=PATH           serves a GGUF file of one's own
+#   deploy/run.sh --model=PATH           serves a GGUF file or a folder of one's own
 #   deploy/run.sh --listen=HOST:PORT     gRPC address     (127.0.0.1:50051, or a free port)
 #   deploy/run.sh --metrics_listen=HOST:PORT  /metrics    (127.0.0.1:9090, or a free port)
 #   deploy/run.sh --no-demo              starts the server only

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/metrics.h"
+#include "engine/models/weight_dtype.h"
 #include "engine/request.h"
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/tokenizer.h"
@@ -20,9 +21,10 @@ namespace nsa::engine {
 enum class AttentionFlag : uint8_t { kAuto, kNsa, kFull };
 
 /// What K and V are kept as; kInt8 with a scale for each token and head.
-enum class KvCacheDtype : uint8_t { kF16, kBF16, kInt8 };
+enum class KvCacheDtype : uint8_t { kF16, kBF16, kInt8, kF32 };
 /// The enumerators as flags and clients know them.
-inline constexpr std::string_view kKvCacheDtypeNames[] = {"f16", "bf16", "int8"};
+inline constexpr std::string_view kKvCacheDtypeNames[] = {"f16", "bf16", "int8", "f32"};
+inline constexpr std::string_view kWeightDtypeNames[] = {"auto", "bf16", "q8_0", "q4_0"};
 
 /// Where drafts of next tokens come from. They never show in the output, only in its speed.
 enum class Speculation : uint8_t { kNone, kPromptLookup };
@@ -33,6 +35,7 @@ struct EngineOptions {
   int32_t num_selected_blocks = 0;  // 0: the spec's own
   int64_t max_context = 0;          // tokens; 0: design.md §8's default
   double kv_cache_gib = 0;          // 0: what memory allows
+  WeightDtype weight_dtype = WeightDtype::kAuto;
   KvCacheDtype kv_cache_dtype = KvCacheDtype::kF16;
   int num_threads = 0;            // 0: the cores that this process may use
   int64_t max_step_tokens = 512;  // token budget of a step, so the longest prefill chunk
@@ -73,6 +76,7 @@ struct ModelInfo {
   int32_t vocabulary_size = 0;
   int32_t num_selected_blocks = 0;
   int64_t window_size = 0;
+  bool has_full_attention = true;  // requests may ask for it; not where gates were trained
 };
 
 struct EngineLoad {

@@ -10,6 +10,7 @@
 #include "engine/log.h"
 #include "engine/memory.h"
 #include "engine/models/registry.h"
+#include "engine/tokenizer/folder_text.h"
 
 namespace nsa::engine {
 namespace {
@@ -32,32 +33,74 @@ struct Sizing {
 
 std::string Gib(int64_t bytes) { return absl::StrFormat("%.2f GiB", std::ldexp(bytes, -30)); }
 
-absl::Status DecideAttention(const EngineOptions& options, Sizing& sizing) {
-  const int64_t trained = sizing.config.trained_context;
-  const bool full = options.attention == AttentionFlag::kFull;
-  sizing.spec = full ? FullAttentionSpec() : TrainingFreeSpec(trained);
-  sizing.attention_source = options.attention == AttentionFlag::kAuto ? "default" : "flag";
-  if (options.num_selected_blocks != 0) {
-    const int32_t most = MaxSelectedBlocks(sizing.spec, trained);
-    if (full) {
+/// Layers with a window keep it whatever is asked for.
+bool HasFullLayers(const ModelConfig& config) {
+  return std::ranges::any_of(config.layers,
+                             [](const LayerAttention& layer) { return layer.window_size == 0; });
+}
+
+absl::Status ChooseSpec(const EngineOptions& options, Sizing& sizing) {
+  const ModelConfig& config = sizing.config;
+  const AttentionFlag flag = options.attention;
+  sizing.attention_source = flag == AttentionFlag::kAuto ? "default" : "flag";
+  if (config.native_attention.has_value()) {
+    if (flag == AttentionFlag::kFull &&
+        config.native_attention->combination == Combination::kGates) {
       return absl::InvalidArgumentError(
-          "--num_selected_blocks has no meaning with --attention=full");
+          "--attention=full: the checkpoint was trained with gated branches and has no full "
+          "attention");
     }
-    if (options.num_selected_blocks < 1 || options.num_selected_blocks > most) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "--num_selected_blocks is %d, expected 1 to %d for a model trained on %d tokens",
-          options.num_selected_blocks, most, trained));
+    if (flag != AttentionFlag::kFull) {
+      sizing.spec = *config.native_attention;
+      sizing.attention_source = "checkpoint";
+      return absl::OkStatus();
     }
-    sizing.spec.num_selected_blocks = options.num_selected_blocks;
-    sizing.attention_source = "flag";
+  } else if (!HasFullLayers(config)) {
+    if (flag == AttentionFlag::kNsa) {
+      return absl::InvalidArgumentError(
+          "--attention=nsa: every layer of the checkpoint has a window; there is nothing to select "
+          "from");
+    }
+    sizing.attention_source = "checkpoint";
+    sizing.spec = FullAttentionSpec();
+    return absl::OkStatus();
   }
-  sizing.max_context = full ? trained : trained * kTrainingFreeStretch;
+  sizing.spec =
+      flag == AttentionFlag::kFull ? FullAttentionSpec() : TrainingFreeSpec(config.trained_context);
+  return absl::OkStatus();
+}
+
+absl::Status DecideBlocks(const EngineOptions& options, Sizing& sizing) {
+  if (options.num_selected_blocks == 0) return absl::OkStatus();
+  if (!sizing.spec.sparse) {
+    return absl::InvalidArgumentError("--num_selected_blocks has no meaning with full attention");
+  }
+  const int64_t trained = sizing.config.trained_context;
+  const int32_t most = MaxSelectedBlocks(sizing.spec, trained);
+  const int32_t least = std::max(1, sizing.spec.num_initial_blocks + sizing.spec.num_local_blocks);
+  if (options.num_selected_blocks < least || options.num_selected_blocks > most) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "--num_selected_blocks is %d, expected %d to %d for a model trained on %d tokens",
+        options.num_selected_blocks, least, most, trained));
+  }
+  sizing.spec.num_selected_blocks = options.num_selected_blocks;
+  sizing.attention_source = "flag";
+  return absl::OkStatus();
+}
+
+absl::Status DecideAttention(const EngineOptions& options, Sizing& sizing) {
+  if (absl::Status status = ChooseSpec(options, sizing); !status.ok()) return status;
+  if (absl::Status status = DecideBlocks(options, sizing); !status.ok()) return status;
+  const int64_t trained = sizing.config.trained_context;
+  // Only limited distances reach beyond what was trained.
+  const bool stretches = sizing.spec.sparse && sizing.spec.max_page_distance >= 0;
+  sizing.max_context = stretches ? trained * kTrainingFreeStretch : trained;
   if (options.max_context == 0) return absl::OkStatus();
-  if (options.max_context < 1 || (full && options.max_context > trained)) {
+  if (options.max_context < 1 || (!stretches && options.max_context > trained)) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "--max_context is %d, expected 1 to %d%s", options.max_context,
-        full ? trained : int64_t{1} << 30,
-        full ? ", the trained length (full attention has no positions beyond it)" : ""));
+        stretches ? int64_t{1} << 30 : trained,
+        stretches ? "" : ", the trained length (this attention has no positions beyond it)"));
   }
   sizing.max_context = options.max_context;
   return absl::OkStatus();
@@ -71,6 +114,8 @@ kernels::DType ElementType(KvCacheDtype dtype) {
       return kernels::DType::kBF16;
     case KvCacheDtype::kInt8:
       return kernels::DType::kInt8;
+    case KvCacheDtype::kF32:
+      return kernels::DType::kF32;
   }
   return kernels::DType::kF16;
 }
@@ -122,7 +167,7 @@ ModelInfo Describe(const EngineOptions& options, const LoadedModel& loaded, cons
   const ModelConfig& config = sizing.config;
   ModelInfo info;
   info.name = config.name;
-  info.path = loaded.file->path();
+  info.path = loaded.checkpoint->path();
   info.family = config.family;
   info.architecture = config.architecture;
   info.weight_type = config.weight_type;
@@ -143,6 +188,7 @@ ModelInfo Describe(const EngineOptions& options, const LoadedModel& loaded, cons
   info.head_dim = config.attention.head_dim_k;
   info.hidden_size = config.hidden_size;
   info.vocabulary_size = loaded.tokenizer->vocabulary_size();
+  info.has_full_attention = !sizing.spec.sparse || sizing.spec.combination != Combination::kGates;
   if (sizing.spec.sparse) {
     info.num_selected_blocks = sizing.spec.num_selected_blocks;
     info.window_size = sizing.spec.window_size;
@@ -150,25 +196,39 @@ ModelInfo Describe(const EngineOptions& options, const LoadedModel& loaded, cons
   return info;
 }
 
-absl::Status LoadText(LoadedModel& loaded, const ModelConfig& config) {
-  auto tokenizer = LoadTokenizer(*loaded.file);
+/// The text side of a GGUF file, in the form that a folder's has.
+absl::StatusOr<FolderText> LoadGgufText(const GgufFile& file) {
+  FolderText text;
+  auto tokenizer = LoadTokenizer(file);
   if (!tokenizer.ok()) return tokenizer.status();
-  loaded.tokenizer = *std::move(tokenizer);
+  text.tokenizer = *std::move(tokenizer);
+  const auto token = [&](const char* key) {
+    const auto id = file.GetInt(key);
+    const bool known = id.ok() && *id >= 0 && *id < text.tokenizer->vocabulary_size();
+    return known ? text.tokenizer->TokenBytes(static_cast<int32_t>(*id)) : std::string();
+  };
+  text.bos_token = token("tokenizer.ggml.bos_token_id");
+  text.eos_token = token("tokenizer.ggml.eos_token_id");
+  if (!file.Has("tokenizer.chat_template")) return text;
+  const auto source = file.GetString("tokenizer.chat_template");
+  if (!source.ok()) return source.status();
+  text.chat_template = std::string(*source);
+  return text;
+}
+
+absl::Status LoadText(LoadedModel& loaded, const ModelConfig& config) {
+  const Checkpoint& checkpoint = *loaded.checkpoint;
+  auto text = checkpoint.gguf() != nullptr ? LoadGgufText(*checkpoint.gguf())
+                                           : LoadFolderText(*checkpoint.folder());
+  if (!text.ok()) return text.status();
+  loaded.tokenizer = std::move(text->tokenizer);
   if (loaded.tokenizer->vocabulary_size() > config.vocabulary_size) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "%s: the tokenizer has %d tokens, the embedding only %d rows", loaded.file->path(),
+        "%s: the tokenizer has %d tokens, the embedding only %d rows", checkpoint.path(),
         loaded.tokenizer->vocabulary_size(), config.vocabulary_size));
   }
-  if (loaded.file->FindValue("tokenizer.chat_template") == nullptr) return absl::OkStatus();
-  const auto source = loaded.file->GetString("tokenizer.chat_template");
-  if (!source.ok()) return source.status();
-  const auto token = [&](const char* key) {
-    const auto id = loaded.file->GetInt(key);
-    const bool known = id.ok() && *id >= 0 && *id < loaded.tokenizer->vocabulary_size();
-    return known ? loaded.tokenizer->TokenBytes(static_cast<int32_t>(*id)) : std::string();
-  };
-  auto chat_template = ChatTemplate::Parse(*source, token("tokenizer.ggml.bos_token_id"),
-                                           token("tokenizer.ggml.eos_token_id"));
+  if (!text->chat_template.has_value()) return absl::OkStatus();
+  auto chat_template = ChatTemplate::Parse(*text->chat_template, text->bos_token, text->eos_token);
   if (chat_template.ok()) {
     loaded.chat_template = *std::move(chat_template);
   } else {
@@ -178,32 +238,51 @@ absl::Status LoadText(LoadedModel& loaded, const ModelConfig& config) {
   return absl::OkStatus();
 }
 
+/// Bytes of the packed weights: at most a quarter more than the file's (float32 scales of
+/// K-quants), less where they are rounded on the way.
+int64_t EstimateWeightBytes(const Checkpoint& checkpoint, WeightDtype dtype) {
+  const int64_t as_it_is = checkpoint.file_bytes() / 4 * 5;
+  if (dtype == WeightDtype::kAuto) return as_it_is;
+  int64_t num_bytes = 0;
+  for (const WeightTensor& tensor : checkpoint.weights().tensors()) {
+    const kernels::WeightBlock* block = kernels::FindWeightBlock(tensor.type);
+    if (block == nullptr) continue;
+    const int64_t elements = tensor.num_bytes / block->num_bytes * block->num_elements;
+    const int64_t bytes_per_32 = dtype == WeightDtype::kBF16   ? 64
+                                 : dtype == WeightDtype::kQ8_0 ? 36
+                                                               : 20;
+    // What is quantised already stays.
+    num_bytes += block->num_elements > 1 ? tensor.num_bytes : elements / 32 * bytes_per_32;
+  }
+  return std::min(as_it_is, num_bytes / 4 * 5);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(const EngineOptions& options) {
   auto loaded = std::make_unique<LoadedModel>();
-  auto file = GgufFile::Open(options.model_path);
-  if (!file.ok()) return file.status();
-  loaded->file = *std::move(file);
+  auto checkpoint = Checkpoint::Open(options.model_path);
+  if (!checkpoint.ok()) return checkpoint.status();
+  loaded->checkpoint = *std::move(checkpoint);
   Sizing sizing;
-  auto config = ReadModelConfig(*loaded->file);
-  if (!config.ok()) return config.status();
-  sizing.config = *std::move(config);
+  auto description = DescribeModel(*loaded->checkpoint);
+  if (!description.ok()) return description.status();
+  sizing.config = std::move(description->config);
   if (absl::Status status = LoadText(*loaded, sizing.config); !status.ok()) return status;
   if (absl::Status status = DecideAttention(options, sizing); !status.ok()) return status;
   sizing.runner = {
       .spec = sizing.spec, .max_rows = options.max_step_tokens, .max_context = sizing.max_context};
   sizing.layout = KvLayout::For(sizing.spec, sizing.config.attention, sizing.config.num_layers,
                                 ElementType(options.kv_cache_dtype));
-  // Packed weights are at most a quarter larger than the file's (float32 scales of K-quants).
-  const int64_t weight_bytes = loaded->file->file_bytes() / 4 * 5;
+  const int64_t weight_bytes = EstimateWeightBytes(*loaded->checkpoint, options.weight_dtype);
   if (absl::Status status = DecidePool(options, weight_bytes, sizing); !status.ok()) return status;
   sizing.runner.max_context = sizing.max_context;
 
   const int num_threads = options.num_threads > 0 ? options.num_threads : NumUsableCores();
   loaded->backend = kernels::MakeCpuBackend(num_threads);
   if (options.wrap_backend) loaded->backend = options.wrap_backend(std::move(loaded->backend));
-  auto model = LoadModel(*loaded->file, *loaded->backend, options.on_load_progress);
+  auto model = LoadDecoder(loaded->checkpoint->weights(), sizing.config, description->names,
+                           options.weight_dtype, *loaded->backend, options.on_load_progress);
   if (!model.ok()) return model.status();
   loaded->model = *std::move(model);
   auto cache = KvCache::Create(sizing.layout, sizing.num_pages);

@@ -12,17 +12,17 @@
 #include "engine/models/model.h"
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/tokenizer.h"
-#include "engine/weights/gguf.h"
+#include "engine/weights/checkpoint.h"
 #include "kernels/backend.h"
 
 namespace nsa::engine {
 
-/// A checkpoint ready to run: file, tokenizer, weights, cache and runner, without requests and
+/// A checkpoint ready to run: files, tokenizer, weights, cache and runner, without requests and
 /// threads. The engine stands on it, and so do the benches. Members in order of construction.
 struct LoadedModel {
-  std::unique_ptr<GgufFile> file;
+  std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<Tokenizer> tokenizer;
-  std::unique_ptr<ChatTemplate> chat_template;  // null: the file has none
+  std::unique_ptr<ChatTemplate> chat_template;  // null: the checkpoint has none
   std::unique_ptr<kernels::Backend> backend;
   std::unique_ptr<Model> model;
   std::unique_ptr<KvCache> cache;

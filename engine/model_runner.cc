@@ -18,6 +18,13 @@ int64_t QkvWidth(const AttentionShape& a) {
          int64_t{a.num_kv_heads} * a.head_dim_v;
 }
 
+/// Of the gates' logits; 0 where the branches are joined by softmax.
+int64_t GatesWidth(const ModelConfig& config) {
+  const bool gated = config.native_attention.has_value() &&
+                     config.native_attention->combination == Combination::kGates;
+  return gated ? int64_t{config.attention.num_q_heads} * kernels::kMaxBranches : 0;
+}
+
 int32_t WorkspaceBlocks(const AttentionSpec& spec, int64_t trained_context) {
   return spec.sparse ? std::max(spec.num_selected_blocks, MaxSelectedBlocks(spec, trained_context))
                      : 1;
@@ -37,8 +44,10 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Model* mo
   if (!plan.ok()) return plan.status();
   auto full_plan = AttentionPlan::Resolve(FullAttentionSpec(), model->config.attention);
   if (!full_plan.ok()) return full_plan.status();
-  return absl::WrapUnique(
+  auto runner = absl::WrapUnique(
       new ModelRunner(model, backend, cache, *std::move(plan), *std::move(full_plan), options));
+  if (absl::Status status = runner->PrepareLayers(options); !status.ok()) return status;
+  return runner;
 }
 
 ModelRunner::ModelRunner(const Model* model, kernels::Backend* backend, KvCache* cache,
@@ -48,7 +57,6 @@ ModelRunner::ModelRunner(const Model* model, kernels::Backend* backend, KvCache*
       cache_(cache),
       plan_(std::move(plan)),
       full_plan_(std::move(full_plan)),
-      rope_(model->config.inverse_frequencies, options.max_context),
       workspace_(model->config.attention, options.max_rows,
                  WorkspaceBlocks(options.spec, model->config.trained_context)) {
   const ModelConfig& config = model_->config;
@@ -59,9 +67,38 @@ ModelRunner::ModelRunner(const Model* model, kernels::Backend* backend, KvCache*
   normed_ = Floats(options.max_rows, config.hidden_size);
   qkv_ = Floats(options.max_rows, QkvWidth(a));
   attention_ = Floats(options.max_rows, int64_t{a.num_q_heads} * a.head_dim_v);
+  gates_ = Floats(options.max_rows, GatesWidth(config));
   gate_up_ = Floats(options.max_rows, int64_t{2} * config.ffn_size);
   logits_ = Floats(kLogitRows, config.vocabulary_size);
   logits_rows_.reserve(kLogitRows);
+}
+
+absl::Status ModelRunner::PrepareLayers(const Options& options) {
+  const ModelConfig& config = model_->config;
+  std::vector<double> factors;
+  for (const RopeParameters& parameters : config.ropes) {
+    const auto rope = MakeFrequencies(parameters, options.max_context);
+    if (!rope.ok()) return rope.status();
+    if (rope->attention_factor != 1 && parameters.rotary_dim != config.attention.head_dim_k) {
+      return absl::UnimplementedError(
+          "a rope with an attention factor that turns a part of each head is not served");
+    }
+    ropes_.emplace_back(rope->inverse_frequencies, options.max_context);
+    factors.push_back(rope->attention_factor);
+  }
+  for (const LayerAttention& layer : config.layers) {
+    LayerState& state = layers_.emplace_back();
+    // Cosines and sines of Q and of K times the factor are scores times its square.
+    const double factor = factors[static_cast<size_t>(layer.rope_index)];
+    state.rope = &ropes_[static_cast<size_t>(layer.rope_index)];
+    state.shape = config.attention;
+    state.shape.scale = static_cast<float>(state.shape.scale * factor * factor);
+    if (layer.window_size == 0) continue;
+    auto plan = AttentionPlan::Resolve(FullAttentionSpec(layer.window_size), state.shape);
+    if (!plan.ok()) return plan.status();
+    state.window_plan = *std::move(plan);
+  }
+  return absl::OkStatus();
 }
 
 int64_t ModelRunner::WorkspaceBytes(const ModelConfig& config, const Options& options) {
@@ -69,10 +106,12 @@ int64_t ModelRunner::WorkspaceBytes(const ModelConfig& config, const Options& op
   const int64_t heads_width = int64_t{a.num_q_heads} * (a.head_dim_v + 1);
   const int64_t row =
       2 * int64_t{config.hidden_size} + QkvWidth(a) + int64_t{a.num_q_heads} * a.head_dim_v +
-      2 * int64_t{config.ffn_size} + kernels::kMaxBranches * heads_width +
+      GatesWidth(config) + 2 * int64_t{config.ffn_size} + kernels::kMaxBranches * heads_width +
       int64_t{a.num_kv_heads} * (WorkspaceBlocks(options.spec, config.trained_context) + 1);
-  const int64_t rope = (options.max_context / kernels::kPageSize + 2 + kernels::kPageSize) *
-                       static_cast<int64_t>(config.inverse_frequencies.size()) * 2;
+  int64_t rope_width = 0;
+  for (const RopeParameters& rope : config.ropes) rope_width += rope.rotary_dim;
+  const int64_t rope =
+      (options.max_context / kernels::kPageSize + 2 + kernels::kPageSize) * rope_width;
   return static_cast<int64_t>(sizeof(float)) *
          (options.max_rows * row + kLogitRows * config.vocabulary_size + rope);
 }
@@ -107,61 +146,108 @@ void ModelRunner::LayOut(const Batch& batch) {
 
 void ModelRunner::Run(const Batch& batch, const LogitsConsumer& consumer) {
   LayOut(batch);
-  backend_->Embed(
-      {.table = model_->embedding, .ids = ids_.data(), .y = hidden_.data(), .num_rows = num_rows_});
+  backend_->Embed({.table = model_->embedding,
+                   .ids = ids_.data(),
+                   .y = hidden_.data(),
+                   .num_rows = num_rows_,
+                   .scale = model_->config.embedding_scale});
   for (int i = 0; i < model_->config.num_layers; ++i) RunLayer(i);
   EmitLogits(batch, consumer);
 }
 
 void ModelRunner::Product(const float* x, int64_t x_stride, const kernels::PackedMatrix& w,
-                          float* y, int64_t y_stride, int64_t num_rows, bool accumulate,
-                          const float* bias) {
+                          float* y, int64_t y_stride, int64_t num_rows,
+                          const std::vector<float>& bias) {
   backend_->Gemm({.x = x,
                   .x_stride = x_stride,
                   .y = y,
                   .y_stride = y_stride,
                   .num_rows = num_rows,
                   .w = &w,
-                  .bias = bias,
-                  .accumulate = accumulate});
+                  .bias = bias.empty() ? nullptr : bias.data()});
+}
+
+void ModelRunner::Norm(const float* x, const std::vector<float>& weight, float* y,
+                       bool accumulate) {
+  const int64_t hidden = model_->config.hidden_size;
+  backend_->RmsNorm({.x = x,
+                     .x_stride = hidden,
+                     .weight = weight.data(),
+                     .epsilon = model_->config.rms_norm_epsilon,
+                     .y = y,
+                     .y_stride = hidden,
+                     .num_rows = num_rows_,
+                     .num_columns = hidden,
+                     .accumulate = accumulate});
+}
+
+void ModelRunner::AddToResidual(const float* x, int64_t x_stride, const kernels::PackedMatrix& w,
+                                const std::vector<float>& bias, const std::vector<float>& norm) {
+  const int64_t hidden = model_->config.hidden_size;
+  const bool direct = norm.empty();
+  backend_->Gemm({.x = x,
+                  .x_stride = x_stride,
+                  .y = direct ? hidden_.data() : normed_.data(),
+                  .y_stride = hidden,
+                  .num_rows = num_rows_,
+                  .w = &w,
+                  .bias = bias.empty() ? nullptr : bias.data(),
+                  .accumulate = direct,
+                  .scale = model_->config.residual_scale});
+  if (!direct) Norm(normed_.data(), norm, hidden_.data(), true);
 }
 
 void ModelRunner::RunLayer(int index) {
   const DecoderLayer& layer = model_->layers[static_cast<size_t>(index)];
-  const ModelConfig& config = model_->config;
-  const int64_t hidden = config.hidden_size, ffn = config.ffn_size;
-  const int64_t qkv_width = QkvWidth(config.attention);
-  const int64_t attention_width = layer.output->num_columns();
-  kernels::RmsNormParams norm{.x = hidden_.data(),
-                              .x_stride = hidden,
-                              .weight = layer.attention_norm.data(),
-                              .epsilon = config.rms_norm_epsilon,
-                              .y = normed_.data(),
-                              .y_stride = hidden,
-                              .num_rows = num_rows_,
-                              .num_columns = hidden};
-  backend_->RmsNorm(norm);
-  Product(normed_.data(), hidden, *layer.qkv, qkv_.data(), qkv_width, num_rows_, false,
-          layer.qkv_bias.empty() ? nullptr : layer.qkv_bias.data());
+  const int64_t hidden = model_->config.hidden_size, ffn = model_->config.ffn_size;
+  Norm(hidden_.data(), layer.attention_norm, normed_.data());
+  Product(normed_.data(), hidden, *layer.qkv, qkv_.data(), layer.qkv->num_rows(), num_rows_,
+          layer.qkv_bias);
+  if (layer.gates != nullptr) {
+    Product(normed_.data(), hidden, *layer.gates, gates_.data(), layer.gates->num_rows(),
+            num_rows_);
+  }
+  NormaliseHeads(layer);
   RunAttention(index);
-  Product(attention_.data(), attention_width, *layer.output, hidden_.data(), hidden, num_rows_,
-          true);
-  norm.weight = layer.ffn_norm.data();
-  backend_->RmsNorm(norm);
-  Product(normed_.data(), hidden, *layer.gate_up, gate_up_.data(), 2 * ffn, num_rows_, false);
-  backend_->Swiglu({.gate = gate_up_.data(),
-                    .gate_stride = 2 * ffn,
-                    .up = gate_up_.data() + ffn,
-                    .up_stride = 2 * ffn,
-                    .y = gate_up_.data(),
-                    .y_stride = 2 * ffn,
-                    .num_rows = num_rows_,
-                    .num_columns = ffn});
-  Product(gate_up_.data(), 2 * ffn, *layer.down, hidden_.data(), hidden, num_rows_, true);
+  AddToResidual(attention_.data(), layer.output->num_columns(), *layer.output, layer.output_bias,
+                layer.post_attention_norm);
+  Norm(hidden_.data(), layer.ffn_norm, normed_.data());
+  Product(normed_.data(), hidden, *layer.gate_up, gate_up_.data(), 2 * ffn, num_rows_,
+          layer.gate_up_bias);
+  backend_->Glu({.gate = gate_up_.data(),
+                 .gate_stride = 2 * ffn,
+                 .up = gate_up_.data() + ffn,
+                 .up_stride = 2 * ffn,
+                 .y = gate_up_.data(),
+                 .y_stride = 2 * ffn,
+                 .num_rows = num_rows_,
+                 .num_columns = ffn,
+                 .activation = model_->config.activation});
+  AddToResidual(gate_up_.data(), 2 * ffn, *layer.down, layer.down_bias, layer.post_ffn_norm);
+}
+
+void ModelRunner::NormaliseHeads(const DecoderLayer& layer) {
+  const AttentionShape& a = model_->config.attention;
+  const int64_t width = QkvWidth(a);
+  const auto normalise = [&](float* x, const std::vector<float>& weight, int num_heads) {
+    if (weight.empty()) return;
+    backend_->RmsNorm({.x = x,
+                       .x_stride = width,
+                       .weight = weight.data(),
+                       .epsilon = model_->config.rms_norm_epsilon,
+                       .y = x,
+                       .y_stride = width,
+                       .num_rows = num_rows_,
+                       .num_columns = a.head_dim_k,
+                       .num_groups = num_heads});
+  };
+  normalise(qkv_.data(), layer.q_norm, a.num_q_heads);
+  normalise(qkv_.data() + int64_t{a.num_q_heads} * a.head_dim_k, layer.k_norm, a.num_kv_heads);
 }
 
 void ModelRunner::RunAttention(int index) {
-  const AttentionShape& a = model_->config.attention;
+  const LayerState& layer = layers_[static_cast<size_t>(index)];
+  const AttentionShape& a = layer.shape;
   const int64_t width = QkvWidth(a);
   const int64_t k_begin = int64_t{a.num_q_heads} * a.head_dim_k;
   const int64_t v_begin = k_begin + int64_t{a.num_kv_heads} * a.head_dim_k;
@@ -175,16 +261,21 @@ void ModelRunner::RunAttention(int index) {
     inputs.query.segments = rows.segments.data();
     inputs.query.num_segments = static_cast<int>(rows.segments.size());
     inputs.query.kv = cache_->view(index);
-    inputs.query.rope = rope_.view();
+    inputs.query.rope = layer.rope->view();
     inputs.k = qkv_.data() + k_begin;
     inputs.k_stride = width;
     inputs.v = qkv_.data() + v_begin;
     inputs.v_stride = width;
     inputs.row_num_selected_blocks = num_selected_.data();
+    if (!gates_.empty()) {
+      inputs.gate_logits = gates_.data();
+      inputs.gate_stride = GatesWidth(model_->config);
+    }
     inputs.row_begin = rows.row_begin;
     inputs.num_rows = rows.num_rows;
     inputs.y = attention_.data();
-    rows.plan->Run(*backend_, inputs, workspace_);
+    const AttentionPlan& plan = layer.window_plan ? *layer.window_plan : *rows.plan;
+    plan.Run(*backend_, inputs, workspace_);
   }
 }
 
@@ -194,7 +285,7 @@ void ModelRunner::EmitLogits(const Batch& batch, const LogitsConsumer& consumer)
   wanted.clear();
   const auto flush = [&] {
     Product(normed_.data(), hidden, *model_->lm_head, logits_.data(), vocabulary,
-            static_cast<int64_t>(wanted.size()), false);
+            static_cast<int64_t>(wanted.size()));
     for (size_t i = 0; i < wanted.size(); ++i) {
       consumer(wanted[i].entry, wanted[i].row,
                logits_.data() + static_cast<int64_t>(i) * vocabulary);

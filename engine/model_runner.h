@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -57,22 +58,35 @@ class ModelRunner {
     std::vector<kernels::AttentionSegment> segments;
   };
 
+  /// What a layer does of its own.
+  struct LayerState {
+    std::optional<AttentionPlan> window_plan;  // for layers with a window, whatever is asked
+    AttentionShape shape;                      // the scale is this layer's
+    const RopeTable* rope = nullptr;           // in ropes_
+  };
+
   ModelRunner(const Model* model, kernels::Backend* backend, KvCache* cache, AttentionPlan plan,
               AttentionPlan full_plan, const Options& options);
+  absl::Status PrepareLayers(const Options& options);
 
   void LayOut(const Batch& batch);
   void RunLayer(int index);
   void RunAttention(int index);
+  void NormaliseHeads(const DecoderLayer& layer);
+  void Norm(const float* x, const std::vector<float>& weight, float* y, bool accumulate = false);
+  void AddToResidual(const float* x, int64_t x_stride, const kernels::PackedMatrix& w,
+                     const std::vector<float>& bias, const std::vector<float>& norm);
   void EmitLogits(const Batch& batch, const LogitsConsumer& consumer);
   void Product(const float* x, int64_t x_stride, const kernels::PackedMatrix& w, float* y,
-               int64_t y_stride, int64_t num_rows, bool accumulate, const float* bias = nullptr);
+               int64_t y_stride, int64_t num_rows, const std::vector<float>& bias = {});
 
   const Model* model_;
   kernels::Backend* backend_;
   KvCache* cache_;
   AttentionPlan plan_;       // the server's
   AttentionPlan full_plan_;  // for requests that ask for full attention
-  RopeTable rope_;
+  std::vector<LayerState> layers_;
+  std::vector<RopeTable> ropes_;
   AttentionWorkspace workspace_;
 
   // This step's rows, sequences with full attention first.
@@ -86,6 +100,7 @@ class ModelRunner {
   std::vector<float> normed_;     // [max_rows, hidden_size]
   std::vector<float> qkv_;        // [max_rows, q + k + v]
   std::vector<float> attention_;  // [max_rows, num_q_heads · head_dim_v]
+  std::vector<float> gates_;      // [max_rows, num_q_heads · branches], where the model has gates
   std::vector<float> gate_up_;    // [max_rows, 2 · ffn_size]
   std::vector<float> logits_;     // [kLogitRows, vocabulary_size]
   struct LogitsRow {

@@ -41,6 +41,11 @@ absl::Status CheckRequest(const Request& request, const ModelInfo& info,
         "attention.num_selected_blocks is %d, expected 1 to %d, or 0 for the server's own",
         attention.num_selected_blocks, max_selected_blocks));
   }
+  if (attention.mode == AttentionMode::kFull && !info.has_full_attention) {
+    return absl::InvalidArgumentError(
+        "attention.mode full: the checkpoint was trained with gated branches and has no full "
+        "attention");
+  }
   if (attention.mode == AttentionMode::kFull && attention.num_selected_blocks != 0) {
     return absl::InvalidArgumentError(
         "attention.num_selected_blocks has no meaning with attention.mode full");

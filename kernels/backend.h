@@ -37,7 +37,7 @@ class Backend {
   virtual void Embed(const EmbedParams& params) = 0;
   virtual void RmsNorm(const RmsNormParams& params) = 0;
   virtual void Gemm(const GemmParams& params) = 0;
-  virtual void Swiglu(const SwigluParams& params) = 0;
+  virtual void Glu(const GluParams& params) = 0;
   virtual void RopeKvWrite(const RopeKvWriteParams& params) = 0;
   virtual void CmpPool(const CmpPoolParams& params) = 0;
   virtual void CmpCluster(const CmpClusterParams& params) = 0;

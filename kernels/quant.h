@@ -38,6 +38,11 @@ int64_t RowBytes(WeightType type, int64_t num_elements);
 /// `target[num_elements]`, bit for bit as the Python package `gguf` does.
 void DequantizeRow(WeightType type, const void* source, int64_t num_elements, float* target);
 
+/// Rounds `num_elements` values to `type` (F32, F16, BF16, Q8_0 or Q4_0; a multiple of its block),
+/// bit for bit as the Python package `gguf` does. A block with a value that is not finite becomes
+/// NaN whole.
+void QuantizeRow(WeightType type, const float* source, int64_t num_elements, void* target);
+
 float F16ToF32(uint16_t value);
 /// Rounds to nearest even; overflow gives infinity, NaN stays NaN.
 uint16_t F32ToF16(float value);

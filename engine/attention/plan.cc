@@ -63,6 +63,7 @@ struct StepRunner {
   void operator()(kernels::WinAttnParams params) const {
     params.query = inputs.query;
     params.result = workspace.branch(kWin);
+    if (window_alone) params.result.out = inputs.y;
     backend.WinAttn(params);
   }
   void operator()(kernels::FullAttnParams params) const {
@@ -101,6 +102,7 @@ struct StepRunner {
   }
 
   bool has_cmp_branch = false;
+  bool window_alone = false;
 };
 
 kernels::ScoreTopkParams ScoreParams(const AttentionSpec& spec) {
@@ -178,8 +180,14 @@ absl::StatusOr<AttentionPlan> AttentionPlan::Resolve(const AttentionSpec& spec,
   plan.spec_ = spec;
   plan.shape_ = shape;
   if (!spec.sparse) {
-    plan.steps_.push_back(kernels::FullAttnParams{});
     plan.num_branches_ = 1;
+    if (spec.sliding_window == 0) {
+      plan.steps_.push_back(kernels::FullAttnParams{});
+    } else {
+      kernels::WinAttnParams window;
+      window.window_size = spec.sliding_window;
+      plan.steps_.push_back(window);
+    }
     return plan;
   }
   if (spec.compression == Compression::kPageClusters) {
@@ -234,7 +242,12 @@ void AttentionPlan::Run(kernels::Backend& backend, const AttentionInputs& inputs
   write.kv = inputs.query.kv;
   write.rope = inputs.query.rope;
   backend.RopeKvWrite(write);
-  const StepRunner runner{backend, inputs, workspace, shape_, spec_.compressed_values};
+  const StepRunner runner{.backend = backend,
+                          .inputs = inputs,
+                          .workspace = workspace,
+                          .shape = shape_,
+                          .has_cmp_branch = spec_.compressed_values,
+                          .window_alone = !spec_.sparse};
   for (const Step& step : steps_) std::visit(runner, step);
   if (spec_.sparse) workspace.CountAges(inputs.query, spec_.sel_block_size);
 }
@@ -248,7 +261,10 @@ int64_t AttentionPlan::NumScoredRows(int64_t position, int64_t selectable) const
 
 AttentionReads AttentionPlan::CountReads(int64_t position, int32_t num_selected_blocks) const {
   const int64_t visible = position + 1;
-  if (!spec_.sparse) return {.cmp = 0, .slc = 0, .win = visible};
+  if (!spec_.sparse) {
+    const int64_t window = spec_.sliding_window > 0 ? spec_.sliding_window : visible;
+    return {.cmp = 0, .slc = 0, .win = std::min(visible, window)};
+  }
   AttentionReads reads;
   const int64_t window_begin = spec_.disjoint_window
                                    ? kernels::PageAlignedWindowStart(position, spec_.window_size)

@@ -53,7 +53,11 @@ absl::Status ValidateClusters(const AttentionSpec& spec) {
 
 }  // namespace
 
-AttentionSpec FullAttentionSpec() { return AttentionSpec{}; }
+AttentionSpec FullAttentionSpec(int64_t sliding_window) {
+  AttentionSpec spec;
+  spec.sliding_window = sliding_window;
+  return spec;
+}
 
 AttentionSpec TrainingFreeSpec(int64_t trained_context) {
   AttentionSpec spec;
@@ -86,6 +90,9 @@ int32_t MaxSelectedBlocks(const AttentionSpec& spec, int64_t trained_context) {
 }
 
 absl::Status Validate(const AttentionSpec& spec) {
+  if (spec.sliding_window < 0 || (spec.sparse && spec.sliding_window != 0)) {
+    return Contradiction("sliding_window", spec.sliding_window, "0, or above without sparsity");
+  }
   if (!spec.sparse) return absl::OkStatus();
   const bool clusters = spec.compression == Compression::kPageClusters;
   if (absl::Status status = clusters ? ValidateClusters(spec) : ValidateWindows(spec);
@@ -126,6 +133,9 @@ absl::Status Validate(const AttentionSpec& spec) {
 }
 
 std::string Describe(const AttentionSpec& spec) {
+  if (!spec.sparse && spec.sliding_window > 0) {
+    return absl::StrFormat("sliding window w=%d", spec.sliding_window);
+  }
   if (!spec.sparse) return "full";
   const std::string rows =
       spec.compression == Compression::kPageClusters

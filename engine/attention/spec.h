@@ -26,7 +26,8 @@ enum class Compression : uint8_t {
 /// The switches of algorithm.md §2: one attention, many checkpoints. Read from a checkpoint or made
 /// for one, validated, then resolved once into an AttentionPlan.
 struct AttentionSpec {
-  bool sparse = false;  // false: full attention; nothing below applies
+  bool sparse = false;         // false: full attention; nothing but the next field applies
+  int64_t sliding_window = 0;  // > 0: the last so many tokens alone, the query included
 
   Compression compression = Compression::kWindowMeans;
   int num_clusters = 8;         // rows per page of kPageClusters, which reads no l, d, pooled_keys
@@ -51,8 +52,8 @@ struct AttentionSpec {
   Combination combination = Combination::kGates;
 };
 
-/// Full attention as the checkpoint was trained.
-AttentionSpec FullAttentionSpec();
+/// Full attention as the checkpoint was trained, within `sliding_window` tokens where that is > 0.
+AttentionSpec FullAttentionSpec(int64_t sliding_window = 0);
 
 /// Training-free NSA for any full-attention checkpoint (algorithm.md §3), for a model trained on
 /// `trained_context` tokens: attended tokens keep inside that length.

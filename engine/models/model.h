@@ -3,13 +3,21 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/attention/plan.h"
+#include "engine/models/rope_scaling.h"
 #include "kernels/backend.h"
 
 namespace nsa::engine {
+
+/// How one layer attends.
+struct LayerAttention {
+  int rope_index = 0;       // in ModelConfig::ropes
+  int64_t window_size = 0;  // > 0: the last so many tokens alone, the query included
+};
 
 /// Sizes and constants of a decoder-only transformer.
 struct ModelConfig {
@@ -22,21 +30,37 @@ struct ModelConfig {
   int32_t ffn_size = 0;
   int32_t vocabulary_size = 0;
   AttentionShape attention;
+  std::vector<LayerAttention> layers;  // [num_layers]
+  std::vector<RopeParameters> ropes;
+  /// The sparse attention that the checkpoint was trained with; nothing where it was trained with
+  /// full attention.
+  std::optional<AttentionSpec> native_attention;
+  kernels::GateActivation activation = kernels::GateActivation::kSilu;
+  bool tied_embeddings = false;  // the output matrix is the embedding, whatever else the file has
   float rms_norm_epsilon = 1e-5f;
-  std::vector<double> inverse_frequencies;  // [rotary_dim / 2]
+  float embedding_scale = 1;  // of embeddings
+  float residual_scale = 1;   // of what a layer's halves add to the residual stream
+  float logits_scale = 1;
   int64_t trained_context = 0;
   int64_t num_parameters = 0;
 };
 
-/// One layer's weights. Norm weights [hidden_size].
+/// One layer's weights. Norm weights [hidden_size]; what is empty or null the model has not.
 struct DecoderLayer {
   std::vector<float> attention_norm;
-  std::unique_ptr<kernels::PackedMatrix> qkv;  // rows: query heads, key heads, value heads
-  std::vector<float> qkv_bias;                 // [rows of qkv] or empty
+  std::unique_ptr<kernels::PackedMatrix> qkv;    // rows: query heads, key heads, value heads
+  std::vector<float> qkv_bias;                   // [rows of qkv]
+  std::vector<float> q_norm, k_norm;             // [head_dim_k], of each head
+  std::unique_ptr<kernels::PackedMatrix> gates;  // rows: query heads × branches
   std::unique_ptr<kernels::PackedMatrix> output;
+  std::vector<float> output_bias;          // [hidden_size]
+  std::vector<float> post_attention_norm;  // of what attention adds
   std::vector<float> ffn_norm;
   std::unique_ptr<kernels::PackedMatrix> gate_up;  // rows: gate [ffn_size], up [ffn_size]
+  std::vector<float> gate_up_bias;                 // [2 · ffn_size]
   std::unique_ptr<kernels::PackedMatrix> down;
+  std::vector<float> down_bias;      // [hidden_size]
+  std::vector<float> post_ffn_norm;  // of what the feed-forward half adds
 };
 
 /// A loaded model: what a family file makes of a checkpoint, in the form that ModelRunner runs.

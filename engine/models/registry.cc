@@ -5,50 +5,53 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/models/gemma3.h"
 #include "engine/models/llama.h"
+#include "engine/models/nsa.h"
+#include "engine/models/qwen.h"
 #include "engine/text.h"
+#include "engine/weights/byte_cursor.h"
 
 namespace nsa::engine {
 namespace {
 
-/// A family file's two entry points.
-struct Family {
-  std::string_view architecture;  // GGUF's general.architecture
-  absl::StatusOr<ModelConfig> (*read_config)(const GgufFile&);
-  absl::StatusOr<std::unique_ptr<Model>> (*load)(const GgufFile&, kernels::Backend&,
-                                                 const LoadProgress&);
-};
-
 constexpr Family kFamilies[] = {
-    {"llama", ReadLlamaConfig, LoadLlama},
+    {"llama", DescribeLlamaGguf, "llama", DescribeLlamaFolder},
+    {"", nullptr, "mistral", DescribeMistralFolder},
+    {"qwen2", DescribeQwen2Gguf, "qwen2", DescribeQwen2Folder},
+    {"qwen3", DescribeQwen3Gguf, "qwen3", DescribeQwen3Folder},
+    {"gemma3", DescribeGemma3Gguf, "gemma3_text", DescribeGemma3Folder},
+    {"", nullptr, "nsa", DescribeFlaNsaFolder},
+    {"", nullptr, "llama-nsa", DescribeLlamaNsaFolder},
 };
 
-absl::StatusOr<const Family*> FindFamily(const GgufFile& file) {
-  const absl::StatusOr<std::string_view> architecture = file.GetString("general.architecture");
-  if (!architecture.ok()) return architecture.status();
+/// The family whose `word` member is what the checkpoint says under `key`.
+absl::StatusOr<const Family*> FindFamily(const ConfigSource& source, std::string_view key,
+                                         std::string_view Family::* word) {
+  const absl::StatusOr<std::string_view> found = source.GetString(key);
+  if (!found.ok()) return found.status();
   std::string known;
   for (const Family& family : kFamilies) {
-    if (family.architecture == *architecture) return &family;
-    absl::StrAppend(&known, known.empty() ? "" : ", ", View(family.architecture));
+    if ((family.*word).empty()) continue;
+    if (family.*word == *found) return &family;
+    absl::StrAppend(&known, known.empty() ? "" : ", ", View(family.*word));
   }
-  return absl::UnimplementedError(absl::StrCat(file.path(), ": general.architecture is '",
-                                               View(*architecture),
-                                               "'; this server knows: ", known));
+  return absl::UnimplementedError(absl::StrCat(source.path(), ": ", View(key), " is ",
+                                               Quoted(*found), "; this server knows: ", known));
 }
 
 }  // namespace
 
-absl::StatusOr<ModelConfig> ReadModelConfig(const GgufFile& file) {
-  const absl::StatusOr<const Family*> family = FindFamily(file);
+absl::StatusOr<DecoderDescription> DescribeModel(const Checkpoint& checkpoint) {
+  if (checkpoint.gguf() != nullptr) {
+    const auto family =
+        FindFamily(*checkpoint.gguf(), "general.architecture", &Family::architecture);
+    if (!family.ok()) return family.status();
+    return (*family)->from_gguf(*checkpoint.gguf());
+  }
+  const auto family = FindFamily(checkpoint.folder()->config(), "model_type", &Family::model_type);
   if (!family.ok()) return family.status();
-  return (*family)->read_config(file);
-}
-
-absl::StatusOr<std::unique_ptr<Model>> LoadModel(const GgufFile& file, kernels::Backend& backend,
-                                                 const LoadProgress& progress) {
-  const absl::StatusOr<const Family*> family = FindFamily(file);
-  if (!family.ok()) return family.status();
-  return (*family)->load(file, backend, progress);
+  return (*family)->from_folder(*checkpoint.folder());
 }
 
 }  // namespace nsa::engine

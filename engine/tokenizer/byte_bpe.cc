@@ -1,9 +1,6 @@
 #include "engine/tokenizer/byte_bpe.h"
 
-#include <functional>
-#include <limits>
 #include <optional>
-#include <queue>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -12,9 +9,6 @@
 
 namespace nsa::engine {
 namespace {
-
-// Above this many symbols a heap beats looking for the best pair again after every merge.
-constexpr size_t kShortPiece = 32;
 
 // Vocabularies are text files, so GPT-2 writes each byte as a printable character: itself where it
 // is one in Latin-1, else the next free one from U+0100 on.
@@ -52,20 +46,22 @@ std::optional<std::string> FromByteCharacters(std::string_view text) {
   return bytes;
 }
 
-uint64_t PairKey(int32_t left, int32_t right) {
-  return uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right);
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ByteBpe>> ByteBpe::Create(Vocabulary vocabulary) {
   auto pre_tokenizer = PreTokenizer::Create(vocabulary.pre);
   if (!pre_tokenizer.ok()) return pre_tokenizer.status();
-  vocabulary.add_bos = vocabulary.add_bos.value_or((*pre_tokenizer)->adds_bos());
+  return Create(std::move(vocabulary), *std::move(pre_tokenizer), Normalizer());
+}
+
+absl::StatusOr<std::unique_ptr<ByteBpe>> ByteBpe::Create(
+    Vocabulary vocabulary, std::unique_ptr<PreTokenizer> pre_tokenizer, Normalizer normalizer) {
+  vocabulary.add_bos = vocabulary.add_bos.value_or(pre_tokenizer->adds_bos());
   if (absl::Status status = CheckVocabulary(vocabulary); !status.ok()) return status;
 
   std::unique_ptr<ByteBpe> bpe(new ByteBpe());
-  bpe->pre_tokenizer_ = *std::move(pre_tokenizer);
+  bpe->pre_tokenizer_ = std::move(pre_tokenizer);
+  bpe->normalizer_ = std::move(normalizer);
   bpe->vocabulary_ = std::move(vocabulary);
   const std::vector<std::string>& tokens = bpe->vocabulary_.tokens;
   bpe->byte_ids_.fill(-1);
@@ -88,39 +84,15 @@ absl::StatusOr<std::unique_ptr<ByteBpe>> ByteBpe::Create(Vocabulary vocabulary) 
       bpe->special_tokens_.Add(tokens[i], id, type == TokenType::kUserDefined);
     }
   }
-  if (absl::Status status = bpe->ReadMerges(ids); !status.ok()) return status;
+  for (const TokenStrip& strip : bpe->vocabulary_.strips) {
+    bpe->special_tokens_.SetStrip(tokens[static_cast<size_t>(strip.id)], strip.left, strip.right);
+  }
+  auto merges = BpeMerges::Create(bpe->vocabulary_.merges, ids);
+  if (!merges.ok()) return merges.status();
+  bpe->merges_ = *std::move(merges);
+  bpe->vocabulary_.merges = {};
   bpe->IndexWholePieces();
   return bpe;
-}
-
-absl::Status ByteBpe::ReadMerges(const absl::flat_hash_map<std::string_view, int32_t>& ids) {
-  const std::vector<std::string>& merges = vocabulary_.merges;
-  merges_.reserve(merges.size());
-  for (size_t rank = 0; rank < merges.size(); ++rank) {
-    const std::string& merge = merges[rank];
-    // From the second byte on: a part may be a space itself only in files of other alphabets.
-    const size_t space = merge.find(' ', 1);
-    const auto fail = [&](std::string_view what) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("tokenizer.ggml.merges[%d] is \"%s\": %s; convert the checkpoint again",
-                          rank, merge, what));
-    };
-    if (space == std::string::npos) return fail("expected two parts with a space between them");
-    const std::string left = merge.substr(0, space);
-    const std::string right = merge.substr(space + 1);
-    const auto left_it = ids.find(left);
-    const auto right_it = ids.find(right);
-    const auto joined_it = ids.find(left + right);
-    if (left_it == ids.end() || right_it == ids.end() || joined_it == ids.end()) {
-      return fail("both parts and the whole must be in tokenizer.ggml.tokens");
-    }
-    // The first of two equal lines counts, as it has the better rank.
-    merges_.try_emplace(PairKey(left_it->second, right_it->second),
-                        Merge{static_cast<int32_t>(rank), joined_it->second});
-  }
-  vocabulary_.merges.clear();
-  vocabulary_.merges.shrink_to_fit();
-  return absl::OkStatus();
 }
 
 void ByteBpe::IndexWholePieces() {
@@ -132,7 +104,7 @@ void ByteBpe::IndexWholePieces() {
     if (!whole) {
       symbols.clear();
       AppendSymbols(bytes_[i], symbols);
-      MergeAll(symbols);
+      merges_.Apply(symbols);
       whole = symbols.size() == 1 && symbols[0] == id;
     }
     if (whole) whole_pieces_.try_emplace(bytes_[i], id);
@@ -153,7 +125,14 @@ std::vector<int32_t> ByteBpe::Encode(std::string_view text, const EncodeOptions&
       ids.push_back(fragment.token_id);
       continue;
     }
-    for (std::string_view piece : pre_tokenizer_->Split(fragment.text)) EncodePiece(piece, ids);
+    // Only where there is something to do: most vocabularies take text as it is.
+    std::string normalised;
+    std::string_view fragment_text = fragment.text;
+    if (!normalizer_.empty()) {
+      normalised = normalizer_.Apply(fragment.text);
+      fragment_text = normalised;
+    }
+    for (std::string_view piece : pre_tokenizer_->Split(fragment_text)) EncodePiece(piece, ids);
   }
   if (options.add_special_tokens && vocabulary_.add_eos) ids.push_back(vocabulary_.eos_id);
   return ids;
@@ -167,7 +146,7 @@ void ByteBpe::EncodePiece(std::string_view piece, std::vector<int32_t>& ids) con
   }
   std::vector<int32_t> symbols;
   AppendSymbols(piece, symbols);
-  MergeAll(symbols);
+  merges_.Apply(symbols);
   ids.insert(ids.end(), symbols.begin(), symbols.end());
 }
 
@@ -178,87 +157,6 @@ void ByteBpe::AppendSymbols(std::string_view piece, std::vector<int32_t>& symbol
     const int32_t id = byte_ids_[static_cast<uint8_t>(c)];
     if (id >= 0) symbols.push_back(id);
   }
-}
-
-const ByteBpe::Merge* ByteBpe::FindMerge(int32_t left, int32_t right) const {
-  const auto it = merges_.find(PairKey(left, right));
-  return it == merges_.end() ? nullptr : &it->second;
-}
-
-void ByteBpe::MergeAll(std::vector<int32_t>& symbols) const {
-  if (symbols.size() <= kShortPiece) {
-    MergeShort(symbols);
-  } else {
-    MergeLong(symbols);
-  }
-}
-
-// The best pair first, the leftmost of equals; pairs[i] is the merge of symbols i and i + 1.
-void ByteBpe::MergeShort(std::vector<int32_t>& symbols) const {
-  constexpr Merge kNone = {std::numeric_limits<int32_t>::max(), -1};
-  const auto merge_at = [&](size_t i) {
-    const Merge* merge = FindMerge(symbols[i], symbols[i + 1]);
-    return merge == nullptr ? kNone : *merge;
-  };
-  std::array<Merge, kShortPiece> pairs;
-  for (size_t i = 0; i + 1 < symbols.size(); ++i) pairs[i] = merge_at(i);
-  while (symbols.size() > 1) {
-    size_t best = 0;
-    for (size_t i = 1; i + 1 < symbols.size(); ++i) {
-      if (pairs[i].rank < pairs[best].rank) best = i;
-    }
-    if (pairs[best].id < 0) return;
-    symbols[best] = pairs[best].id;
-    for (size_t i = best + 1; i + 2 < symbols.size(); ++i) pairs[i] = pairs[i + 1];
-    symbols.erase(symbols.begin() + static_cast<ptrdiff_t>(best) + 1);
-    if (best + 1 < symbols.size()) pairs[best] = merge_at(best);
-    if (best > 0) pairs[best - 1] = merge_at(best - 1);
-  }
-}
-
-// The same order with a heap of (rank, position) over a linked list: n log n for text without any
-// split, such as a megabyte of one letter. Entries that a merge has made stale are seen when
-// popped.
-void ByteBpe::MergeLong(std::vector<int32_t>& symbols) const {
-  NSA_CHECK(symbols.size() < std::numeric_limits<uint32_t>::max());
-  const uint32_t size = static_cast<uint32_t>(symbols.size());
-  constexpr int32_t kGone = -1;
-  std::vector<uint32_t> next(size);
-  std::vector<uint32_t> previous(size);
-  for (uint32_t i = 0; i < size; ++i) {
-    next[i] = i + 1;
-    previous[i] = i - 1;  // wraps for 0, which nothing reads
-  }
-  std::vector<uint64_t> entries;
-  entries.reserve(size);
-  const auto entry_at = [&](uint32_t i) -> std::optional<uint64_t> {
-    const Merge* merge = next[i] < size ? FindMerge(symbols[i], symbols[next[i]]) : nullptr;
-    if (merge == nullptr) return std::nullopt;
-    return uint64_t{static_cast<uint32_t>(merge->rank)} << 32 | i;
-  };
-  for (uint32_t i = 0; i < size; ++i) {
-    if (const auto entry = entry_at(i)) entries.push_back(*entry);
-  }
-  std::priority_queue<uint64_t, std::vector<uint64_t>, std::greater<>> heap(std::greater<>(),
-                                                                            std::move(entries));
-  while (!heap.empty()) {
-    const uint32_t left = static_cast<uint32_t>(heap.top());
-    const int32_t rank = static_cast<int32_t>(heap.top() >> 32);
-    heap.pop();
-    if (symbols[left] == kGone || next[left] >= size) continue;
-    const uint32_t right = next[left];
-    const Merge* merge = FindMerge(symbols[left], symbols[right]);
-    if (merge == nullptr || merge->rank != rank) continue;
-    symbols[left] = merge->id;
-    symbols[right] = kGone;
-    next[left] = next[right];
-    if (next[left] < size) previous[next[left]] = left;
-    if (const auto entry = entry_at(left)) heap.push(*entry);
-    if (left > 0) {
-      if (const auto entry = entry_at(previous[left])) heap.push(*entry);
-    }
-  }
-  std::erase(symbols, kGone);
 }
 
 std::string ByteBpe::TokenBytes(int32_t id) const {

@@ -10,6 +10,8 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "engine/tokenizer/bpe_merges.h"
+#include "engine/tokenizer/normalizer.h"
 #include "engine/tokenizer/pre_tokenizer.h"
 #include "engine/tokenizer/special_tokens.h"
 #include "engine/tokenizer/tokenizer.h"
@@ -24,6 +26,10 @@ class ByteBpe final : public Tokenizer {
  public:
   /// InvalidArgument where the vocabulary is not consistent.
   static absl::StatusOr<std::unique_ptr<ByteBpe>> Create(Vocabulary vocabulary);
+  /// With a split of its own, `vocabulary.pre` then being a name for messages, and with changes to
+  /// the text before it is split.
+  static absl::StatusOr<std::unique_ptr<ByteBpe>> Create(
+      Vocabulary vocabulary, std::unique_ptr<PreTokenizer> pre_tokenizer, Normalizer normalizer);
 
   std::vector<int32_t> Encode(std::string_view text, const EncodeOptions& options) const override;
   std::string TokenBytes(int32_t id) const override;
@@ -36,28 +42,19 @@ class ByteBpe final : public Tokenizer {
   bool strips_leading_space() const override { return false; }
 
  private:
-  struct Merge {
-    int32_t rank;
-    int32_t id;  // of the joined token
-  };
-
   ByteBpe() = default;
-  absl::Status ReadMerges(const absl::flat_hash_map<std::string_view, int32_t>& ids);
   void IndexWholePieces();
 
-  const Merge* FindMerge(int32_t left, int32_t right) const;
   void EncodePiece(std::string_view piece, std::vector<int32_t>& ids) const;
   void AppendSymbols(std::string_view piece, std::vector<int32_t>& symbols) const;
-  void MergeShort(std::vector<int32_t>& symbols) const;
-  void MergeLong(std::vector<int32_t>& symbols) const;
-  void MergeAll(std::vector<int32_t>& symbols) const;
 
   Vocabulary vocabulary_;  // merges are read and dropped
   std::unique_ptr<PreTokenizer> pre_tokenizer_;
+  Normalizer normalizer_;
   SpecialTokens special_tokens_;
-  std::vector<std::string> bytes_;               // what each token stands for
-  std::array<int32_t, 256> byte_ids_;            // −1: the vocabulary lacks this byte
-  absl::flat_hash_map<uint64_t, Merge> merges_;  // left · 2^32 + right
+  std::vector<std::string> bytes_;     // what each token stands for
+  std::array<int32_t, 256> byte_ids_;  // −1: the vocabulary lacks this byte
+  BpeMerges merges_;
   // Pieces whose encoding is one token, so that most words need one look-up and no merge. Keys view
   // bytes_.
   absl::flat_hash_map<std::string_view, int32_t> whole_pieces_;

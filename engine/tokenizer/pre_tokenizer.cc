@@ -4,6 +4,7 @@
 #include <pcre2.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -35,6 +36,18 @@ std::vector<std::string_view> SplitNames(std::string_view names) {
   return split;
 }
 
+// Steps that a pattern of a checkpoint may take for one match: a second or so. The patterns of the
+// table have no such limit, as their time is known to be linear.
+constexpr uint32_t kForeignMatchLimit = 100'000'000;
+
+/// Where the character behind byte `at` begins.
+size_t NextCharacter(std::string_view text, size_t at) {
+  do {
+    ++at;
+  } while (at < text.size() && (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80);
+  return at;
+}
+
 int Match(const pcre2_code* code, std::string_view text, size_t start, uint32_t options,
           pcre2_match_data* data, pcre2_match_context* context) {
   return pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), start,
@@ -45,8 +58,11 @@ int Match(const pcre2_code* code, std::string_view text, size_t start, uint32_t 
 
 struct PreTokenizer::Stage {
   std::unique_ptr<pcre2_code, FreeCode> code;
+  SplitStage::Behavior behavior = SplitStage::Behavior::kIsolated;
 
   static absl::StatusOr<std::unique_ptr<Stage>> Compile(std::string_view pattern);
+  void Emit(std::string_view gap, std::string_view match,
+            std::vector<std::string_view>& pieces) const;
   void Split(std::string_view piece, pcre2_match_data* data, pcre2_match_context* context,
              std::vector<std::string_view>& pieces) const;
 };
@@ -59,13 +75,40 @@ absl::StatusOr<std::unique_ptr<PreTokenizer::Stage>> PreTokenizer::Stage::Compil
   stage->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
                                   PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr));
   if (stage->code == nullptr) {
-    return absl::InternalError(absl::StrFormat(
-        "PCRE2 refuses the split pattern at offset %d with error %d; is it built with Unicode?",
-        offset, error));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("PCRE2 refuses the split pattern \"%s\" at offset %d with error %d",
+                        pattern, offset, error));
   }
   // Without a just-in-time compiler (some hardened kernels) the same patterns are interpreted.
   pcre2_jit_compile(stage->code.get(), PCRE2_JIT_COMPLETE);
   return stage;
+}
+
+/// Takes a gap and the match behind it; either may be empty.
+void PreTokenizer::Stage::Emit(std::string_view gap, std::string_view match,
+                               std::vector<std::string_view>& pieces) const {
+  using Behavior = SplitStage::Behavior;
+  const auto push = [&](std::string_view piece) {
+    if (!piece.empty()) pieces.push_back(piece);
+  };
+  switch (behavior) {
+    case Behavior::kIsolated:
+      push(gap);
+      push(match);
+      return;
+    case Behavior::kMergedWithPrevious:
+      push({gap.data(), gap.size() + match.size()});
+      return;
+    case Behavior::kMergedWithNext:
+      NSA_CHECK(false);  // split as gaps that begin with their match, see Split
+      return;
+    case Behavior::kOnlyMatches:
+      push(match);
+      return;
+    case Behavior::kOnlyGaps:
+      push(gap);
+      return;
+  }
 }
 
 void PreTokenizer::Stage::Split(std::string_view piece, pcre2_match_data* data,
@@ -79,15 +122,30 @@ void PreTokenizer::Stage::Split(std::string_view piece, pcre2_match_data* data,
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT) {
       rc = Match(code.get(), piece, start, PCRE2_NO_JIT, data, context);
     }
-    if (rc == PCRE2_ERROR_NOMATCH) break;
-    NSA_CHECK(rc > 0);  // the limits are raised in PreTokenizer::Split
+    // Over a limit (PreTokenizer::Split) the rest is one gap: only patterns that come with a
+    // checkpoint can do that.
+    if (rc <= 0) break;
     const PCRE2_SIZE* match = pcre2_get_ovector_pointer(data);
-    NSA_CHECK(match[1] > match[0]);
-    if (match[0] > done) pieces.push_back(piece.substr(done, match[0] - done));
-    pieces.push_back(piece.substr(match[0], match[1] - match[0]));
-    done = start = match[1];
+    if (match[1] == match[0]) {  // an empty match cuts nothing
+      start = NextCharacter(piece, match[1]);
+      continue;
+    }
+    if (behavior == SplitStage::Behavior::kMergedWithNext) {
+      if (match[0] > done) pieces.push_back(piece.substr(done, match[0] - done));
+      done = match[0];
+    } else {
+      Emit(piece.substr(done, match[0] - done), piece.substr(match[0], match[1] - match[0]),
+           pieces);
+      done = match[1];
+    }
+    start = match[1];
   }
-  if (done < piece.size()) pieces.push_back(piece.substr(done));
+  const std::string_view rest = piece.substr(done);
+  if (behavior == SplitStage::Behavior::kMergedWithNext) {
+    if (!rest.empty()) pieces.push_back(rest);
+  } else {
+    Emit(rest, {}, pieces);
+  }
 }
 
 PreTokenizer::~PreTokenizer() = default;
@@ -115,13 +173,27 @@ absl::StatusOr<std::unique_ptr<PreTokenizer>> PreTokenizer::Create(std::string_v
                       name, absl::StrJoin(KnownNames(), ", ")));
 }
 
+absl::StatusOr<std::unique_ptr<PreTokenizer>> PreTokenizer::FromStages(
+    const std::vector<SplitStage>& stages, bool ignores_merges) {
+  std::unique_ptr<PreTokenizer> pre_tokenizer(new PreTokenizer());
+  pre_tokenizer->ignores_merges_ = ignores_merges;
+  pre_tokenizer->match_limit_ = kForeignMatchLimit;
+  for (const SplitStage& stage : stages) {
+    auto compiled = Stage::Compile(stage.pattern);
+    if (!compiled.ok()) return compiled.status();
+    (*compiled)->behavior = stage.behavior;
+    pre_tokenizer->stages_.push_back(*std::move(compiled));
+  }
+  return pre_tokenizer;
+}
+
 std::vector<std::string_view> PreTokenizer::Split(std::string_view text) const {
   std::unique_ptr<pcre2_match_data, FreeMatchData> data(pcre2_match_data_create(1, nullptr));
   std::unique_ptr<pcre2_match_context, FreeContext> context(pcre2_match_context_create(nullptr));
   NSA_CHECK(data != nullptr && context != nullptr);
   // A megabyte of one class of character could pass the defaults. Time stays linear: no pattern of
   // the table backtracks more than once over a run.
-  pcre2_set_match_limit(context.get(), UINT32_MAX);
+  pcre2_set_match_limit(context.get(), match_limit_);
   pcre2_set_heap_limit(context.get(), UINT32_MAX);
   std::vector<std::string_view> pieces;
   if (!text.empty()) pieces.push_back(text);

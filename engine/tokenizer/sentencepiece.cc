@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -10,38 +9,13 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "engine/tokenizer/piece_text.h"
 #include "engine/tokenizer/sentencepiece/c_api.h"
 #include "engine/tokenizer/utf8.h"
 #include "kernels/check.h"
 
 namespace nsa::engine {
 namespace {
-
-constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581, SentencePiece's visible space
-
-std::string WithPlainSpaces(std::string_view piece) {
-  std::string text;
-  text.reserve(piece.size());
-  while (!piece.empty()) {
-    const size_t space = std::min(piece.find(kSpace), piece.size());
-    text.append(piece.substr(0, space));
-    piece.remove_prefix(space);
-    if (!piece.empty()) {
-      text.push_back(' ');
-      piece.remove_prefix(kSpace.size());
-    }
-  }
-  return text;
-}
-
-// "<0xAB>" → 0xAB.
-std::optional<char> ByteOf(std::string_view piece) {
-  if (piece.size() != 6 || piece.substr(0, 3) != "<0x" || piece[5] != '>') return std::nullopt;
-  uint8_t byte = 0;
-  const auto [end, error] = std::from_chars(piece.data() + 3, piece.data() + 5, byte, 16);
-  if (error != std::errc() || end != piece.data() + 5) return std::nullopt;
-  return static_cast<char>(byte);
-}
 
 absl::Status NotAModel(const char* error) {
   return absl::InvalidArgumentError(
@@ -53,7 +27,7 @@ absl::Status NotAModel(const char* error) {
 void SentencePiece::FreeModel::operator()(NsaSpmModel* model) const { nsa_spm_free(model); }
 
 absl::StatusOr<std::unique_ptr<SentencePiece>> SentencePiece::FromModelProto(
-    std::string_view bytes) {
+    std::string_view bytes, const ProtoOptions& options) {
   std::array<char, 512> error = {};
   std::unique_ptr<SentencePiece> tokenizer(new SentencePiece());
   tokenizer->model_.reset(nsa_spm_load(bytes.data(), bytes.size(), error.data(), error.size()));
@@ -63,8 +37,19 @@ absl::StatusOr<std::unique_ptr<SentencePiece>> SentencePiece::FromModelProto(
   tokenizer->bos_id_ = nsa_spm_bos_id(tokenizer->model_.get());
   tokenizer->eos_id_ = nsa_spm_eos_id(tokenizer->model_.get());
   // The file does not say; language models with such a token were trained with it in front.
-  tokenizer->add_bos_ = tokenizer->bos_id_ >= 0;
-  if (tokenizer->eos_id_ >= 0) tokenizer->stop_ids_.push_back(tokenizer->eos_id_);
+  tokenizer->add_bos_ = options.add_bos.value_or(true) && tokenizer->bos_id_ >= 0;
+  tokenizer->add_eos_ = options.add_eos.value_or(false) && tokenizer->eos_id_ >= 0;
+  std::vector<int32_t>& stop_ids = tokenizer->stop_ids_;
+  if (tokenizer->eos_id_ >= 0) stop_ids.push_back(tokenizer->eos_id_);
+  for (const int64_t id : options.stop_ids) {
+    if (id < 0 || id >= tokenizer->vocabulary_size()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("end token %d, expected 0 to %d", id, tokenizer->vocabulary_size() - 1));
+    }
+    stop_ids.push_back(static_cast<int32_t>(id));
+  }
+  std::sort(stop_ids.begin(), stop_ids.end());
+  stop_ids.erase(std::unique(stop_ids.begin(), stop_ids.end()), stop_ids.end());
   return tokenizer;
 }
 
@@ -117,7 +102,7 @@ absl::Status SentencePiece::ReadPieces(bool split_user_defined) {
     types_.push_back(type);
     switch (type) {
       case TokenType::kByte: {
-        const std::optional<char> byte = ByteOf(text);
+        const std::optional<char> byte = ByteOfPiece(text);
         if (!byte.has_value()) {
           return absl::InvalidArgumentError(
               absl::StrFormat("token %d is \"%s\" and of type byte, expected <0x00> to <0xFF>; "

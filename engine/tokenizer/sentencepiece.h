@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,9 +20,19 @@ namespace nsa::engine {
 /// A SentencePiece model. Each invalid byte of a text is read as one U+FFFD, as SentencePiece does.
 class SentencePiece final : public Tokenizer {
  public:
+  /// What a ModelProto does not say and files beside it may.
+  struct ProtoOptions {
+    std::optional<bool> add_bos, add_eos;
+    std::vector<int64_t> stop_ids;  // besides the model's own end token
+  };
+
   /// From a serialised ModelProto. Control tokens are parsed in text where the caller asks for it;
   /// user-defined ones are SentencePiece's own business. InvalidArgument where it is not a model.
-  static absl::StatusOr<std::unique_ptr<SentencePiece>> FromModelProto(std::string_view bytes);
+  static absl::StatusOr<std::unique_ptr<SentencePiece>> FromModelProto(std::string_view bytes,
+                                                                       const ProtoOptions& options);
+  static absl::StatusOr<std::unique_ptr<SentencePiece>> FromModelProto(std::string_view bytes) {
+    return FromModelProto(bytes, ProtoOptions());
+  }
 
   /// From a GGUF vocabulary of kind `llama`: a model that merges by score. Special tokens are cut
   /// out first, user-defined ones always, and the text after each begins anew, with its space where

@@ -23,17 +23,26 @@ class SpecialTokens {
   /// `always`: matched even where the caller does not parse special tokens (user-defined tokens).
   void Add(std::string_view text, int32_t token_id, bool always);
 
-  /// Fragments view `text` and join to it. Time: linear in the text for a fixed set of tokens.
+  /// Makes a token that was added take white space on its sides along (ASCII's alone;
+  /// PyPI `tokenizers` takes Unicode's).
+  void SetStrip(std::string_view text, bool left, bool right);
+
+  /// Fragments view `text` and join to it but for white space that tokens took along. Time: linear
+  /// in the text for a fixed set of tokens.
   std::vector<Fragment> Split(std::string_view text, bool parse_special_tokens) const;
 
  private:
   struct Node {
     int32_t token_id = -1;
     bool always = false;
+    bool strips_left = false;
+    bool strips_right = false;
   };
   struct Match {
     int32_t token_id = -1;
     size_t num_bytes = 0;
+    bool strips_left = false;
+    bool strips_right = false;
   };
   Match LongestAt(std::string_view text, bool parse_special_tokens) const;
 

@@ -54,7 +54,7 @@ class Tokenizer {
 /// From the vocabulary in a GGUF file: `gpt2` → byte-level BPE, `llama` → SentencePiece.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const GgufFile& file);
 
-/// From a SentencePiece `.model` file.
+/// From a SentencePiece `.model` file alone.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSentencePieceModel(const std::string& path);
 
 /// Turns a stream of tokens into a stream of text. Never emits part of a character: bytes wait

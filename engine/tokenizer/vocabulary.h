@@ -23,6 +23,13 @@ enum class TokenType : uint8_t {
   kByte = 6,
 };
 
+/// An added token that takes the white space beside it along.
+struct TokenStrip {
+  int32_t id = -1;
+  bool left = false;
+  bool right = false;
+};
+
 /// A checkpoint's vocabulary as the file has it, before either kind of tokenizer is built.
 struct Vocabulary {
   std::vector<std::string> tokens;  // unique, not empty
@@ -30,6 +37,7 @@ struct Vocabulary {
   std::vector<float> scores;        // one for each token, or none
   std::vector<std::string> merges;  // "left right", best first; byte-level BPE only
   std::string pre;                  // name of the split pattern; byte-level BPE only
+  std::vector<TokenStrip> strips;   // of added tokens that take white space beside them along
   int32_t bos_id = -1;              // −1: none
   int32_t eos_id = -1;
   int32_t unknown_id = -1;

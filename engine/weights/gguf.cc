@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/memory/memory.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -200,13 +201,13 @@ std::string SupportedTypes() {
 
 /// A tensor's entry; its data offset is still relative to the data section.
 struct TensorInfo {
-  GgufTensor tensor;
+  WeightTensor tensor;
   uint64_t offset;
   uint64_t offset_at;  // where the file says so
 };
 
 /// Shape (the file has the fastest dimension first) and size in bytes, without overflow.
-absl::Status ReadShape(ByteCursor& cursor, uint32_t num_dimensions, GgufTensor& tensor,
+absl::Status ReadShape(ByteCursor& cursor, uint32_t num_dimensions, WeightTensor& tensor,
                        uint64_t& num_elements) {
   num_elements = 1;
   for (uint32_t i = 0; i < num_dimensions; ++i) {
@@ -252,6 +253,7 @@ absl::StatusOr<TensorInfo> ReadTensorInfo(ByteCursor& cursor) {
                                      block->name, ", expected a multiple of ",
                                      block->num_elements));
   }
+  info.tensor.type_name = block->name;
   info.tensor.num_bytes =
       static_cast<int64_t>(num_elements) / block->num_elements * block->num_bytes;
   const auto offset = cursor.Read<uint64_t>("a tensor offset");
@@ -303,8 +305,7 @@ GgufFile::~GgufFile() = default;
 absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path) {
   auto mapped = MappedFile::Open(path);
   if (!mapped.ok()) return mapped.status();
-  auto file = absl::WrapUnique(new GgufFile());
-  file->path_ = path;
+  auto file = absl::WrapUnique(new GgufFile(path));
   file->file_ = *std::move(mapped);
   if (absl::Status status = file->Parse(); !status.ok()) return status;
   return file;
@@ -364,36 +365,30 @@ absl::Status GgufFile::ParseValues(ByteCursor& cursor, uint64_t num_values) {
 }
 
 absl::Status GgufFile::Parse() {
-  ByteCursor cursor(path_, file_->bytes());
+  ByteCursor cursor(path(), file_->bytes());
   uint64_t num_tensors = 0, num_values = 0;
   if (absl::Status s = ParseHeader(cursor, num_tensors, num_values); !s.ok()) return s;
   if (absl::Status s = ParseValues(cursor, num_values); !s.ok()) return s;
   std::vector<TensorInfo> infos;
+  absl::flat_hash_set<std::string_view> names;
   for (uint64_t i = 0; i < num_tensors; ++i) {
     cursor.SetContext("", "");
     auto info = ReadTensorInfo(cursor);
     if (!info.ok()) return info.status();
-    if (!tensor_index_.emplace(info->tensor.name, infos.size()).second) {
-      return cursor.Error("stands twice");
-    }
+    if (!names.insert(info->tensor.name).second) return cursor.Error("stands twice");
     infos.push_back(*std::move(info));
   }
   const uint64_t alignment = FindValue(kAlignmentKey) == nullptr
                                  ? kDefaultAlignment
                                  : static_cast<uint64_t>(GetInt(kAlignmentKey).value());
   if (absl::Status s = PlaceTensors(cursor, alignment, file_->bytes(), infos); !s.ok()) return s;
-  for (TensorInfo& info : infos) tensors_.push_back(std::move(info.tensor));
+  for (TensorInfo& info : infos) weights_.Add(std::move(info.tensor));
   return absl::OkStatus();
 }
 
 const GgufValue* GgufFile::FindValue(std::string_view key) const {
   const auto it = values_.find(key);
   return it == values_.end() ? nullptr : &it->second;
-}
-
-const GgufTensor* GgufFile::FindTensor(std::string_view name) const {
-  const auto it = tensor_index_.find(name);
-  return it == tensor_index_.end() ? nullptr : &tensors_[it->second];
 }
 
 }  // namespace nsa::engine

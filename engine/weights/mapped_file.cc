@@ -45,6 +45,18 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& 
       new MappedFile(static_cast<const std::byte*>(memory), static_cast<size_t>(info.st_size)));
 }
 
+void ReleaseMapped(const void* data, int64_t num_bytes) {
+  const auto page = static_cast<int64_t>(sysconf(_SC_PAGESIZE));
+  // Whole pages alone: a neighbour's bytes stay.
+  const auto address = static_cast<int64_t>(reinterpret_cast<uintptr_t>(data));
+  const int64_t before = (page - address % page) % page;
+  const int64_t size = (num_bytes - before) / page * page;
+  if (size <= 0) return;
+  auto* begin = const_cast<std::byte*>(static_cast<const std::byte*>(data)) + before;
+  // Advice only: failure changes nothing.
+  (void)madvise(begin, static_cast<size_t>(size), MADV_DONTNEED);
+}
+
 MappedFile::~MappedFile() { munmap(const_cast<std::byte*>(data_), size_); }
 
 }  // namespace nsa::engine

@@ -2,6 +2,7 @@
 #define NSA_ENGINE_WEIGHTS_MAPPED_FILE_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -29,6 +30,10 @@ class MappedFile {
   const std::byte* data_;
   size_t size_;
 };
+
+/// Tells the system that `num_bytes` from `data` on, of a mapped file, will hardly be read again:
+/// they leave resident memory. They can still be read.
+void ReleaseMapped(const void* data, int64_t num_bytes);
 
 }  // namespace nsa::engine
 

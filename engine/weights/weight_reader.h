@@ -7,27 +7,33 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "engine/weights/gguf.h"
+#include "engine/weights/weight_map.h"
 #include "kernels/ops/gemm.h"
 
 namespace nsa::engine {
 
-/// Tensors of a file by name and expected shape. NotFound names a missing tensor; InvalidArgument
-/// names the tensor, the shape found and the shape expected.
-absl::StatusOr<kernels::WeightMatrix> ReadMatrix(const GgufFile& file, std::string_view name,
+/// Tensors of a checkpoint by name and expected shape. NotFound names a missing tensor;
+/// InvalidArgument names the tensor, the shape or type found and those expected.
+absl::StatusOr<kernels::WeightMatrix> ReadMatrix(const WeightMap& weights, std::string_view name,
                                                  int64_t num_rows, int64_t num_columns);
 
 /// A vector, converted to float32.
-absl::StatusOr<std::vector<float>> ReadVector(const GgufFile& file, std::string_view name,
+absl::StatusOr<std::vector<float>> ReadVector(const WeightMap& weights, std::string_view name,
                                               int64_t num_elements);
 
-/// A copy of `matrix` whose row r is the source's row source_rows[r]; owns its bytes.
-struct PermutedMatrix {
+/// A matrix made from another; owns its bytes.
+struct OwnedMatrix {
   std::vector<std::byte> bytes;
   kernels::WeightMatrix matrix;
 };
-PermutedMatrix PermuteRows(const kernels::WeightMatrix& matrix,
-                           const std::vector<int64_t>& source_rows);
+
+/// A copy of `matrix` whose row r is the source's row source_rows[r].
+OwnedMatrix PermuteRows(const kernels::WeightMatrix& matrix,
+                        const std::vector<int64_t>& source_rows);
+
+/// A copy of `matrix`, which is dense, in another type; its columns are a multiple of that type's
+/// block.
+OwnedMatrix ConvertMatrix(const kernels::WeightMatrix& matrix, kernels::WeightType type);
 
 }  // namespace nsa::engine
 

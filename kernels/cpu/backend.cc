@@ -23,7 +23,7 @@ class CpuBackend final : public Backend {
   void Embed(const EmbedParams& p) override { cpu::Embed(context_, p); }
   void RmsNorm(const RmsNormParams& p) override { cpu::RmsNorm(context_, p); }
   void Gemm(const GemmParams& p) override { cpu::Gemm(context_, p); }
-  void Swiglu(const SwigluParams& p) override { cpu::Swiglu(context_, p); }
+  void Glu(const GluParams& p) override { cpu::Glu(context_, p); }
   void RopeKvWrite(const RopeKvWriteParams& p) override { cpu::RopeKvWrite(context_, p); }
   void CmpPool(const CmpPoolParams& p) override { cpu::CmpPool(context_, p); }
   void CmpCluster(const CmpClusterParams& p) override { cpu::CmpCluster(context_, p); }

@@ -76,7 +76,7 @@ std::unique_ptr<PackedMatrix> Pack(Context& context, std::span<const WeightMatri
 void Embed(Context& context, const EmbedParams& params);
 void RmsNorm(Context& context, const RmsNormParams& params);
 void Gemm(Context& context, const GemmParams& params);
-void Swiglu(Context& context, const SwigluParams& params);
+void Glu(Context& context, const GluParams& params);
 void RopeKvWrite(Context& context, const RopeKvWriteParams& params);
 void CmpPool(Context& context, const CmpPoolParams& params);
 void CmpCluster(Context& context, const CmpClusterParams& params);

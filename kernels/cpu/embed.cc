@@ -16,8 +16,10 @@ void Embed(Context& context, const EmbedParams& params) {
     const int64_t end = std::min((task + 1) * kRowsPerTask, params.num_rows);
     for (int64_t r = task * kRowsPerTask; r < end; ++r) {
       NSA_CHECK(params.ids[r] >= 0 && params.ids[r] < params.table.num_rows);
-      DequantizeRow(params.table.type, data + params.ids[r] * row_bytes, columns,
-                    params.y + r * columns);
+      float* y = params.y + r * columns;
+      DequantizeRow(params.table.type, data + params.ids[r] * row_bytes, columns, y);
+      if (params.scale == 1) continue;
+      for (int64_t i = 0; i < columns; ++i) y[i] *= params.scale;
     }
   });
 }

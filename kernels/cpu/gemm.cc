@@ -93,7 +93,7 @@ Activations Quantise(Context& context, const GemmParams& params) {
   return a;
 }
 
-/// Brings a tile's sums to y: bias first, then what y held.
+/// Brings a tile's sums to y: bias first, then the scale, then what y held.
 void StoreTile(const GemmParams& params, int64_t row, int num_tile_rows, int64_t first_output,
                int num_outputs, const float* tile) {
   for (int r = 0; r < num_tile_rows; ++r) {
@@ -102,6 +102,7 @@ void StoreTile(const GemmParams& params, int64_t row, int num_tile_rows, int64_t
     for (int i = 0; i < num_outputs; ++i) {
       float sum = sums[i];
       if (params.bias != nullptr) sum += params.bias[first_output + i];
+      sum *= params.scale;
       y[i] = params.accumulate ? y[i] + sum : sum;
     }
   }

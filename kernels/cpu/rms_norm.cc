@@ -35,6 +35,7 @@ float SumOfSquares(const float* x, int64_t num_columns) {
   return sum;
 }
 
+template <bool kAccumulate>
 void RmsNormRow(const float* x, const float* weight, float epsilon, int64_t num_columns, float* y) {
   const hn::CappedTag<float, 16> d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -42,10 +43,15 @@ void RmsNormRow(const float* x, const float* weight, float epsilon, int64_t num_
   const float inverse = 1.0f / std::sqrt(mean + epsilon);
   int64_t i = 0;
   for (; i + lanes <= num_columns; i += lanes) {
-    const auto normed = hn::Mul(hn::LoadU(d, x + i), hn::Set(d, inverse));
-    hn::StoreU(hn::Mul(normed, hn::LoadU(d, weight + i)), d, y + i);
+    auto normed = hn::Mul(hn::LoadU(d, x + i), hn::Set(d, inverse));
+    normed = hn::Mul(normed, hn::LoadU(d, weight + i));
+    if constexpr (kAccumulate) normed = hn::Add(hn::LoadU(d, y + i), normed);
+    hn::StoreU(normed, d, y + i);
   }
-  for (; i < num_columns; ++i) y[i] = x[i] * inverse * weight[i];
+  for (; i < num_columns; ++i) {
+    const float normed = x[i] * inverse * weight[i];
+    y[i] = kAccumulate ? y[i] + normed : normed;
+  }
 }
 
 void RmsNormForTarget(Context& context, const RmsNormParams& params) {
@@ -54,8 +60,12 @@ void RmsNormForTarget(Context& context, const RmsNormParams& params) {
   context.pool.ParallelFor(num_tasks, [&](int64_t task, int) {
     const int64_t end = std::min((task + 1) * kRowsPerTask, params.num_rows);
     for (int64_t r = task * kRowsPerTask; r < end; ++r) {
-      RmsNormRow(params.x + r * params.x_stride, params.weight, params.epsilon, params.num_columns,
-                 params.y + r * params.y_stride);
+      for (int64_t g = 0; g < params.num_groups; ++g) {
+        const int64_t first = g * params.num_columns;
+        const auto normalise = params.accumulate ? RmsNormRow<true> : RmsNormRow<false>;
+        normalise(params.x + r * params.x_stride + first, params.weight, params.epsilon,
+                  params.num_columns, params.y + r * params.y_stride + first);
+      }
     }
   });
 }

@@ -7,28 +7,39 @@
 
 namespace nsa::kernels {
 
-/// y[r] = table[ids[r]] dequantised.
+/// y[r] = scale · table[ids[r]] dequantised.
 struct EmbedParams {
   WeightMatrix table;            // [vocabulary, hidden]
   const int32_t* ids = nullptr;  // [num_rows], each in [0, table.num_rows)
   float* y = nullptr;            // [num_rows, table.num_columns]
   int64_t num_rows = 0;
+  float scale = 1;
 };
 
-/// y = x / sqrt(mean(x²) + epsilon) · weight, row by row. y may be x.
+/// y = x / sqrt(mean(x²) + epsilon) · weight (+ y where `accumulate`), for each of a row's groups
+/// by itself: heads have norms of their own. y may be x.
 struct RmsNormParams {
-  const float* x = nullptr;  // [num_rows, num_columns], rows x_stride floats apart
+  const float* x = nullptr;  // [num_rows, num_groups, num_columns], rows x_stride floats apart
   int64_t x_stride = 0;
   const float* weight = nullptr;  // [num_columns]
   float epsilon = 0;
-  float* y = nullptr;  // [num_rows, num_columns], rows y_stride floats apart
+  float* y = nullptr;  // [num_rows, num_groups, num_columns], rows y_stride floats apart
   int64_t y_stride = 0;
   int64_t num_rows = 0;
   int64_t num_columns = 0;
+  int64_t num_groups = 1;
+  bool accumulate = false;  // y is not x then
 };
 
-/// y = gate / (1 + exp(−gate)) · up. y may be gate or up.
-struct SwigluParams {
+/// What a gate's value goes through.
+enum class GateActivation : uint8_t {
+  kSilu,      // g / (1 + exp(−g))
+  kGeluTanh,  // g/2 · (1 + tanh(√(2/π)·(g + 0.044715·g³))), Hendrycks and Gimpel's approximation
+};
+
+/// Gated linear unit (Shazeer 2020, arXiv 2002.05202): y = activation(gate) · up. y may be gate or
+/// up.
+struct GluParams {
   const float* gate = nullptr;  // [num_rows, num_columns], rows gate_stride floats apart
   int64_t gate_stride = 0;
   const float* up = nullptr;  // [num_rows, num_columns], rows up_stride floats apart
@@ -37,6 +48,7 @@ struct SwigluParams {
   int64_t y_stride = 0;
   int64_t num_rows = 0;
   int64_t num_columns = 0;
+  GateActivation activation = GateActivation::kSilu;
 };
 
 }  // namespace nsa::kernels

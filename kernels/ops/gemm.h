@@ -27,7 +27,7 @@ class PackedMatrix {
   virtual int64_t num_bytes() const = 0;
 };
 
-/// y = x·Wᵀ (+ bias) (+ y where `accumulate`).
+/// y = scale·(x·Wᵀ (+ bias)) (+ y where `accumulate`).
 ///
 /// Quantised W: each row of x is first quantised to 16-bit integers q with one scale per 32 columns
 /// (amax/32639, rounded to nearest even). Over groups of 32 columns (16 for Q6_K) in rising order,
@@ -37,7 +37,7 @@ class PackedMatrix {
 /// logit cosine on SmolLM2; 16-bit ones reach 0.999996.) A value of x that is not finite makes its
 /// whole row of y NaN.
 /// Dense W (f32, f16, bf16): y ← fma(w, x, y) in the order of columns, x unrounded.
-/// Then bias is added, then what y held.
+/// Then bias is added, the sum scaled, and what y held added.
 /// Row-invariant: a row of y depends on that row of x and on W alone.
 struct GemmParams {
   const float* x = nullptr;  // [num_rows, w->num_columns()], rows x_stride floats apart
@@ -48,6 +48,7 @@ struct GemmParams {
   const PackedMatrix* w = nullptr;
   const float* bias = nullptr;  // [w->num_rows()] or null
   bool accumulate = false;
+  float scale = 1;
 };
 
 }  // namespace nsa::kernels

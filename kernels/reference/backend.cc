@@ -18,7 +18,7 @@ class ReferenceBackend final : public Backend {
   void Embed(const EmbedParams& p) override { reference::Embed(p); }
   void RmsNorm(const RmsNormParams& p) override { reference::RmsNorm(p); }
   void Gemm(const GemmParams& p) override { reference::Gemm(p); }
-  void Swiglu(const SwigluParams& p) override { reference::Swiglu(p); }
+  void Glu(const GluParams& p) override { reference::Glu(p); }
   void RopeKvWrite(const RopeKvWriteParams& p) override { reference::RopeKvWrite(p); }
   void CmpPool(const CmpPoolParams& p) override { reference::CmpPool(p); }
   void CmpCluster(const CmpClusterParams& p) override { reference::CmpCluster(p); }

@@ -12,30 +12,42 @@ void Embed(const EmbedParams& params) {
   const auto* data = static_cast<const uint8_t*>(params.table.data);
   for (int64_t r = 0; r < params.num_rows; ++r) {
     NSA_CHECK(params.ids[r] >= 0 && params.ids[r] < params.table.num_rows);
-    DequantizeRow(params.table.type, data + params.ids[r] * row_bytes, columns,
-                  params.y + r * columns);
+    float* y = params.y + r * columns;
+    DequantizeRow(params.table.type, data + params.ids[r] * row_bytes, columns, y);
+    if (params.scale == 1) continue;
+    for (int64_t i = 0; i < columns; ++i) y[i] *= params.scale;
   }
 }
 
 void RmsNorm(const RmsNormParams& params) {
-  for (int64_t r = 0; r < params.num_rows; ++r) {
-    const float* x = params.x + r * params.x_stride;
-    float* y = params.y + r * params.y_stride;
+  for (int64_t i = 0; i < params.num_rows * params.num_groups; ++i) {
+    const int64_t row = i / params.num_groups, first = i % params.num_groups * params.num_columns;
+    const float* x = params.x + row * params.x_stride + first;
+    float* y = params.y + row * params.y_stride + first;
     float sum = 0;
-    for (int64_t i = 0; i < params.num_columns; ++i) sum += x[i] * x[i];
+    for (int64_t c = 0; c < params.num_columns; ++c) sum += x[c] * x[c];
     const float mean = sum / static_cast<float>(params.num_columns);
     const float inverse = 1.0f / std::sqrt(mean + params.epsilon);
-    for (int64_t i = 0; i < params.num_columns; ++i) y[i] = x[i] * inverse * params.weight[i];
+    for (int64_t c = 0; c < params.num_columns; ++c) {
+      const float normed = x[c] * inverse * params.weight[c];
+      y[c] = params.accumulate ? y[c] + normed : normed;
+    }
   }
 }
 
-void Swiglu(const SwigluParams& params) {
+float Activate(GateActivation activation, float gate) {
+  if (activation == GateActivation::kSilu) return gate / (1.0f + std::exp(-gate));
+  constexpr float kSqrt2OverPi = 0.79788456f;
+  return 0.5f * gate * (1.0f + std::tanh(kSqrt2OverPi * (gate + 0.044715f * gate * gate * gate)));
+}
+
+void Glu(const GluParams& params) {
   for (int64_t r = 0; r < params.num_rows; ++r) {
     const float* gate = params.gate + r * params.gate_stride;
     const float* up = params.up + r * params.up_stride;
     float* y = params.y + r * params.y_stride;
     for (int64_t i = 0; i < params.num_columns; ++i) {
-      y[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+      y[i] = Activate(params.activation, gate[i]) * up[i];
     }
   }
 }

@@ -101,6 +101,7 @@ void Gemm(const GemmParams& params) {
         float sum =
             dense ? DenseDot(weights, x) : QuantisedDot(part.type, bytes, quantised, columns);
         if (params.bias != nullptr) sum += params.bias[n];
+        sum *= params.scale;
         y[n] = params.accumulate ? y[n] + sum : sum;
       }
     }

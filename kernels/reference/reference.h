@@ -13,7 +13,7 @@ std::unique_ptr<PackedMatrix> Pack(std::span<const WeightMatrix> parts);
 void Embed(const EmbedParams& params);
 void RmsNorm(const RmsNormParams& params);
 void Gemm(const GemmParams& params);
-void Swiglu(const SwigluParams& params);
+void Glu(const GluParams& params);
 void RopeKvWrite(const RopeKvWriteParams& params);
 void CmpPool(const CmpPoolParams& params);
 void CmpCluster(const CmpClusterParams& params);

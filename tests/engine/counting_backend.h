@@ -38,9 +38,7 @@ class CountingBackend final : public PassingBackend {
     Count("gemm"), PassingBackend::Gemm(p);
     weight_bytes_ += p.w->num_bytes();
   }
-  void Swiglu(const kernels::SwigluParams& p) override {
-    Count("swiglu"), PassingBackend::Swiglu(p);
-  }
+  void Glu(const kernels::GluParams& p) override { Count("glu"), PassingBackend::Glu(p); }
   void RopeKvWrite(const kernels::RopeKvWriteParams& p) override {
     Count("rope_kv_write"), PassingBackend::RopeKvWrite(p);
   }

@@ -115,7 +115,7 @@ TEST_F(DecodeWorkTest, OperatorsAreCalledOnceALayer) {
       {"embed", 1},
       {"rms_norm", 2 * layers + 1},
       {"gemm", 4 * layers + 1},  // QKV, output, gate and up, down; the logits
-      {"swiglu", layers},
+      {"glu", layers},
       {"rope_kv_write", layers},
       {"cmp_cluster", layers},
       {"score_topk", layers},
@@ -132,7 +132,7 @@ TEST_F(DecodeWorkTest, WeightsAreReadOnceAStep) {
   Step(kContext, 1, 1);
   const int64_t alone = counter_->weight_bytes();
   EXPECT_LE(alone, model_->model->packed_bytes);
-  EXPECT_LE(alone, model_->file->file_bytes() * 11 / 10);
+  EXPECT_LE(alone, model_->checkpoint->file_bytes() * 11 / 10);
   counter_->Reset();
   Step(kContext, 1, 2);
   EXPECT_EQ(counter_->weight_bytes(), alone);

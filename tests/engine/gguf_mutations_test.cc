@@ -61,7 +61,7 @@ constexpr size_t kFixedBytes = 16 << 10;
 /// What an accepted file of at most one page promises about its tensors.
 void CheckTensors(const GgufFile& file, const std::string& bytes) {
   std::vector<std::pair<uintptr_t, uintptr_t>> ranges;
-  for (const GgufTensor& tensor : file.tensors()) {
+  for (const WeightTensor& tensor : file.weights().tensors()) {
     const auto begin = reinterpret_cast<uintptr_t>(tensor.data);
     // The mapping begins with a page.
     const uintptr_t map = begin / kPageBytes * kPageBytes;
@@ -76,7 +76,7 @@ void CheckTensors(const GgufFile& file, const std::string& bytes) {
     int64_t rows = 1;
     for (size_t i = 0; i + 1 < tensor.shape.size(); ++i) rows *= tensor.shape[i];
     ASSERT_EQ(tensor.num_bytes, rows * kernels::RowBytes(tensor.type, tensor.shape.back()));
-    ASSERT_EQ(file.FindTensor(tensor.name), &tensor);
+    ASSERT_EQ(file.weights().Find(tensor.name), &tensor);
     ranges.emplace_back(begin, begin + static_cast<uintptr_t>(tensor.num_bytes));
   }
   std::sort(ranges.begin(), ranges.end());

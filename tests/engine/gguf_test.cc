@@ -61,12 +61,12 @@ TEST(GgufFile, ReadsWhatThePythonPackageWrites) {
     ASSERT_NE(value, nullptr) << key;
     EXPECT_EQ(ToJson(*value), expected) << key;
   }
-  ASSERT_EQ((*file)->tensors().size(), golden["tensors"].size());
+  ASSERT_EQ((*file)->weights().tensors().size(), golden["tensors"].size());
   ASSERT_EQ(golden["tensors"].size(), 11u);
   for (size_t i = 0; i < golden["tensors"].size(); ++i) {
     const auto& expected = golden["tensors"][i];
-    const GgufTensor* tensor = (*file)->FindTensor(expected["name"].get<std::string>());
-    ASSERT_EQ(tensor, &(*file)->tensors()[i]) << expected["name"];
+    const WeightTensor* tensor = (*file)->weights().Find(expected["name"].get<std::string>());
+    ASSERT_EQ(tensor, &(*file)->weights().tensors()[i]) << expected["name"];
     EXPECT_EQ(static_cast<uint32_t>(tensor->type), expected["type"].get<uint32_t>())
         << tensor->name;
     EXPECT_EQ(tensor->shape, expected["shape"].get<std::vector<int64_t>>()) << tensor->name;
@@ -86,8 +86,8 @@ TEST(GgufFile, ReadsBothVersions) {
     EXPECT_EQ((*file)->path(), temp.path());
     EXPECT_EQ((*file)->file_bytes(), static_cast<int64_t>(bytes.size()));
     EXPECT_EQ((*file)->FindValue("none"), nullptr);
-    EXPECT_EQ((*file)->FindTensor("none"), nullptr);
-    const GgufTensor* tensor = (*file)->FindTensor("ccc");
+    EXPECT_EQ((*file)->weights().Find("none"), nullptr);
+    const WeightTensor* tensor = (*file)->weights().Find("ccc");
     ASSERT_NE(tensor, nullptr);
     EXPECT_EQ(tensor->shape, (std::vector<int64_t>{2, 1, 5}));
     EXPECT_EQ(tensor->num_bytes, 20);
@@ -99,7 +99,7 @@ TEST(GgufFile, ReadsAFileOfNothing) {
   const TempFile temp(GgufBuilder().Header(3, 0, 0).bytes());
   auto file = GgufFile::Open(temp.path());
   ASSERT_TRUE(file.ok()) << file.status();
-  EXPECT_TRUE((*file)->tensors().empty());
+  EXPECT_TRUE((*file)->weights().tensors().empty());
 }
 
 TEST(GgufFile, AlignsTo32ByDefault) {
@@ -108,7 +108,7 @@ TEST(GgufFile, AlignsTo32ByDefault) {
   const TempFile temp(builder.bytes());
   auto file = GgufFile::Open(temp.path());
   ASSERT_TRUE(file.ok()) << file.status();
-  EXPECT_EQ((*file)->tensors()[1].data - (*file)->tensors()[0].data, 32);
+  EXPECT_EQ((*file)->weights().tensors()[1].data - (*file)->weights().tensors()[0].data, 32);
 }
 
 TEST(GgufFile, TensorsNeedNotBeInTheOrderOfTheirData) {
@@ -117,8 +117,8 @@ TEST(GgufFile, TensorsNeedNotBeInTheOrderOfTheirData) {
   const TempFile temp(builder.bytes());
   auto file = GgufFile::Open(temp.path());
   ASSERT_TRUE(file.ok()) << file.status();
-  EXPECT_EQ((*file)->tensors()[0].name, "a");
-  EXPECT_EQ((*file)->tensors()[0].data - (*file)->tensors()[1].data, 32);
+  EXPECT_EQ((*file)->weights().tensors()[0].name, "a");
+  EXPECT_EQ((*file)->weights().tensors()[0].data - (*file)->weights().tensors()[1].data, 32);
 }
 
 /// The message of a file that must be refused as invalid, without the path before it.
@@ -316,12 +316,12 @@ TEST(GgufFile, ReadsTheDefaultModel) {
   if (path == nullptr) GTEST_SKIP() << "NSA_TEST_MODEL does not name the default model's file";
   auto file = GgufFile::Open(path);
   ASSERT_TRUE(file.ok()) << file.status();
-  EXPECT_EQ((*file)->tensors().size(), 272u);
+  EXPECT_EQ((*file)->weights().tensors().size(), 272u);
   EXPECT_EQ((*file)->GetString("general.architecture").value(), "llama");
   EXPECT_EQ((*file)->GetInt("llama.block_count").value(), 30);
   EXPECT_EQ((*file)->GetStrings("tokenizer.ggml.tokens").value().size(), 49152u);
   EXPECT_EQ((*file)->GetStrings("tokenizer.ggml.merges").value().size(), 48900u);
-  const GgufTensor* embedding = (*file)->FindTensor("token_embd.weight");
+  const WeightTensor* embedding = (*file)->weights().Find("token_embd.weight");
   ASSERT_NE(embedding, nullptr);
   EXPECT_EQ(embedding->shape, (std::vector<int64_t>{49152, 576}));
   EXPECT_EQ(embedding->num_bytes, 49152 * kernels::RowBytes(embedding->type, 576));

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "tests/engine/gguf_builder.h"
 
@@ -29,6 +30,20 @@ TEST(MappedFile, HoldsTheFilesBytesAfterItsNameIsGone) {
   temp.reset();
   ASSERT_EQ((*file)->bytes().size(), 3u);
   EXPECT_EQ(std::memcmp((*file)->bytes().data(), "a\0b", 3), 0);
+}
+
+TEST(MappedFile, WhatWasReleasedCanBeReadAgain) {
+  std::string bytes(100'000, 'x');
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(i * 7);
+  const TempFile temp(bytes);
+  const auto file = MappedFile::Open(temp.path());
+  ASSERT_TRUE(file.ok()) << file.status();
+  const std::byte* data = (*file)->bytes().data();
+  for (const auto& [first, size] :
+       {std::pair(0, 100'000), {1, 50'000}, {4096, 4096}, {10, 5}, {7, 0}}) {
+    ReleaseMapped(data + first, size);
+    EXPECT_EQ(std::memcmp(data, bytes.data(), bytes.size()), 0);
+  }
 }
 
 TEST(MappedFile, NamesWhatCannotBeMapped) {

@@ -21,7 +21,7 @@ class PassingBackend : public kernels::Backend {
   void Embed(const kernels::EmbedParams& p) override { inner_->Embed(p); }
   void RmsNorm(const kernels::RmsNormParams& p) override { inner_->RmsNorm(p); }
   void Gemm(const kernels::GemmParams& p) override { inner_->Gemm(p); }
-  void Swiglu(const kernels::SwigluParams& p) override { inner_->Swiglu(p); }
+  void Glu(const kernels::GluParams& p) override { inner_->Glu(p); }
   void RopeKvWrite(const kernels::RopeKvWriteParams& p) override { inner_->RopeKvWrite(p); }
   void CmpPool(const kernels::CmpPoolParams& p) override { inner_->CmpPool(p); }
   void CmpCluster(const kernels::CmpClusterParams& p) override { inner_->CmpCluster(p); }

@@ -69,6 +69,7 @@ struct Call {
   int64_t y_gap = 0;
   const float* bias = nullptr;
   bool accumulate = false;
+  float scale = 1;
 };
 
 constexpr float kUntouched = 12345.0f;
@@ -85,6 +86,7 @@ GemmParams MakeParams(const PackedMatrix& w, const Call& call, const std::vector
   p.w = &w;
   p.bias = call.bias;
   p.accumulate = call.accumulate;
+  p.scale = call.scale;
   return p;
 }
 
@@ -265,8 +267,12 @@ TEST_P(GemmTest, BiasAccumulateAndStrides) {
   const std::vector<float> x = RandomFloats(rng, kRows * (kColumns + 3));
   for (bool accumulate : {false, true}) {
     for (const float* b : {static_cast<const float*>(nullptr), bias.data()}) {
-      const Call call{
-          .num_rows = kRows, .x_gap = 3, .y_gap = 5, .bias = b, .accumulate = accumulate};
+      const Call call{.num_rows = kRows,
+                      .x_gap = 3,
+                      .y_gap = 5,
+                      .bias = b,
+                      .accumulate = accumulate,
+                      .scale = accumulate ? 0.37f : 1};
       const std::vector<float> y = RunCpu(context, *packed, call, x);
       ExpectSame(y, RunReference(*expected_packed, call, x));
       for (int64_t r = 0; r < kRows; ++r) {

@@ -15,9 +15,9 @@
 namespace nsa::kernels {
 namespace {
 
-std::string ReadGolden() {
+std::string ReadGolden(const char* name = "dequant.bin") {
   const char* root = std::getenv("NSA_SOURCE_DIR");
-  std::ifstream file(std::string(root ? root : ".") + "/tests/golden/dequant/dequant.bin",
+  std::ifstream file(std::string(root ? root : ".") + "/tests/golden/dequant/" + name,
                      std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
 }
@@ -54,6 +54,39 @@ TEST(QuantTest, EqualsThePythonPackageBitForBit) {
     }
   }
   EXPECT_EQ(num_records, 11);
+}
+
+TEST(QuantTest, RoundsAsThePythonPackageDoes) {
+  const std::string golden = ReadGolden("quantise.bin");
+  ASSERT_FALSE(golden.empty()) << "run from the repository's root or set NSA_SOURCE_DIR";
+  uint32_t count = 0;
+  std::memcpy(&count, golden.data(), sizeof(count));
+  std::vector<float> values(count);
+  std::memcpy(values.data(), golden.data() + 4, count * sizeof(float));
+  size_t at = 4 + count * sizeof(float);
+  int num_types = 0;
+  for (; at < golden.size(); ++num_types) {
+    uint32_t type = 0;
+    std::memcpy(&type, golden.data() + at, sizeof(type));
+    at += sizeof(type);
+    const auto num_bytes = static_cast<size_t>(RowBytes(static_cast<WeightType>(type), count));
+    std::string actual(num_bytes, '\0');
+    QuantizeRow(static_cast<WeightType>(type), values.data(), count, actual.data());
+    EXPECT_EQ(actual, golden.substr(at, num_bytes)) << type;
+    at += num_bytes;
+  }
+  EXPECT_EQ(num_types, 4);
+}
+
+TEST(QuantTest, ABlockThatIsNotFiniteBecomesNan) {
+  std::vector<float> values(64, 1.0f), back(64);
+  values[40] = std::numeric_limits<float>::infinity();
+  for (const WeightType type : {WeightType::kQ8_0, WeightType::kQ4_0}) {
+    std::string bytes(static_cast<size_t>(RowBytes(type, 64)), '\0');
+    QuantizeRow(type, values.data(), 64, bytes.data());
+    DequantizeRow(type, bytes.data(), 64, back.data());
+    for (size_t i = 0; i < 64; ++i) EXPECT_EQ(std::isnan(back[i]), i >= 32) << i;
+  }
 }
 
 TEST(QuantTest, UnknownTypesHaveNoBlock) {

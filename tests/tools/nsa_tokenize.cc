@@ -4,7 +4,7 @@
 //   nsa_tokenize decode MODEL FLAGS < records > records     tokens), "p" (parse special tokens),
 //                                                           "k" (skip special tokens)
 // A record is a little-endian uint32 count and that many bytes (text) or int32 ids. MODEL ends in
-// .gguf or .model.
+// .gguf, .model or .json.
 
 #include <cstdint>
 #include <cstdio>
@@ -16,7 +16,9 @@
 #include <vector>
 
 #include "engine/tokenizer/tokenizer.h"
+#include "engine/tokenizer/tokenizer_json.h"
 #include "engine/weights/gguf.h"
+#include "engine/weights/json_config.h"
 
 namespace {
 
@@ -25,6 +27,11 @@ using nsa::engine::Tokenizer;
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& path) {
   if (path.ends_with(".model")) return nsa::engine::LoadSentencePieceModel(path);
+  if (path.ends_with(".json")) {
+    const auto config = nsa::engine::JsonConfig::Read(path);
+    if (!config.ok()) return config.status();
+    return nsa::engine::LoadTokenizerJson(*config, nsa::engine::TokenizerSettings());
+  }
   auto file = nsa::engine::GgufFile::Open(path);
   if (!file.ok()) return file.status();
   return nsa::engine::LoadTokenizer(**file);

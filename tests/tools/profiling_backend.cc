@@ -27,9 +27,7 @@ void ProfilingBackend::Embed(const kernels::EmbedParams& p) {
 void ProfilingBackend::RmsNorm(const kernels::RmsNormParams& p) {
   Measure("rms_norm", &Backend::RmsNorm, p);
 }
-void ProfilingBackend::Swiglu(const kernels::SwigluParams& p) {
-  Measure("swiglu", &Backend::Swiglu, p);
-}
+void ProfilingBackend::Glu(const kernels::GluParams& p) { Measure("glu", &Backend::Glu, p); }
 void ProfilingBackend::RopeKvWrite(const kernels::RopeKvWriteParams& p) {
   Measure("rope_kv_write", &Backend::RopeKvWrite, p);
 }

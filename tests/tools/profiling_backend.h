@@ -33,7 +33,7 @@ class ProfilingBackend final : public kernels::Backend {
   void Embed(const kernels::EmbedParams& p) override;
   void RmsNorm(const kernels::RmsNormParams& p) override;
   void Gemm(const kernels::GemmParams& p) override;
-  void Swiglu(const kernels::SwigluParams& p) override;
+  void Glu(const kernels::GluParams& p) override;
   void RopeKvWrite(const kernels::RopeKvWriteParams& p) override;
   void CmpPool(const kernels::CmpPoolParams& p) override;
   void CmpCluster(const kernels::CmpClusterParams& p) override;

@@ -11,10 +11,11 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/tensor.h"
 
-ABSL_FLAG(std::string, model, "", "path of a GGUF file");
+ABSL_FLAG(std::string, model, "", "path of a GGUF file or of a folder");
+ABSL_FLAG(std::string, weight_dtype, "auto", "auto, bf16, q8_0 or q4_0");
 ABSL_FLAG(std::string, attention, "auto", "auto, nsa or full");
 ABSL_FLAG(int32_t, num_selected_blocks, 0, "n; 0: the model's own");
-ABSL_FLAG(std::string, kv_cache_dtype, "f16", "f16, bf16 or int8");
+ABSL_FLAG(std::string, kv_cache_dtype, "f16", "f16, bf16, int8 or f32");
 ABSL_FLAG(int64_t, max_step_tokens, 512, "longest prefill chunk");
 ABSL_FLAG(int32_t, num_threads, 0, "0: all usable cores");
 
@@ -77,10 +78,17 @@ absl::StatusOr<engine::EngineOptions> OptionsFromFlags(int64_t max_context, int 
   const auto* dtype =
       std::ranges::find(engine::kKvCacheDtypeNames, absl::GetFlag(FLAGS_kv_cache_dtype));
   if (dtype == std::end(engine::kKvCacheDtypeNames)) {
-    return absl::InvalidArgumentError("--kv_cache_dtype: expected f16, bf16 or int8");
+    return absl::InvalidArgumentError("--kv_cache_dtype: expected f16, bf16, int8 or f32");
   }
   options.kv_cache_dtype =
       static_cast<engine::KvCacheDtype>(dtype - std::begin(engine::kKvCacheDtypeNames));
+  const auto* weights =
+      std::ranges::find(engine::kWeightDtypeNames, absl::GetFlag(FLAGS_weight_dtype));
+  if (weights == std::end(engine::kWeightDtypeNames)) {
+    return absl::InvalidArgumentError("--weight_dtype: expected auto, bf16, q8_0 or q4_0");
+  }
+  options.weight_dtype =
+      static_cast<engine::WeightDtype>(weights - std::begin(engine::kWeightDtypeNames));
   options.num_selected_blocks = absl::GetFlag(FLAGS_num_selected_blocks);
   options.max_step_tokens = absl::GetFlag(FLAGS_max_step_tokens);
   options.num_threads = absl::GetFlag(FLAGS_num_threads);

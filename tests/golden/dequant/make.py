@@ -1,4 +1,4 @@
-"""Makes dequant.bin: random blocks of every weight format and what the package `gguf` makes of them.
+"""Makes dequant.bin and quantise.bin: random blocks of every weight format and what the package `gguf` makes of them.
 
 Run with a Python that has gguf and numpy: python3 make.py. Little-endian layout, one record a
 format: uint32 type, uint32 number of elements, the blocks' bytes, the elements as float32.
@@ -46,6 +46,21 @@ def main():
         weights = gguf.dequantize(blocks.reshape(1, -1), kind).astype("<f4").reshape(-1)
         out += struct.pack("<II", kind.value, weights.size) + blocks.tobytes() + weights.tobytes()
     pathlib.Path(__file__).with_name("dequant.bin").write_bytes(out)
+    write_quantised(rng)
+
+
+def write_quantised(rng):
+    """quantise.bin: uint32 number of elements, float32 values, then for each type its number and bytes."""
+    values = rng.standard_normal((1, 2048)).astype("<f4") * rng.choice([1e-6, 0.1, 1, 300], (1, 2048))
+    values = values.astype("<f4")
+    values[0, :32] = 0
+    values[0, 32:64] = np.linspace(-8, 7.75, 32)  # halves, which round away from zero
+    values[0, 64:96] = [-2.0, 2.0] * 16  # the first of equal magnitudes counts
+    out = struct.pack("<I", values.size) + values.tobytes()
+    for name in ["F16", "BF16", "Q8_0", "Q4_0"]:
+        kind = gguf.GGMLQuantizationType[name]
+        out += struct.pack("<I", kind.value) + gguf.quantize(values, kind).tobytes()
+    pathlib.Path(__file__).with_name("quantise.bin").write_bytes(out)
 
 
 if __name__ == "__main__":

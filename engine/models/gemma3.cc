@@ -1,0 +1,138 @@
+#include "engine/models/gemma3.h"
+
+#include <cmath>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "engine/models/decoder_config.h"
+
+namespace nsa::engine {
+namespace {
+
+constexpr double kGlobalTheta = 1e6;
+constexpr double kLocalTheta = 1e4;
+constexpr int64_t kWindowPattern = 6;  // every so manyeth layer has full attention
+constexpr int kGlobalRope = 0, kLocalRope = 1;
+
+/// What files do not say, as every Gemma 3 has it.
+void SetConstants(ModelConfig& config) {
+  config.activation = kernels::GateActivation::kGeluTanh;
+  config.embedding_scale = static_cast<float>(std::sqrt(static_cast<double>(config.hidden_size)));
+}
+
+/// Layers with a window turn by the local rotation.
+void SetWindows(int64_t pattern, int64_t window, ModelConfig& config) {
+  for (size_t i = 0; i < config.layers.size(); ++i) {
+    const bool full = (static_cast<int64_t>(i) + 1) % pattern == 0;
+    config.layers[i] = {.rope_index = full ? kGlobalRope : kLocalRope,
+                        .window_size = full ? 0 : window};
+  }
+}
+
+RopeParameters LocalRope(const ModelConfig& config) {
+  RopeParameters rope;
+  rope.theta = kLocalTheta;
+  rope.rotary_dim = config.ropes.front().rotary_dim;
+  rope.trained_context = config.trained_context;
+  return rope;
+}
+
+absl::Status ReadFolderRopes(const ConfigSource& source, ModelConfig& config) {
+  RopeParameters local = LocalRope(config);
+  RopeParameters global = local;
+  global.theta = kGlobalTheta;
+  if (source.Has("rope_parameters")) {
+    if (auto s = ReadRopeParameters(source, "full_attention", global); !s.ok()) return s;
+    if (auto s = ReadRopeParameters(source, "sliding_attention", local); !s.ok()) return s;
+  } else {
+    // Before transformers 5 the scaling was of the full layers alone.
+    if (auto s = ReadRopeParameters(source, "", global); !s.ok()) return s;
+    const auto theta = GetFloatOr(source, "rope_local_base_freq", kLocalTheta);
+    if (!theta.ok()) return theta.status();
+    local.theta = *theta;
+  }
+  config.ropes = {global, local};
+  return absl::OkStatus();
+}
+
+absl::Status CheckNoSoftcap(const ConfigSource& source) {
+  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
+    if (!source.Has(key)) continue;
+    return absl::UnimplementedError(
+        absl::StrCat(source.path(), ": ", key, " is set; no Gemma 3 was published with it"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<DecoderDescription> DescribeGemma3Gguf(const GgufFile& file) {
+  auto description = DescribeGguf(file, "gemma3");
+  if (!description.ok()) return description.status();
+  ModelConfig& config = description->config;
+  SetConstants(config);
+  DecoderNames& names = description->names;
+  names.q_norm = "attn_q_norm";
+  names.k_norm = "attn_k_norm";
+  names.post_attention_norm = "post_attention_norm";
+  names.post_ffn_norm = "post_ffw_norm";
+  const std::string prefix = absl::StrCat(config.architecture, ".");
+  const auto window = GetBounded(file, prefix + "attention.sliding_window", 1, int64_t{1} << 30);
+  if (!window.ok()) return window.status();
+  const auto pattern =
+      GetBoundedOr(file, prefix + "attention.sliding_window_pattern", 1, 1024, kWindowPattern);
+  if (!pattern.ok()) return pattern.status();
+  RopeParameters local = LocalRope(config);
+  if (auto theta = GetFloatOr(file, prefix + "rope.freq_base_swa", kLocalTheta); theta.ok()) {
+    local.theta = *theta;
+  } else {
+    return theta.status();
+  }
+  config.ropes.push_back(local);
+  SetWindows(*pattern, *window, config);
+  // The largest Gemma 3 alone divides by the share of a head in hidden_size; its file does not say.
+  if (config.num_layers == 62) {
+    config.attention.scale = static_cast<float>(
+        1 / std::sqrt(static_cast<double>(config.hidden_size) / config.attention.num_q_heads));
+  }
+  return description;
+}
+
+absl::StatusOr<DecoderDescription> DescribeGemma3Folder(const ModelFolder& folder) {
+  auto description = DescribeFolder(folder, "gemma3");
+  if (!description.ok()) return description.status();
+  const ConfigSource& source = folder.config();
+  if (auto s = CheckNoSoftcap(source); !s.ok()) return s;
+  ModelConfig& config = description->config;
+  SetConstants(config);
+  DecoderNames& names = description->names;
+  names.q_norm = "self_attn.q_norm";
+  names.k_norm = "self_attn.k_norm";
+  names.post_attention_norm = "post_attention_layernorm";
+  names.ffn_norm = "pre_feedforward_layernorm";
+  names.post_ffn_norm = "post_feedforward_layernorm";
+  names.norm_offset = 1;
+  const auto tied = GetBoolOr(source, "tie_word_embeddings", true);
+  if (!tied.ok()) return tied.status();
+  config.tied_embeddings = *tied;
+  const auto scalar = GetFloatOr(source, "query_pre_attn_scalar", config.attention.head_dim_k);
+  if (!scalar.ok()) return scalar.status();
+  if (!(*scalar > 0)) return Invalid(source, "query_pre_attn_scalar is not above 0");
+  config.attention.scale = static_cast<float>(1 / std::sqrt(*scalar));
+  if (auto s = ReadFolderRopes(source, config); !s.ok()) return s;
+  if (source.Has("layer_types")) {
+    for (LayerAttention& layer : config.layers) {
+      layer.rope_index = layer.window_size > 0 ? kLocalRope : kGlobalRope;
+    }
+    return description;
+  }
+  const auto window = GetBounded(source, "sliding_window", 1, int64_t{1} << 30);
+  if (!window.ok()) return window.status();
+  const auto pattern = GetBoundedOr(source, "sliding_window_pattern", 1, 1024, kWindowPattern);
+  if (!pattern.ok()) return pattern.status();
+  SetWindows(*pattern, *window, config);
+  return description;
+}
+
+}  // namespace nsa::engine
