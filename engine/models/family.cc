@@ -15,6 +15,8 @@
 namespace nsa::engine {
 namespace {
 
+constexpr double kMaxStretchedContext = 1 << 24;  // tokens, as config.json may claim without it
+
 absl::StatusOr<kernels::GateActivation> ReadActivation(const ConfigSource& config) {
   for (const std::string_view key : {"hidden_act", "hidden_activation"}) {
     if (!config.Has(key)) continue;
@@ -74,8 +76,12 @@ absl::Status ReadFolderRope(const ConfigSource& config, ModelConfig& model) {
   // A stretched checkpoint serves as far as it was stretched, whatever max_position_embeddings
   // says.
   if (rope.type == "yarn" && rope.original_context > 0) {
-    const auto stretched = static_cast<int64_t>(rope.original_context * rope.factor);
-    model.trained_context = std::max(model.trained_context, stretched);
+    const double stretched = rope.original_context * rope.factor;
+    if (!(stretched < kMaxStretchedContext)) {
+      return Invalid(config, absl::StrCat("YaRN stretches to ", stretched,
+                                          " tokens, expected below ", kMaxStretchedContext));
+    }
+    model.trained_context = std::max(model.trained_context, static_cast<int64_t>(stretched));
   }
   return absl::OkStatus();
 }

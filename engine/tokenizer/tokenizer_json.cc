@@ -21,7 +21,9 @@ namespace {
 
 using nlohmann::json;
 
-constexpr size_t kMaxTokens = size_t{1} << 24;
+// Ids beyond the number of tokens, which some checkpoints leave unused: a table of ids must not
+// take more memory than the file justifies.
+constexpr size_t kMaxUnusedIds = size_t{1} << 16;
 // GPT-2's split, which the component "ByteLevel" does by default.
 constexpr std::string_view kByteLevelPattern =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
@@ -239,13 +241,15 @@ class VocabularyReader {
 
   const json& document_;
   const TokenizerSettings& settings_;
+  size_t max_tokens_ = 0;
   Vocabulary vocabulary_;
 };
 
 absl::Status VocabularyReader::Place(const std::string& token, const json& id, TokenType type) {
-  if (!id.is_number_unsigned() || id.get<uint64_t>() >= kMaxTokens) {
+  if (!id.is_number_unsigned() || id.get<uint64_t>() >= max_tokens_) {
     return absl::InvalidArgumentError(absl::StrCat("token ", Quoted(token), " has id ",
-                                                   Quoted(id.dump()), ", expected 0 to 2^24 - 1"));
+                                                   Quoted(id.dump()), ", expected 0 to ",
+                                                   max_tokens_ - 1));
   }
   const auto index = id.get<size_t>();
   if (index >= vocabulary_.tokens.size()) {
@@ -368,6 +372,8 @@ absl::StatusOr<Vocabulary> VocabularyReader::Read(const json& model) {
   if (tokens == nullptr || !tokens->is_object()) {
     return absl::InvalidArgumentError("model.vocab is missing or no object");
   }
+  const json* added = Member(document_, "added_tokens");
+  max_tokens_ = tokens->size() + (added == nullptr ? 0 : added->size()) + kMaxUnusedIds;
   for (const auto& [token, id] : tokens->items()) {
     if (absl::Status s = Place(token, id, TokenType::kNormal); !s.ok()) return s;
   }
