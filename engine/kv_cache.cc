@@ -64,6 +64,7 @@ KvLayout KvLayout::For(const AttentionSpec& spec, const AttentionShape& shape, i
   const bool clusters = spec.compression == Compression::kPageClusters;
   const int rows = clusters ? spec.num_clusters : kernels::kPageSize / spec.compression_stride;
   return {.num_layers = num_layers,
+          .num_kv = spec.branch_kv ? kernels::kMaxBranches : 1,
           .num_kv_heads = shape.num_kv_heads,
           .head_dim_k = shape.head_dim_k,
           .head_dim_v = shape.head_dim_v,
@@ -78,7 +79,7 @@ KvLayout KvLayout::For(const AttentionSpec& spec, const AttentionShape& shape, i
 
 int64_t KvLayout::SlotBytes() const { return num_kv_heads * HeadBytes(*this); }
 int64_t KvLayout::CmpSlotBytes() const { return num_kv_heads * CmpHeadBytes(*this); }
-int64_t KvLayout::PageBytes() const { return num_layers * (SlotBytes() + CmpSlotBytes()); }
+int64_t KvLayout::PageBytes() const { return num_layers * (num_kv * SlotBytes() + CmpSlotBytes()); }
 
 absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(const KvLayout& layout,
                                                          int32_t num_pages) {
@@ -102,7 +103,7 @@ KvCache::~KvCache() {
   if (memory_ != nullptr) munmap(memory_, num_bytes_);
 }
 
-kernels::PagedKv KvCache::view(int layer) const {
+kernels::PagedKv KvCache::view(int layer, int branch) const {
   const int64_t slots_bytes = layout_.SlotBytes() * num_pages_;
   const int64_t cmp_bytes = layout_.CmpSlotBytes() * num_pages_;
   kernels::PagedKv view;
@@ -111,14 +112,15 @@ kernels::PagedKv KvCache::view(int layer) const {
   view.num_kv_heads = layout_.num_kv_heads;
   view.head_dim_k = layout_.head_dim_k;
   view.head_dim_v = layout_.head_dim_v;
-  view.slots = memory_ + layer * slots_bytes;
+  view.slots = memory_ + (int64_t{layer} * layout_.num_kv + branch) * slots_bytes;
   view.page_stride = layout_.SlotBytes();
   view.head_stride = HeadBytes(layout_);
   view.v_offset = int64_t{layout_.head_dim_k} * kernels::kPageSize *
                   static_cast<int64_t>(kernels::SizeOf(layout_.dtype));
   if (layout_.dtype == kernels::DType::kInt8) view.scale_offset = ElementBytes(layout_);
   if (layout_.cmp_rows_per_page > 0) {
-    view.cmp_slots = memory_ + layout_.num_layers * slots_bytes + layer * cmp_bytes;
+    view.cmp_slots =
+        memory_ + int64_t{layout_.num_layers} * layout_.num_kv * slots_bytes + layer * cmp_bytes;
     view.cmp_page_stride = layout_.CmpSlotBytes();
     view.cmp_head_stride = CmpHeadBytes(layout_);
     const int64_t key_bytes = CmpKeyBytes(layout_);

@@ -15,6 +15,7 @@ namespace nsa::engine {
 /// What one page costs and how it is laid out.
 struct KvLayout {
   int num_layers = 0;
+  int num_kv = 1;  // K and V by branch where they have their own
   int num_kv_heads = 0;
   int head_dim_k = 0;
   int head_dim_v = 0;
@@ -29,14 +30,15 @@ struct KvLayout {
   static KvLayout For(const AttentionSpec& spec, const AttentionShape& shape, int num_layers,
                       kernels::DType dtype);
 
-  int64_t SlotBytes() const;     // K and V of one (layer, page)
+  int64_t SlotBytes() const;     // one K and V of one (layer, page)
   int64_t CmpSlotBytes() const;  // compressed rows of one (layer, page)
   int64_t PageBytes() const;     // of all layers
 };
 
-/// The memory of the paged cache: for each layer an array of slots (K and V) and one of compressed
-/// rows, apart so that the latter can stay when slots move. Address space is taken at once, memory
-/// as pages are first written. Written by operators on the engine thread alone.
+/// The memory of the paged cache: for each layer an array of slots (K and V; one for each
+/// branch where these have their own) and one of compressed rows, apart so that the latter can stay
+/// when slots move. Address space is taken at once, memory as pages are first written. Written by
+/// operators on the engine thread alone.
 class KvCache {
  public:
   static absl::StatusOr<std::unique_ptr<KvCache>> Create(const KvLayout& layout, int32_t num_pages);
@@ -46,7 +48,8 @@ class KvCache {
 
   const KvLayout& layout() const { return layout_; }
   int32_t num_pages() const { return num_pages_; }
-  kernels::PagedKv view(int layer) const;
+  /// With the layer's compressed rows. `branch` in [0, num_kv).
+  kernels::PagedKv view(int layer, int branch = 0) const;
 
  private:
   KvCache(const KvLayout& layout, int32_t num_pages) : layout_(layout), num_pages_(num_pages) {}

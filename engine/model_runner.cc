@@ -13,9 +13,14 @@ namespace {
 // Rows whose logits are computed at once. Bounds the logits' memory; results do not depend on it.
 constexpr int64_t kLogitRows = 32;
 
-int64_t QkvWidth(const AttentionShape& a) {
-  return int64_t{a.num_q_heads + a.num_kv_heads} * a.head_dim_k +
-         int64_t{a.num_kv_heads} * a.head_dim_v;
+/// Of a K with its V.
+int64_t KvWidth(const AttentionShape& a) {
+  return int64_t{a.num_kv_heads} * (a.head_dim_k + a.head_dim_v);
+}
+
+int64_t QkvWidth(const ModelConfig& config) {
+  const AttentionShape& a = config.attention;
+  return int64_t{a.num_q_heads} * a.head_dim_k + config.num_kv() * KvWidth(a);
 }
 
 /// Of the gates' logits; 0 where the branches are joined by softmax.
@@ -26,8 +31,10 @@ int64_t GatesWidth(const ModelConfig& config) {
 }
 
 int32_t WorkspaceBlocks(const AttentionSpec& spec, int64_t trained_context) {
-  return spec.sparse ? std::max(spec.num_selected_blocks, MaxSelectedBlocks(spec, trained_context))
-                     : 1;
+  if (!spec.sparse) return 1;
+  const int64_t dense = (spec.dense_length + spec.sel_block_size - 1) / spec.sel_block_size;
+  return std::max({spec.num_selected_blocks, MaxSelectedBlocks(spec, trained_context),
+                   static_cast<int32_t>(dense)});
 }
 
 std::vector<float> Floats(int64_t rows, int64_t columns) {
@@ -65,9 +72,10 @@ ModelRunner::ModelRunner(const Model* model, kernels::Backend* backend, KvCache*
   num_selected_.resize(static_cast<size_t>(options.max_rows));
   hidden_ = Floats(options.max_rows, config.hidden_size);
   normed_ = Floats(options.max_rows, config.hidden_size);
-  qkv_ = Floats(options.max_rows, QkvWidth(a));
+  qkv_ = Floats(options.max_rows, QkvWidth(config));
   attention_ = Floats(options.max_rows, int64_t{a.num_q_heads} * a.head_dim_v);
   gates_ = Floats(options.max_rows, GatesWidth(config));
+  gate_hidden_ = Floats(options.max_rows, config.gate_hidden_size);
   gate_up_ = Floats(options.max_rows, int64_t{2} * config.ffn_size);
   logits_ = Floats(kLogitRows, config.vocabulary_size);
   logits_rows_.reserve(kLogitRows);
@@ -105,15 +113,22 @@ int64_t ModelRunner::WorkspaceBytes(const ModelConfig& config, const Options& op
   const AttentionShape& a = config.attention;
   const int64_t heads_width = int64_t{a.num_q_heads} * (a.head_dim_v + 1);
   const int64_t row =
-      2 * int64_t{config.hidden_size} + QkvWidth(a) + int64_t{a.num_q_heads} * a.head_dim_v +
-      GatesWidth(config) + 2 * int64_t{config.ffn_size} + kernels::kMaxBranches * heads_width +
+      2 * int64_t{config.hidden_size} + QkvWidth(config) + int64_t{a.num_q_heads} * a.head_dim_v +
+      GatesWidth(config) + config.gate_hidden_size + 2 * int64_t{config.ffn_size} +
+      kernels::kMaxBranches * heads_width +
       int64_t{a.num_kv_heads} * (WorkspaceBlocks(options.spec, config.trained_context) + 1);
   int64_t rope_width = 0;
   for (const RopeParameters& rope : config.ropes) rope_width += rope.rotary_dim;
   const int64_t rope =
       (options.max_context / kernels::kPageSize + 2 + kernels::kPageSize) * rope_width;
-  return static_cast<int64_t>(sizeof(float)) *
-         (options.max_rows * row + kLogitRows * config.vocabulary_size + rope);
+  int64_t compressor = 0;
+  if (options.spec.compression == Compression::kLearned) {
+    compressor = WindowCompressor::NumBytes(
+        int64_t{options.spec.compression_length} * std::max(a.head_dim_k, a.head_dim_v),
+        config.compress_hidden_size);
+  }
+  return compressor + static_cast<int64_t>(sizeof(float)) *
+                          (options.max_rows * row + kLogitRows * config.vocabulary_size + rope);
 }
 
 void ModelRunner::LayOut(const Batch& batch) {
@@ -135,8 +150,10 @@ void ModelRunner::LayOut(const Batch& batch) {
                                .row_begin = static_cast<int32_t>(num_rows_),
                                .num_rows = num_tokens});
       std::copy(entry.tokens.begin(), entry.tokens.end(), ids_.begin() + num_rows_);
-      std::fill_n(num_selected_.begin() + num_rows_, num_tokens,
-                  std::max(1, entry.num_selected_blocks));
+      for (int32_t i = 0; i < num_tokens; ++i) {
+        num_selected_[static_cast<size_t>(num_rows_ + i)] =
+            plan_.NumSelected(entry.num_cached + i, std::max(1, entry.num_selected_blocks));
+      }
       num_rows_ += num_tokens;
     }
     rows.num_rows = num_rows_ - rows.row_begin;
@@ -203,10 +220,7 @@ void ModelRunner::RunLayer(int index) {
   Norm(hidden_.data(), layer.attention_norm, normed_.data());
   Product(normed_.data(), hidden, *layer.qkv, qkv_.data(), layer.qkv->num_rows(), num_rows_,
           layer.qkv_bias);
-  if (layer.gates != nullptr) {
-    Product(normed_.data(), hidden, *layer.gates, gates_.data(), layer.gates->num_rows(),
-            num_rows_);
-  }
+  if (layer.gates != nullptr) RunGates(layer);
   NormaliseHeads(layer);
   RunAttention(index);
   AddToResidual(attention_.data(), layer.output->num_columns(), *layer.output, layer.output_bias,
@@ -226,9 +240,30 @@ void ModelRunner::RunLayer(int index) {
   AddToResidual(gate_up_.data(), 2 * ffn, *layer.down, layer.down_bias, layer.post_ffn_norm);
 }
 
+void ModelRunner::RunGates(const DecoderLayer& layer) {
+  const float* x = normed_.data();
+  int64_t width = model_->config.hidden_size;
+  if (layer.gate_hidden != nullptr) {
+    const int64_t hidden = layer.gate_hidden->num_rows();
+    Product(x, width, *layer.gate_hidden, gate_hidden_.data(), hidden, num_rows_,
+            layer.gate_hidden_bias);
+    backend_->Glu({.gate = gate_hidden_.data(),
+                   .gate_stride = hidden,
+                   .y = gate_hidden_.data(),
+                   .y_stride = hidden,
+                   .num_rows = num_rows_,
+                   .num_columns = hidden,
+                   .activation = model_->config.activation});
+    x = gate_hidden_.data();
+    width = hidden;
+  }
+  Product(x, width, *layer.gates, gates_.data(), layer.gates->num_rows(), num_rows_,
+          layer.gates_bias);
+}
+
 void ModelRunner::NormaliseHeads(const DecoderLayer& layer) {
   const AttentionShape& a = model_->config.attention;
-  const int64_t width = QkvWidth(a);
+  const int64_t width = QkvWidth(model_->config);
   const auto normalise = [&](float* x, const std::vector<float>& weight, int num_heads) {
     if (weight.empty()) return;
     backend_->RmsNorm({.x = x,
@@ -245,37 +280,43 @@ void ModelRunner::NormaliseHeads(const DecoderLayer& layer) {
   normalise(qkv_.data() + int64_t{a.num_q_heads} * a.head_dim_k, layer.k_norm, a.num_kv_heads);
 }
 
-void ModelRunner::RunAttention(int index) {
+AttentionInputs ModelRunner::InputsOf(int index, const PlanRows& rows) {
+  const DecoderLayer& weights = model_->layers[static_cast<size_t>(index)];
   const LayerState& layer = layers_[static_cast<size_t>(index)];
   const AttentionShape& a = layer.shape;
-  const int64_t width = QkvWidth(a);
-  const int64_t k_begin = int64_t{a.num_q_heads} * a.head_dim_k;
-  const int64_t v_begin = k_begin + int64_t{a.num_kv_heads} * a.head_dim_k;
+  AttentionInputs inputs;
+  inputs.query.q = qkv_.data();
+  inputs.query.q_stride = QkvWidth(model_->config);
+  inputs.query.num_q_heads = a.num_q_heads;
+  inputs.query.scale = a.scale;
+  inputs.query.segments = rows.segments.data();
+  inputs.query.num_segments = static_cast<int>(rows.segments.size());
+  inputs.query.rope = layer.rope->view();
+  const float* k = qkv_.data() + int64_t{a.num_q_heads} * a.head_dim_k;
+  for (int b = 0; b < model_->config.num_kv(); ++b, k += KvWidth(a)) {
+    inputs.branch_kv[b] = {
+        .k = k, .v = k + int64_t{a.num_kv_heads} * a.head_dim_k, .kv = cache_->view(index, b)};
+  }
+  inputs.k_stride = inputs.v_stride = inputs.query.q_stride;
+  if (weights.compress_k.has_value()) inputs.compress_k = &*weights.compress_k;
+  if (weights.compress_v.has_value()) inputs.compress_v = &*weights.compress_v;
+  inputs.row_num_selected_blocks = num_selected_.data();
+  if (!gates_.empty()) {
+    inputs.gate_logits = gates_.data();
+    inputs.gate_stride = GatesWidth(model_->config);
+  }
+  inputs.row_begin = rows.row_begin;
+  inputs.num_rows = rows.num_rows;
+  inputs.y = attention_.data();
+  return inputs;
+}
+
+void ModelRunner::RunAttention(int index) {
+  const LayerState& layer = layers_[static_cast<size_t>(index)];
   for (const PlanRows& rows : plan_rows_) {
     if (rows.num_rows == 0) continue;
-    AttentionInputs inputs;
-    inputs.query.q = qkv_.data();
-    inputs.query.q_stride = width;
-    inputs.query.num_q_heads = a.num_q_heads;
-    inputs.query.scale = a.scale;
-    inputs.query.segments = rows.segments.data();
-    inputs.query.num_segments = static_cast<int>(rows.segments.size());
-    inputs.query.kv = cache_->view(index);
-    inputs.query.rope = layer.rope->view();
-    inputs.k = qkv_.data() + k_begin;
-    inputs.k_stride = width;
-    inputs.v = qkv_.data() + v_begin;
-    inputs.v_stride = width;
-    inputs.row_num_selected_blocks = num_selected_.data();
-    if (!gates_.empty()) {
-      inputs.gate_logits = gates_.data();
-      inputs.gate_stride = GatesWidth(model_->config);
-    }
-    inputs.row_begin = rows.row_begin;
-    inputs.num_rows = rows.num_rows;
-    inputs.y = attention_.data();
     const AttentionPlan& plan = layer.window_plan ? *layer.window_plan : *rows.plan;
-    plan.Run(*backend_, inputs, workspace_);
+    plan.Run(*backend_, InputsOf(index, rows), workspace_);
   }
 }
 

@@ -71,7 +71,9 @@ class ModelRunner {
 
   void LayOut(const Batch& batch);
   void RunLayer(int index);
+  void RunGates(const DecoderLayer& layer);
   void RunAttention(int index);
+  AttentionInputs InputsOf(int index, const PlanRows& rows);
   void NormaliseHeads(const DecoderLayer& layer);
   void Norm(const float* x, const std::vector<float>& weight, float* y, bool accumulate = false);
   void AddToResidual(const float* x, int64_t x_stride, const kernels::PackedMatrix& w,
@@ -96,13 +98,14 @@ class ModelRunner {
   std::vector<int64_t> entry_row_begin_;  // [entries]
   PlanRows plan_rows_[2];
 
-  std::vector<float> hidden_;     // [max_rows, hidden_size]
-  std::vector<float> normed_;     // [max_rows, hidden_size]
-  std::vector<float> qkv_;        // [max_rows, q + k + v]
-  std::vector<float> attention_;  // [max_rows, num_q_heads · head_dim_v]
-  std::vector<float> gates_;      // [max_rows, num_q_heads · branches], where the model has gates
-  std::vector<float> gate_up_;    // [max_rows, 2 · ffn_size]
-  std::vector<float> logits_;     // [kLogitRows, vocabulary_size]
+  std::vector<float> hidden_;       // [max_rows, hidden_size]
+  std::vector<float> normed_;       // [max_rows, hidden_size]
+  std::vector<float> qkv_;          // [max_rows, q + (k + v) · num_kv]
+  std::vector<float> attention_;    // [max_rows, num_q_heads · head_dim_v]
+  std::vector<float> gates_;        // [max_rows, num_q_heads · branches], where the model has gates
+  std::vector<float> gate_hidden_;  // [max_rows, gate_hidden_size]
+  std::vector<float> gate_up_;      // [max_rows, 2 · ffn_size]
+  std::vector<float> logits_;       // [kLogitRows, vocabulary_size]
   struct LogitsRow {
     size_t entry;
     int64_t row;  // in the entry

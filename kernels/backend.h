@@ -7,7 +7,9 @@
 
 #include "kernels/ops/cmp_attn.h"
 #include "kernels/ops/cmp_cluster.h"
+#include "kernels/ops/cmp_gather.h"
 #include "kernels/ops/cmp_pool.h"
+#include "kernels/ops/cmp_scatter.h"
 #include "kernels/ops/elementwise.h"
 #include "kernels/ops/full_attn.h"
 #include "kernels/ops/gemm.h"
@@ -40,6 +42,8 @@ class Backend {
   virtual void Glu(const GluParams& params) = 0;
   virtual void RopeKvWrite(const RopeKvWriteParams& params) = 0;
   virtual void CmpPool(const CmpPoolParams& params) = 0;
+  virtual void CmpGather(const CmpGatherParams& params) = 0;
+  virtual void CmpScatter(const CmpScatterParams& params) = 0;
   virtual void CmpCluster(const CmpClusterParams& params) = 0;
   virtual void CmpAttn(const CmpAttnParams& params) = 0;
   virtual void ScoreTopk(const ScoreTopkParams& params) = 0;

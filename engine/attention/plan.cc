@@ -7,42 +7,51 @@
 #include "absl/status/status.h"
 
 namespace nsa::engine {
-namespace {
-
-// Branch indices in the workspace; gates stand in the same order (algorithm.md §2, fla).
-enum Branch { kCmp, kSel, kWin };
 
 /// Completes one step's parameters with this call's pointers and runs it.
-struct StepRunner {
+struct AttentionPlan::StepRunner {
+  const AttentionPlan& plan;
   kernels::Backend& backend;
   const AttentionInputs& inputs;
   AttentionWorkspace& workspace;
-  const AttentionShape& shape;
 
+  void operator()(const AttentionPlan::CompressWindows& step) const {
+    const kernels::AttentionQuery query = QueryOf(kCmpBranch);
+    workspace.compressor().Run(backend,
+                               {.segments = query.segments,
+                                .num_segments = query.num_segments,
+                                .kv = query.kv,
+                                .rope = query.rope,
+                                .length = step.length,
+                                .stride = step.stride},
+                               *inputs.compress_k, *inputs.compress_v);
+  }
   void operator()(kernels::CmpPoolParams params) const {
-    params.segments = inputs.query.segments;
-    params.num_segments = inputs.query.num_segments;
-    params.kv = inputs.query.kv;
-    params.rope = inputs.query.rope;
+    const kernels::AttentionQuery query = QueryOf(kCmpBranch);
+    params.segments = query.segments;
+    params.num_segments = query.num_segments;
+    params.kv = query.kv;
+    params.rope = query.rope;
     backend.CmpPool(params);
   }
   void operator()(kernels::CmpClusterParams params) const {
-    params.segments = inputs.query.segments;
-    params.num_segments = inputs.query.num_segments;
-    params.kv = inputs.query.kv;
+    const kernels::AttentionQuery query = QueryOf(kCmpBranch);
+    params.segments = query.segments;
+    params.num_segments = query.num_segments;
+    params.kv = query.kv;
     backend.CmpCluster(params);
   }
   void operator()(kernels::CmpAttnParams params) const {
-    params.query = inputs.query;
-    params.result = workspace.branch(kCmp);
+    params.query = QueryOf(kCmpBranch);
+    params.result = workspace.branch(kCmpBranch);
     params.scores = KeptScores(params.stride);
     backend.CmpAttn(params);
   }
   void operator()(kernels::ScoreTopkParams params) const {
-    params.query = inputs.query;
+    params.query = QueryOf(kCmpBranch);
     // A plan with a compressed branch has its log-sum-exp already, and for few rows its scores.
-    if (has_cmp_branch) {
-      params.cmp_lse = workspace.branch(kCmp).lse;
+    if (plan.spec_.compressed_values) {
+      params.cmp_lse = workspace.branch(kCmpBranch).lse;
       params.cmp_scores = KeptScores(params.stride);
     }
     params.num_selected_blocks = workspace.max_selected_blocks();
@@ -52,27 +61,26 @@ struct StepRunner {
     backend.ScoreTopk(params);
   }
   void operator()(kernels::SelAttnParams params) const {
-    params.query = inputs.query;
+    params.query = QueryOf(kSelBranch);
     params.num_selected_blocks = workspace.max_selected_blocks();
     params.selected = workspace.selected();
     params.num_selected = workspace.num_selected();
-    params.result = workspace.branch(kSel);
-    if (params.reads_window) params.result.out = inputs.y;
+    params.result = ResultOf(kSelBranch);
     backend.SelAttn(params);
   }
   void operator()(kernels::WinAttnParams params) const {
-    params.query = inputs.query;
-    params.result = workspace.branch(kWin);
-    if (window_alone) params.result.out = inputs.y;
+    params.query = QueryOf(kWinBranch);
+    params.result = ResultOf(kWinBranch);
     backend.WinAttn(params);
   }
   void operator()(kernels::FullAttnParams params) const {
-    params.query = inputs.query;
-    params.result = {.out = inputs.y, .lse = workspace.branch(kWin).lse};
+    params.query = QueryOf(kWinBranch);
+    params.result = ResultOf(kWinBranch);
     backend.FullAttn(params);
   }
   void operator()(kernels::MergeParams params) const {
     const int first = kernels::kMaxBranches - params.num_branches;  // without kCmp: sel and win
+    const AttentionShape& shape = plan.shape_;
     const int64_t row_floats = int64_t{shape.num_q_heads} * shape.head_dim_v;
     for (int b = 0; b < params.num_branches; ++b) {
       const kernels::BranchOutput branch = workspace.branch(first + b);
@@ -101,9 +109,22 @@ struct StepRunner {
     return workspace.cmp_scores(inputs.row_begin + inputs.num_rows, num_pages, compression_stride);
   }
 
-  bool has_cmp_branch = false;
-  bool window_alone = false;
+  kernels::AttentionQuery QueryOf(AttentionBranch branch) const {
+    kernels::AttentionQuery query = inputs.query;
+    query.kv = inputs.branch_kv[plan.spec_.branch_kv ? branch : 0].kv;
+    query.rope = plan.RopeOf(branch, inputs.query.rope);
+    return query;
+  }
+
+  /// A branch that is the only one leaves its output where the layer's goes.
+  kernels::BranchOutput ResultOf(AttentionBranch branch) const {
+    kernels::BranchOutput result = workspace.branch(branch);
+    if (plan.num_branches_ == 1) result.out = inputs.y;
+    return result;
+  }
 };
+
+namespace {
 
 kernels::ScoreTopkParams ScoreParams(const AttentionSpec& spec) {
   kernels::ScoreTopkParams params;
@@ -113,6 +134,7 @@ kernels::ScoreTopkParams ScoreParams(const AttentionSpec& spec) {
   params.sel_block_size = spec.sel_block_size;
   params.max_page_distance = spec.max_page_distance;
   params.decay_page_distance = spec.decay_score_page_distance;
+  params.lse_windows = spec.lse_windows;
   params.block_score = spec.block_score;
   params.group_reduction = spec.group_reduction;
   params.num_initial_blocks = spec.num_initial_blocks;
@@ -150,12 +172,6 @@ kernels::CmpScores AttentionWorkspace::cmp_scores(int64_t num_rows, int64_t num_
   return {.data = cmp_scores_.data(), .stride = stride};
 }
 
-int64_t AttentionWorkspace::num_bytes() const {
-  size_t floats = selected_.size() + num_selected_.size() + cmp_scores_.size();
-  for (int b = 0; b < kernels::kMaxBranches; ++b) floats += out_[b].size() + lse_[b].size();
-  return static_cast<int64_t>(floats * sizeof(float));
-}
-
 void AttentionWorkspace::CountAges(const kernels::AttentionQuery& query, int sel_block_size) {
   const int num_kv_heads = query.kv.num_kv_heads;
   for (int s = 0; s < query.num_segments; ++s) {
@@ -179,77 +195,101 @@ absl::StatusOr<AttentionPlan> AttentionPlan::Resolve(const AttentionSpec& spec,
   AttentionPlan plan;
   plan.spec_ = spec;
   plan.shape_ = shape;
-  if (!spec.sparse) {
-    plan.num_branches_ = 1;
-    if (spec.sliding_window == 0) {
-      plan.steps_.push_back(kernels::FullAttnParams{});
-    } else {
-      kernels::WinAttnParams window;
-      window.window_size = spec.sliding_window;
-      plan.steps_.push_back(window);
-    }
+  if (spec.sparse) {
+    plan.AddCompression();
+    plan.AddBranches();
     return plan;
   }
-  if (spec.compression == Compression::kPageClusters) {
+  plan.num_branches_ = 1;
+  if (spec.sliding_window == 0) {
+    plan.steps_.push_back(kernels::FullAttnParams{});
+  } else {
+    kernels::WinAttnParams window;
+    window.window_size = spec.sliding_window;
+    plan.steps_.push_back(window);
+  }
+  return plan;
+}
+
+void AttentionPlan::AddCompression() {
+  const int length = spec_.compression_length, stride = spec_.compression_stride;
+  if (spec_.compression == Compression::kPageClusters) {
     kernels::CmpClusterParams cluster;
-    cluster.num_clusters = spec.num_clusters;
-    plan.steps_.push_back(cluster);
+    cluster.num_clusters = spec_.num_clusters;
+    steps_.push_back(cluster);
+  } else if (spec_.compression == Compression::kLearned) {
+    steps_.push_back(CompressWindows{.length = length, .stride = stride});
   } else {
     kernels::CmpPoolParams pool;
-    pool.length = spec.compression_length;
-    pool.stride = spec.compression_stride;
-    pool.pooled_keys = spec.pooled_keys;
-    plan.steps_.push_back(pool);
+    pool.length = length;
+    pool.stride = stride;
+    pool.pooled_keys = spec_.pooled_keys;
+    steps_.push_back(pool);
   }
-  if (spec.compressed_values) {
-    kernels::CmpAttnParams cmp;
-    cmp.length = spec.compression_length;
-    cmp.stride = spec.compression_stride;
-    cmp.max_page_distance = spec.max_page_distance;
-    plan.steps_.push_back(cmp);
-  }
-  plan.steps_.push_back(ScoreParams(spec));
+  if (!spec_.compressed_values) return;
+  kernels::CmpAttnParams cmp;
+  cmp.length = length;
+  cmp.stride = stride;
+  cmp.max_page_distance = spec_.max_page_distance;
+  steps_.push_back(cmp);
+}
+
+void AttentionPlan::AddBranches() {
+  steps_.push_back(ScoreParams(spec_));
   kernels::SelAttnParams sel;
-  sel.sel_block_size = spec.sel_block_size;
-  sel.max_page_distance = spec.max_page_distance;
-  sel.window_size = spec.disjoint_window ? spec.window_size : 0;
+  sel.sel_block_size = spec_.sel_block_size;
+  sel.max_page_distance = spec_.max_page_distance;
+  sel.window_size = spec_.disjoint_window ? spec_.window_size : 0;
   // One softmax over disjoint parts is one pass over both.
-  sel.reads_window = spec.disjoint_window && spec.combination == Combination::kJoinedSoftmax;
-  plan.steps_.push_back(sel);
-  if (sel.reads_window) {
-    plan.num_branches_ = 1;
-    return plan;
-  }
+  sel.reads_window = spec_.disjoint_window && spec_.combination == Combination::kJoinedSoftmax;
+  steps_.push_back(sel);
+  num_branches_ = 1;
+  if (sel.reads_window || spec_.combination == Combination::kSelectedAlone) return;
   kernels::WinAttnParams win;
-  win.window_size = spec.window_size;
-  win.page_aligned = spec.disjoint_window;
-  plan.steps_.push_back(win);
+  win.window_size = spec_.window_size;
+  win.page_aligned = spec_.disjoint_window;
+  steps_.push_back(win);
   kernels::MergeParams merge;
-  merge.num_branches = plan.num_branches_ = spec.compressed_values ? 3 : 2;
-  plan.steps_.push_back(merge);
-  return plan;
+  merge.num_branches = num_branches_ = spec_.compressed_values ? 3 : 2;
+  steps_.push_back(merge);
+}
+
+kernels::RopeView AttentionPlan::RopeOf(AttentionBranch branch,
+                                        const kernels::RopeView& rope) const {
+  const bool is_rotated[] = {spec_.rope_cmp, spec_.rope_slc, spec_.rope_win};
+  return is_rotated[branch] ? rope : kernels::RopeView();
+}
+
+void AttentionPlan::WriteKv(kernels::Backend& backend, const AttentionInputs& inputs) const {
+  const int num_kv = spec_.branch_kv ? kernels::kMaxBranches : 1;
+  for (int b = 0; b < num_kv; ++b) {
+    kernels::RopeKvWriteParams write;
+    write.k = inputs.branch_kv[b].k;
+    write.k_stride = inputs.k_stride;
+    write.v = inputs.branch_kv[b].v;
+    write.v_stride = inputs.v_stride;
+    write.segments = inputs.query.segments;
+    write.num_segments = inputs.query.num_segments;
+    write.kv = inputs.branch_kv[b].kv;
+    write.rope = RopeOf(static_cast<AttentionBranch>(b), inputs.query.rope);
+    // A perceptron reads keys as they are, and its rows are turned.
+    if (b == kCmpBranch && spec_.compression == Compression::kLearned) write.rope = {};
+    backend.RopeKvWrite(write);
+  }
 }
 
 void AttentionPlan::Run(kernels::Backend& backend, const AttentionInputs& inputs,
                         AttentionWorkspace& workspace) const {
-  kernels::RopeKvWriteParams write;
-  write.k = inputs.k;
-  write.k_stride = inputs.k_stride;
-  write.v = inputs.v;
-  write.v_stride = inputs.v_stride;
-  write.segments = inputs.query.segments;
-  write.num_segments = inputs.query.num_segments;
-  write.kv = inputs.query.kv;
-  write.rope = inputs.query.rope;
-  backend.RopeKvWrite(write);
-  const StepRunner runner{.backend = backend,
-                          .inputs = inputs,
-                          .workspace = workspace,
-                          .shape = shape_,
-                          .has_cmp_branch = spec_.compressed_values,
-                          .window_alone = !spec_.sparse};
+  WriteKv(backend, inputs);
+  const StepRunner runner{
+      .plan = *this, .backend = backend, .inputs = inputs, .workspace = workspace};
   for (const Step& step : steps_) std::visit(runner, step);
-  if (spec_.sparse) workspace.CountAges(inputs.query, spec_.sel_block_size);
+  if (spec_.sparse) workspace.CountAges(runner.QueryOf(kSelBranch), spec_.sel_block_size);
+}
+
+int32_t AttentionPlan::NumSelected(int64_t position, int32_t n) const {
+  if (position + 1 >= spec_.dense_length) return n;
+  return static_cast<int32_t>(position / spec_.sel_block_size) + 1;
 }
 
 int64_t AttentionPlan::NumScoredRows(int64_t position, int64_t selectable) const {
@@ -269,9 +309,9 @@ AttentionReads AttentionPlan::CountReads(int64_t position, int32_t num_selected_
   const int64_t window_begin = spec_.disjoint_window
                                    ? kernels::PageAlignedWindowStart(position, spec_.window_size)
                                    : std::max<int64_t>(0, visible - spec_.window_size);
-  reads.win = visible - window_begin;
+  reads.win = visible - window_begin;  // none with kSelectedAlone
   const int64_t selectable = spec_.disjoint_window ? window_begin : visible;
-  const int64_t chosen = int64_t{num_selected_blocks} * spec_.sel_block_size;
+  const int64_t chosen = int64_t{NumSelected(position, num_selected_blocks)} * spec_.sel_block_size;
   reads.slc = std::min(selectable, chosen);
   // Nothing is scored where all candidates fit.
   if (spec_.compressed_values || selectable > chosen) {

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "engine/attention/page_ages.h"
 #include "engine/attention/spec.h"
+#include "engine/attention/window_perceptron.h"
 #include "kernels/backend.h"
 
 namespace nsa::engine {
@@ -36,7 +37,7 @@ class AttentionWorkspace {
   /// Room for the compressed branch's scores of rows [0, num_rows) that see `num_pages` pages,
   /// until the next call; none for many rows, whose scores are cheaper to make again than to keep.
   kernels::CmpScores cmp_scores(int64_t num_rows, int64_t num_pages, int compression_stride);
-  int64_t num_bytes() const;
+  WindowCompressor& compressor() { return compressor_; }
 
   /// Adds what stands in selected() for the query's rows.
   void CountAges(const kernels::AttentionQuery& query, int sel_block_size);
@@ -51,16 +52,30 @@ class AttentionWorkspace {
   std::vector<float> lse_[kernels::kMaxBranches];  // [max_rows, num_q_heads]
   std::vector<int32_t> selected_;                  // [max_rows, num_kv_heads, max_selected_blocks]
   std::vector<int32_t> num_selected_;              // [max_rows, num_kv_heads]
+  WindowCompressor compressor_;
   PageAges ages_{};
+};
+
+/// Branches in the order of workspaces, of gates (algorithm.md §2, fla), and of K and V of their
+/// own.
+enum AttentionBranch { kCmpBranch, kSelBranch, kWinBranch };
+
+/// K and V of the rows of a batch, and the cache that they go to.
+struct BranchKv {
+  const float* k = nullptr;  // [rows of the batch, num_kv_heads, head_dim_k], not rotated
+  const float* v = nullptr;  // [rows of the batch, num_kv_heads, head_dim_v]
+  kernels::PagedKv kv;
 };
 
 /// One layer's attention over the rows [row_begin, row_begin + num_rows) of a batch.
 struct AttentionInputs {
-  kernels::AttentionQuery query;  // its segments' row_begin count from the batch's first row
-  const float* k = nullptr;       // [rows of the batch, num_kv_heads, head_dim_k], not rotated
-  int64_t k_stride = 0;
-  const float* v = nullptr;  // [rows of the batch, num_kv_heads, head_dim_v]
+  kernels::AttentionQuery query;  // without kv; segments' row_begin count from the batch's first
+  BranchKv branch_kv[kernels::kMaxBranches];  // by AttentionBranch; the first alone where the spec
+                                              // has no branch_kv
+  int64_t k_stride = 0;                       // floats from a row to the next
   int64_t v_stride = 0;
+  const WindowPerceptron* compress_k = nullptr;  // where the compression is learned
+  const WindowPerceptron* compress_v = nullptr;
   const int32_t* row_num_selected_blocks = nullptr;  // [rows of the batch]
   const float* gate_logits = nullptr;  // [rows of the batch, num_q_heads, branches] or null
   int64_t gate_stride = 0;
@@ -91,15 +106,29 @@ class AttentionPlan {
   void Run(kernels::Backend& backend, const AttentionInputs& inputs,
            AttentionWorkspace& workspace) const;
 
+  /// Blocks that the query at `position` reads at most, where it asked for n.
+  int32_t NumSelected(int64_t position, int32_t n) const;
+
   /// What the query at `position` reads with n = `num_selected_blocks`, per KV head.
   AttentionReads CountReads(int64_t position, int32_t num_selected_blocks) const;
 
  private:
-  using Step =
-      std::variant<kernels::CmpPoolParams, kernels::CmpClusterParams, kernels::CmpAttnParams,
-                   kernels::ScoreTopkParams, kernels::SelAttnParams, kernels::WinAttnParams,
-                   kernels::FullAttnParams, kernels::MergeParams>;
+  struct StepRunner;
 
+  /// Windows go through the layer's perceptrons.
+  struct CompressWindows {
+    int length;
+    int stride;
+  };
+  using Step =
+      std::variant<CompressWindows, kernels::CmpPoolParams, kernels::CmpClusterParams,
+                   kernels::CmpAttnParams, kernels::ScoreTopkParams, kernels::SelAttnParams,
+                   kernels::WinAttnParams, kernels::FullAttnParams, kernels::MergeParams>;
+
+  void AddCompression();
+  void AddBranches();
+  void WriteKv(kernels::Backend& backend, const AttentionInputs& inputs) const;
+  kernels::RopeView RopeOf(AttentionBranch branch, const kernels::RopeView& rope) const;
   int64_t NumScoredRows(int64_t position, int64_t selectable) const;
 
   AttentionSpec spec_;

@@ -33,6 +33,76 @@ absl::Status ValidateWindows(const AttentionSpec& spec) {
   return absl::OkStatus();
 }
 
+absl::Status ValidateScores(const AttentionSpec& spec) {
+  if (spec.lse_windows < 1) return Contradiction("lse_windows", spec.lse_windows, "at least 1");
+  if (spec.lse_windows > 1 && spec.compressed_values) {
+    return Contradiction("lse_windows", spec.lse_windows,
+                         "1 where the compressed branch contributes to the output");
+  }
+  if (spec.max_page_distance < -1) {
+    return Contradiction("max_page_distance", spec.max_page_distance, "-1 or a number of pages");
+  }
+  if (spec.decay_score_page_distance < -1 || spec.decay_score_page_distance == 0) {
+    return Contradiction("decay_score_page_distance", spec.decay_score_page_distance,
+                         "-1 or a number of pages above 0");
+  }
+  return absl::OkStatus();
+}
+
+/// K and V by branch, and what needs them.
+absl::Status ValidateBranches(const AttentionSpec& spec) {
+  if (spec.branch_kv && spec.combination != Combination::kGates) {
+    return Contradiction("branch_kv", 1, "false where branches are not gated");
+  }
+  if (!spec.branch_kv && !(spec.rope_cmp && spec.rope_slc && spec.rope_win)) {
+    return Contradiction("rope_cmp, rope_slc or rope_win", 0, "true where branches share their K");
+  }
+  if (spec.compression == Compression::kLearned && !(spec.branch_kv && spec.compressed_values)) {
+    return Contradiction("branch_kv or compressed_values", 0,
+                         "true where the compression is learned");
+  }
+  if (spec.combination != Combination::kGates && spec.compressed_values) {
+    return Contradiction("compressed_values", 1, "false where branches are not gated");
+  }
+  return absl::OkStatus();
+}
+
+/// The window, and which tokens are read whatever their score.
+absl::Status ValidateReads(const AttentionSpec& spec) {
+  const bool alone = spec.combination == Combination::kSelectedAlone;
+  if (alone && (spec.window_size != 0 || spec.disjoint_window)) {
+    return Contradiction("window_size", spec.window_size, "0 where the selected blocks are all");
+  }
+  if (!alone && spec.window_size < 1) {
+    return Contradiction("window_size", spec.window_size, "at least 1");
+  }
+  if (spec.dense_length < 0 || (spec.dense_length > 0 && !alone)) {
+    return Contradiction("dense_length", spec.dense_length,
+                         "0, or above where the selected blocks are all");
+  }
+  const int forced = spec.num_initial_blocks + spec.num_local_blocks;
+  if (spec.num_initial_blocks < 0 || spec.num_local_blocks < 0) {
+    return Contradiction("num_initial_blocks or num_local_blocks", -1, "no negative number");
+  }
+  if (spec.num_selected_blocks < std::max(1, forced)) {
+    return Contradiction("num_selected_blocks", spec.num_selected_blocks,
+                         "at least the number of forced blocks, and at least 1");
+  }
+  if (!spec.disjoint_window) return absl::OkStatus();
+  if (spec.window_size % kPageSize != 0) {
+    return Contradiction("window_size", spec.window_size,
+                         "a multiple of 64 where the window is disjoint from the selection");
+  }
+  if (spec.sel_block_size > kPageSize) {
+    return Contradiction("sel_block_size", spec.sel_block_size,
+                         "at most 64 where the window is disjoint from the selection");
+  }
+  if (spec.num_local_blocks != 0) {
+    return Contradiction("num_local_blocks", spec.num_local_blocks, "0 with a disjoint window");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ValidateClusters(const AttentionSpec& spec) {
   if (spec.num_clusters < 1 || kPageSize % spec.num_clusters != 0) {
     return Contradiction("num_clusters", spec.num_clusters, "a divisor of 64");
@@ -99,37 +169,9 @@ absl::Status Validate(const AttentionSpec& spec) {
       !status.ok()) {
     return status;
   }
-  if (spec.max_page_distance < -1) {
-    return Contradiction("max_page_distance", spec.max_page_distance, "-1 or a number of pages");
-  }
-  if (spec.decay_score_page_distance < -1 || spec.decay_score_page_distance == 0) {
-    return Contradiction("decay_score_page_distance", spec.decay_score_page_distance,
-                         "-1 or a number of pages above 0");
-  }
-  if (spec.window_size < 1) return Contradiction("window_size", spec.window_size, "at least 1");
-  const int forced = spec.num_initial_blocks + spec.num_local_blocks;
-  if (spec.num_initial_blocks < 0 || spec.num_local_blocks < 0) {
-    return Contradiction("num_initial_blocks or num_local_blocks", -1, "no negative number");
-  }
-  if (spec.num_selected_blocks < std::max(1, forced)) {
-    return Contradiction("num_selected_blocks", spec.num_selected_blocks,
-                         "at least the number of forced blocks, and at least 1");
-  }
-  if (spec.disjoint_window && spec.window_size % kPageSize != 0) {
-    return Contradiction("window_size", spec.window_size,
-                         "a multiple of 64 where the window is disjoint from the selection");
-  }
-  if (spec.disjoint_window && spec.sel_block_size > kPageSize) {
-    return Contradiction("sel_block_size", spec.sel_block_size,
-                         "at most 64 where the window is disjoint from the selection");
-  }
-  if (spec.disjoint_window && spec.num_local_blocks != 0) {
-    return Contradiction("num_local_blocks", spec.num_local_blocks, "0 with a disjoint window");
-  }
-  if (spec.combination == Combination::kJoinedSoftmax && spec.compressed_values) {
-    return Contradiction("compressed_values", 1, "false where the branches are joined by softmax");
-  }
-  return absl::OkStatus();
+  if (absl::Status status = ValidateScores(spec); !status.ok()) return status;
+  if (absl::Status status = ValidateBranches(spec); !status.ok()) return status;
+  return ValidateReads(spec);
 }
 
 std::string Describe(const AttentionSpec& spec) {
@@ -137,17 +179,19 @@ std::string Describe(const AttentionSpec& spec) {
     return absl::StrFormat("sliding window w=%d", spec.sliding_window);
   }
   if (!spec.sparse) return "full";
-  const std::string rows =
-      spec.compression == Compression::kPageClusters
-          ? absl::StrFormat("clusters=%d", spec.num_clusters)
-          : absl::StrFormat("l=%d d=%d", spec.compression_length, spec.compression_stride);
-  return absl::StrFormat(
-      "nsa %s l'=%d n=%d w=%d, %s, %s", rows, spec.sel_block_size, spec.num_selected_blocks,
-      spec.window_size,
-      spec.combination == Combination::kGates ? "gated branches" : "joined softmax",
-      spec.max_page_distance < 0
-          ? "absolute positions"
-          : absl::StrFormat("distances up to %d pages", spec.max_page_distance));
+  std::string rows = absl::StrFormat("l=%d d=%d", spec.compression_length, spec.compression_stride);
+  if (spec.compression == Compression::kPageClusters) {
+    rows = absl::StrFormat("clusters=%d", spec.num_clusters);
+  }
+  if (spec.compression == Compression::kLearned) rows += " learned";
+  if (spec.dense_length > 0) rows += absl::StrFormat(" dense below %d,", spec.dense_length);
+  constexpr const char* kCombinations[] = {"gated branches", "joined softmax", "selected alone"};
+  return absl::StrFormat("nsa %s l'=%d n=%d w=%d, %s, %s", rows, spec.sel_block_size,
+                         spec.num_selected_blocks, spec.window_size,
+                         kCombinations[static_cast<size_t>(spec.combination)],
+                         spec.max_page_distance < 0
+                             ? "absolute positions"
+                             : absl::StrFormat("distances up to %d pages", spec.max_page_distance));
 }
 
 }  // namespace nsa::engine

@@ -13,7 +13,8 @@ namespace nsa::engine {
 /// How the branches become one output.
 enum class Combination : uint8_t {
   kGates,          // NSA Eq. 5: sigmoid gates from the checkpoint
-  kJoinedSoftmax,  // one softmax over selected ∪ window (InfLLM-v2, training-free)
+  kJoinedSoftmax,  // one softmax over selected ∪ window (training-free)
+  kSelectedAlone,  // the selected blocks, the last ones being among them (InfLLM-v2)
 };
 
 /// What a compressed row stands for.
@@ -21,6 +22,7 @@ enum class Compression : uint8_t {
   kWindowMeans,   // NSA Eq. 7 with φ = mean: consecutive tokens (cmp_pool)
   kPageClusters,  // groups of similar keys of a page (cmp_cluster): better where nothing was
                   // trained
+  kLearned,       // NSA Eq. 7 as published: what a perceptron makes of a window (WindowPerceptron)
 };
 
 /// The switches of algorithm.md §2: one attention, many checkpoints. Read from a checkpoint or made
@@ -37,6 +39,11 @@ struct AttentionSpec {
   bool compressed_values = false;  // the compressed branch contributes to the output
   kernels::PooledKeys pooled_keys = kernels::PooledKeys::kRotated;
 
+  // NSA §3.3.3: K and V of its own for each branch. Only then may a branch go without rotation.
+  bool branch_kv = false;
+  bool rope_cmp = true, rope_slc = true, rope_win = true;
+
+  int lse_windows = 1;  // as in ScoreTopkParams
   kernels::BlockScore block_score = kernels::BlockScore::kOverlapSum;
   kernels::GroupReduction group_reduction = kernels::GroupReduction::kSum;
   // Pages farther back are scored and read as if they stood so far; −1: no limit.
@@ -46,8 +53,10 @@ struct AttentionSpec {
   int num_selected_blocks = 16;  // n, forced ones included
   int num_initial_blocks = 1;
   int num_local_blocks = 2;
+  // Queries that see fewer tokens read them all.
+  int64_t dense_length = 0;
 
-  int64_t window_size = 512;     // w
+  int64_t window_size = 512;     // w; 0 with kSelectedAlone
   bool disjoint_window = false;  // page-aligned window that selection never reads
   Combination combination = Combination::kGates;
 };

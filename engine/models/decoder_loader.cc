@@ -1,5 +1,6 @@
 #include "engine/models/decoder_loader.h"
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -71,6 +72,9 @@ class Loader {
   absl::Status ReadNorm(const std::string& name, int64_t size, std::vector<float>& norm) const;
   absl::Status LoadNorms(const std::string& prefix, DecoderLayer& layer) const;
   absl::Status LoadAttention(const std::string& prefix, DecoderLayer& layer);
+  absl::Status LoadGates(const std::string& prefix, DecoderLayer& layer);
+  absl::Status LoadPerceptron(const std::string& name, int head_dim,
+                              std::optional<WindowPerceptron>& phi);
   absl::Status LoadFeedForward(const std::string& prefix, DecoderLayer& layer);
 
   const WeightMap& weights_;
@@ -155,9 +159,12 @@ absl::Status Loader::LoadAttention(const std::string& prefix, DecoderLayer& laye
   const AttentionShape& a = config_.attention;
   const int64_t hidden = config_.hidden_size;
   std::vector<Part> qkv = {
-      {absl::StrCat(prefix, names_.q), int64_t{a.num_q_heads} * a.head_dim_k, {}},
-      {absl::StrCat(prefix, names_.k), int64_t{a.num_kv_heads} * a.head_dim_k, {}},
-      {absl::StrCat(prefix, names_.v), int64_t{a.num_kv_heads} * a.head_dim_v, {}}};
+      {absl::StrCat(prefix, names_.q), int64_t{a.num_q_heads} * a.head_dim_k, {}}};
+  const std::vector<KvNames> shared = {{names_.k, names_.v}};
+  for (const KvNames& kv : names_.branch_kv.empty() ? shared : names_.branch_kv) {
+    qkv.push_back({absl::StrCat(prefix, kv.k), int64_t{a.num_kv_heads} * a.head_dim_k, {}});
+    qkv.push_back({absl::StrCat(prefix, kv.v), int64_t{a.num_kv_heads} * a.head_dim_v, {}});
+  }
   if (names_.interleaved_rope) {
     const int rotary = config_.ropes.front().rotary_dim;
     qkv[0].order = HalfSplitOrder(a.num_q_heads, a.head_dim_k, rotary);
@@ -170,9 +177,49 @@ absl::Status Loader::LoadAttention(const std::string& prefix, DecoderLayer& laye
     return s;
   }
   if (absl::Status s = ReadBiases(output, layer.output_bias); !s.ok()) return s;
-  if (names_.gates.empty()) return absl::OkStatus();
-  const int64_t rows = int64_t{a.num_q_heads} * kernels::kMaxBranches;
-  return Pack({{absl::StrCat(prefix, names_.gates), rows, {}}}, hidden, layer.gates);
+  if (!names_.compress_k.empty()) {
+    for (const bool keys : {true, false}) {
+      const std::string name = absl::StrCat(prefix, keys ? names_.compress_k : names_.compress_v);
+      if (absl::Status s = LoadPerceptron(name, keys ? a.head_dim_k : a.head_dim_v,
+                                          keys ? layer.compress_k : layer.compress_v);
+          !s.ok()) {
+        return s;
+      }
+    }
+  }
+  return names_.gates.empty() ? absl::OkStatus() : LoadGates(prefix, layer);
+}
+
+absl::Status Loader::LoadGates(const std::string& prefix, DecoderLayer& layer) {
+  int64_t columns = config_.hidden_size;
+  if (!names_.gate_hidden.empty()) {
+    const std::vector<Part> first = {
+        {absl::StrCat(prefix, names_.gate_hidden), config_.gate_hidden_size, {}}};
+    if (absl::Status s = Pack(first, columns, layer.gate_hidden); !s.ok()) return s;
+    if (absl::Status s = ReadBiases(first, layer.gate_hidden_bias); !s.ok()) return s;
+    columns = config_.gate_hidden_size;
+  }
+  const int64_t rows = int64_t{config_.attention.num_q_heads} * kernels::kMaxBranches;
+  const std::vector<Part> gates = {{absl::StrCat(prefix, names_.gates), rows, {}}};
+  if (absl::Status s = Pack(gates, columns, layer.gates); !s.ok()) return s;
+  return ReadBiases(gates, layer.gates_bias);
+}
+
+absl::Status Loader::LoadPerceptron(const std::string& name, int head_dim,
+                                    std::optional<WindowPerceptron>& phi) {
+  phi.emplace();
+  phi->activation = config_.activation;
+  const int length = config_.native_attention->compression_length;
+  const int64_t hidden = config_.compress_hidden_size;
+  auto position = ReadMatrixFloats(weights_, absl::StrCat(name, ".position"), length, head_dim);
+  if (!position.ok()) return position.status();
+  phi->position = *std::move(position);
+  const std::vector<Part> up = {{absl::StrCat(name, ".up_proj"), hidden, {}}};
+  if (absl::Status s = Pack(up, int64_t{length} * head_dim, phi->up); !s.ok()) return s;
+  if (absl::Status s = ReadBiases(up, phi->up_bias); !s.ok()) return s;
+  const std::vector<Part> down = {{absl::StrCat(name, ".down_proj"), head_dim, {}}};
+  if (absl::Status s = Pack(down, hidden, phi->down); !s.ok()) return s;
+  return ReadBiases(down, phi->down_bias);
 }
 
 absl::Status Loader::LoadFeedForward(const std::string& prefix, DecoderLayer& layer) {

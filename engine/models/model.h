@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/attention/plan.h"
+#include "engine/attention/window_perceptron.h"
 #include "engine/models/rope_scaling.h"
 #include "kernels/backend.h"
 
@@ -43,15 +44,28 @@ struct ModelConfig {
   float logits_scale = 1;
   int64_t trained_context = 0;
   int64_t num_parameters = 0;
+  // Hidden sizes of perceptrons; 0: the model has none.
+  int32_t gate_hidden_size = 0;      // of the gates
+  int32_t compress_hidden_size = 0;  // of learned compressions
+
+  /// K and V of a layer: one for each branch, or one of all.
+  int num_kv() const {
+    return native_attention.has_value() && native_attention->branch_kv ? kernels::kMaxBranches : 1;
+  }
 };
 
 /// One layer's weights. Norm weights [hidden_size]; what is empty or null the model has not.
 struct DecoderLayer {
   std::vector<float> attention_norm;
-  std::unique_ptr<kernels::PackedMatrix> qkv;    // rows: query heads, key heads, value heads
-  std::vector<float> qkv_bias;                   // [rows of qkv]
-  std::vector<float> q_norm, k_norm;             // [head_dim_k], of each head
+  std::unique_ptr<kernels::PackedMatrix>
+      qkv;                            // rows: query heads, (key heads, value heads) × num_kv
+  std::vector<float> qkv_bias;        // [rows of qkv]
+  std::vector<float> q_norm, k_norm;  // [head_dim_k], of each head
+  std::unique_ptr<kernels::PackedMatrix> gate_hidden;  // first layer of gates: [gate_hidden_size]
+  std::vector<float> gate_hidden_bias;
   std::unique_ptr<kernels::PackedMatrix> gates;  // rows: query heads × branches
+  std::vector<float> gates_bias;
+  std::optional<WindowPerceptron> compress_k, compress_v;
   std::unique_ptr<kernels::PackedMatrix> output;
   std::vector<float> output_bias;          // [hidden_size]
   std::vector<float> post_attention_norm;  // of what attention adds

@@ -7,7 +7,9 @@
 #include "absl/strings/str_cat.h"
 #include "engine/models/gemma3.h"
 #include "engine/models/llama.h"
+#include "engine/models/minicpm.h"
 #include "engine/models/nsa.h"
+#include "engine/models/nsa_paper.h"
 #include "engine/models/qwen.h"
 #include "engine/text.h"
 #include "engine/weights/byte_cursor.h"
@@ -21,8 +23,10 @@ constexpr Family kFamilies[] = {
     {"qwen2", DescribeQwen2Gguf, "qwen2", DescribeQwen2Folder},
     {"qwen3", DescribeQwen3Gguf, "qwen3", DescribeQwen3Folder},
     {"gemma3", DescribeGemma3Gguf, "gemma3_text", DescribeGemma3Folder},
+    {"", nullptr, "minicpm", DescribeMiniCpmFolder},
     {"", nullptr, "nsa", DescribeFlaNsaFolder},
     {"", nullptr, "llama-nsa", DescribeLlamaNsaFolder},
+    {"", nullptr, "nsa_paper", DescribeNsaPaperFolder},
 };
 
 /// The family whose `word` member is what the checkpoint says under `key`.

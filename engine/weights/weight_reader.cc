@@ -52,6 +52,20 @@ absl::StatusOr<std::vector<float>> ReadVector(const WeightMap& weights, std::str
   return values;
 }
 
+absl::StatusOr<std::vector<float>> ReadMatrixFloats(const WeightMap& weights, std::string_view name,
+                                                    int64_t num_rows, int64_t num_columns) {
+  const auto matrix = ReadMatrix(weights, name, num_rows, num_columns);
+  if (!matrix.ok()) return matrix.status();
+  const int64_t row_bytes = kernels::RowBytes(matrix->type, num_columns);
+  std::vector<float> values(static_cast<size_t>(num_rows * num_columns));
+  for (int64_t r = 0; r < num_rows; ++r) {
+    kernels::DequantizeRow(matrix->type,
+                           static_cast<const std::byte*>(matrix->data) + r * row_bytes, num_columns,
+                           values.data() + r * num_columns);
+  }
+  return values;
+}
+
 OwnedMatrix PermuteRows(const kernels::WeightMatrix& matrix,
                         const std::vector<int64_t>& source_rows) {
   const int64_t row_bytes = kernels::RowBytes(matrix.type, matrix.num_columns);

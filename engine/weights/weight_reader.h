@@ -21,6 +21,10 @@ absl::StatusOr<kernels::WeightMatrix> ReadMatrix(const WeightMap& weights, std::
 absl::StatusOr<std::vector<float>> ReadVector(const WeightMap& weights, std::string_view name,
                                               int64_t num_elements);
 
+/// A matrix, converted to float32: [num_rows, num_columns].
+absl::StatusOr<std::vector<float>> ReadMatrixFloats(const WeightMap& weights, std::string_view name,
+                                                    int64_t num_rows, int64_t num_columns);
+
 /// A matrix made from another; owns its bytes.
 struct OwnedMatrix {
   std::vector<std::byte> bytes;

@@ -26,6 +26,8 @@ class CpuBackend final : public Backend {
   void Glu(const GluParams& p) override { cpu::Glu(context_, p); }
   void RopeKvWrite(const RopeKvWriteParams& p) override { cpu::RopeKvWrite(context_, p); }
   void CmpPool(const CmpPoolParams& p) override { cpu::CmpPool(context_, p); }
+  void CmpGather(const CmpGatherParams& p) override { cpu::CmpGather(context_, p); }
+  void CmpScatter(const CmpScatterParams& p) override { cpu::CmpScatter(context_, p); }
   void CmpCluster(const CmpClusterParams& p) override { cpu::CmpCluster(context_, p); }
   void CmpAttn(const CmpAttnParams& p) override { cpu::CmpAttn(context_, p); }
   void ScoreTopk(const ScoreTopkParams& p) override { cpu::ScoreTopk(context_, p); }

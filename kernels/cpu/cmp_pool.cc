@@ -1,50 +1,15 @@
 #include "kernels/ops/cmp_pool.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
-#include "kernels/quant.h"
+#include "kernels/cpu/elements.h"
 
-// Plain loops: a window is pooled once and read for ever, so this is a small part of a prefill.
-// They do the reference's rounding steps, so that both give the same bits.
 namespace nsa::kernels::cpu {
 namespace {
-
-struct Bf16 {
-  uint16_t bits;
-};
-struct F16 {
-  uint16_t bits;
-};
-inline float ToFloat(float x) { return x; }
-inline float ToFloat(int8_t x) { return x; }
-inline float ToFloat(Bf16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
-inline float ToFloat(F16 x) { return F16ToF32(x.bits); }
-
-void Store(DType dtype, float x, std::byte* base, int64_t index) {
-  if (dtype == DType::kF32) {
-    std::memcpy(base + index * 4, &x, 4);
-    return;
-  }
-  const uint16_t bits = dtype == DType::kF16 ? F32ToF16(x) : F32ToBF16(x);
-  std::memcpy(base + index * 2, &bits, 2);
-}
-
-/// Rotates x by one row of a rotary table; `sign` −1 turns back.
-void Rotate(const float* cosines, const float* sines, int half, float sign, float* x) {
-  for (int i = 0; i < half; ++i) {
-    const float sine = sign * sines[i];
-    const float a = x[i];
-    const float b = x[i + half];
-    x[i] = a * cosines[i] - b * sine;
-    x[i + half] = b * cosines[i] + a * sine;
-  }
-}
 
 /// One window of one KV head.
 template <typename T>
@@ -89,8 +54,8 @@ struct WindowPool {
       for (int dim = 0; dim < params.kv.head_dim_k; ++dim) {
         key[dim] = Value(page, keys[dim * kPageSize + token], token);
       }
-      Rotate(params.rope.fine_cos + token * half, params.rope.fine_sin + token * half, half, -1,
-             key);
+      RotateRow(params.rope.fine_cos + token * half, params.rope.fine_sin + token * half, half, -1,
+                key);
       for (int dim = 0; dim < params.kv.head_dim_k; ++dim) sum[dim] += key[dim];
     }
   }
@@ -101,8 +66,8 @@ struct WindowPool {
     const int half = params.rope.rotary_dim / 2;
     if (half == 0) return;
     NSA_CHECK(num_pages < params.rope.num_coarse);
-    Rotate(params.rope.coarse_cos + num_pages * half, params.rope.coarse_sin + num_pages * half,
-           half, sign, sum);
+    RotateRow(params.rope.coarse_cos + num_pages * half, params.rope.coarse_sin + num_pages * half,
+              half, sign, sum);
   }
 
   void PoolKeys() {
@@ -127,7 +92,7 @@ struct WindowPool {
     }
     if (unrotated) {
       const int64_t fine = first_token % kPageSize * half;
-      Rotate(params.rope.fine_cos + fine, params.rope.fine_sin + fine, half, 1, sum);
+      RotateRow(params.rope.fine_cos + fine, params.rope.fine_sin + fine, half, 1, sum);
       Turn(last_page - first_page, -1);
     }
     if (params.kv.cmp_absolute) Turn(last_page, 1);
@@ -155,13 +120,13 @@ struct WindowPool {
                         kv_head * kv.cmp_head_stride;
     PoolKeys();
     for (int dim = 0; dim < kv.head_dim_k; ++dim) {
-      Store(kv.cmp_dtype, sum[dim], target, int64_t{dim} * rows_per_page + slot.slot);
+      StoreElement(kv.cmp_dtype, sum[dim], target, int64_t{dim} * rows_per_page + slot.slot);
     }
     if (kv.cmp_v_offset < 0) return;
     PoolValues();
     for (int dim = 0; dim < kv.head_dim_v; ++dim) {
-      Store(kv.cmp_dtype, sum[dim], target + kv.cmp_v_offset,
-            int64_t{slot.slot} * kv.head_dim_v + dim);
+      StoreElement(kv.cmp_dtype, sum[dim], target + kv.cmp_v_offset,
+                   int64_t{slot.slot} * kv.head_dim_v + dim);
     }
   }
 };
@@ -172,16 +137,9 @@ void PoolWindow(const CmpPoolParams& params, const AttentionSegment& segment, in
   float* sum = scratch.Get<float>(2 * static_cast<size_t>(width));
   const int64_t first_token = window * params.stride;
   float* key = sum + width;
-  switch (params.kv.dtype) {
-    case DType::kF32:
-      return WindowPool<float>{params, segment, kv_head, first_token, sum, key}.Run();
-    case DType::kF16:
-      return WindowPool<F16>{params, segment, kv_head, first_token, sum, key}.Run();
-    case DType::kBF16:
-      return WindowPool<Bf16>{params, segment, kv_head, first_token, sum, key}.Run();
-    case DType::kInt8:
-      return WindowPool<int8_t>{params, segment, kv_head, first_token, sum, key}.Run();
-  }
+  WithElementType(params.kv.dtype, [&]<typename T>(T) {
+    WindowPool<T>{params, segment, kv_head, first_token, sum, key}.Run();
+  });
 }
 
 }  // namespace
@@ -197,10 +155,10 @@ void CmpPool(Context& context, const CmpPoolParams& params) {
   List<Window> windows(scope.memory());
   for (int s = 0; s < params.num_segments; ++s) {
     const AttentionSegment& segment = params.segments[s];
-    const int64_t end = segment.position + segment.num_rows;
-    const int64_t first = NumVisibleWindows(segment.position - 1, params.length, params.stride);
-    const int64_t last = NumVisibleWindows(end - 1, params.length, params.stride);
-    for (int64_t window = first; window < last; ++window) windows.push_back({&segment, window});
+    const WindowRange closed = ClosedWindows(segment, params.length, params.stride);
+    for (int64_t window = closed.first; window < closed.end; ++window) {
+      windows.push_back({&segment, window});
+    }
   }
   const int num_kv_heads = params.kv.num_kv_heads;
   context.pool.ParallelFor(

@@ -79,6 +79,8 @@ void Gemm(Context& context, const GemmParams& params);
 void Glu(Context& context, const GluParams& params);
 void RopeKvWrite(Context& context, const RopeKvWriteParams& params);
 void CmpPool(Context& context, const CmpPoolParams& params);
+void CmpGather(Context& context, const CmpGatherParams& params);
+void CmpScatter(Context& context, const CmpScatterParams& params);
 void CmpCluster(Context& context, const CmpClusterParams& params);
 void CmpAttn(Context& context, const CmpAttnParams& params);
 void ScoreTopk(Context& context, const ScoreTopkParams& params);

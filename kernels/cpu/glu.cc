@@ -43,15 +43,21 @@ void GluRow(const float* gate, const float* up, int64_t num_columns, float* y) {
   const hn::CappedTag<float, 16> d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
+  const auto one = hn::Set(d, 1.0f);
   for (; i + lanes <= num_columns; i += lanes) {
-    hn::StoreU(Glu<kActivation>(d, hn::LoadU(d, gate + i), hn::LoadU(d, up + i)), d, y + i);
+    const auto factor = up == nullptr ? one : hn::LoadU(d, up + i);
+    hn::StoreU(Glu<kActivation>(d, hn::LoadU(d, gate + i), factor), d, y + i);
   }
   if (i == num_columns) return;
   // The rest goes through whole vectors too, so that a column's bits do not depend on its place.
   HWY_ALIGN float rest[3][16] = {};
   const auto num_bytes = static_cast<size_t>(num_columns - i) * sizeof(float);
   std::memcpy(rest[0], gate + i, num_bytes);
-  std::memcpy(rest[1], up + i, num_bytes);
+  if (up == nullptr) {
+    hn::Store(one, d, rest[1]);
+  } else {
+    std::memcpy(rest[1], up + i, num_bytes);
+  }
   hn::Store(Glu<kActivation>(d, hn::Load(d, rest[0]), hn::Load(d, rest[1])), d, rest[2]);
   std::memcpy(y + i, rest[2], num_bytes);
 }
@@ -64,8 +70,9 @@ void GluForTarget(Context& context, const GluParams& params) {
   context.pool.ParallelFor(num_tasks, [&](int64_t task, int) {
     const int64_t end = std::min((task + 1) * kRowsPerTask, params.num_rows);
     for (int64_t r = task * kRowsPerTask; r < end; ++r) {
-      row(params.gate + r * params.gate_stride, params.up + r * params.up_stride,
-          params.num_columns, params.y + r * params.y_stride);
+      const float* up = params.up == nullptr ? nullptr : params.up + r * params.up_stride;
+      row(params.gate + r * params.gate_stride, up, params.num_columns,
+          params.y + r * params.y_stride);
     }
   });
 }

@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/paged_attention.h"
+#include "kernels/ops/cmp_pool.h"
 #include "kernels/ops/score_topk.h"
 
 /// What the parts of score_topk know of a call.
@@ -80,12 +81,20 @@ struct ScoreCall {
     return HasClusters() ? floats + num_queries * RangeFloats() : floats;
   }
   int64_t RangeFloats() const { return kPagesPerRange * RowsPerPage() + 2 * kVectorPadding; }
-  /// Floats that choosing needs: a key for each candidate, then the group's probabilities, or of
-  /// clusters each head's factors for the ranges.
+  /// Windows that the log-sum-exp is over, where it is not over all.
+  int64_t NumCoarseWindows(int64_t position) const {
+    const int factor = params.lse_windows;
+    if (factor == 1) return 0;
+    return NumVisibleWindows(position, factor * params.length, factor * params.stride);
+  }
+  /// Floats that choosing needs: a key for each candidate, then the group's probabilities and the
+  /// scores of coarse windows, or of clusters each head's factors for the ranges.
   int64_t ChooserFloats(const RowTile& tile) const {
-    const int64_t num_candidates = NumCandidates(tile.Row(tile.num_rows - 1).position);
+    const int64_t position = tile.Row(tile.num_rows - 1).position;
+    const int64_t num_candidates = NumCandidates(position);
     const int64_t rest =
-        HasClusters() ? group * Padded(NumRanges(tile)) : ProbabilityFloats(num_candidates);
+        HasClusters() ? group * Padded(NumRanges(tile))
+                      : ProbabilityFloats(num_candidates) + Padded(NumCoarseWindows(position));
     return Padded(num_candidates) + rest;
   }
   int64_t ProbabilityFloats(int64_t num_candidates) const {

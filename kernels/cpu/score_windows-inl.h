@@ -8,6 +8,7 @@
 #endif
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "hwy/highway.h"
@@ -42,11 +43,29 @@ HWY_INLINE void ScoreWindows(const ScoreCall& call, const RowTile& tile, const S
               [&]<typename T>(T) { ScoreWindowsOf<T>(call, tile, part, memory, scores); });
 }
 
+/// The log-sum-exp of one query's scores over windows `lse_windows` times as long; `scores` begins
+/// with window 0's. `coarse` has room for a vector behind the windows.
+HWY_INLINE float CoarseLogSumExp(const ScoreTopkParams& params, int64_t num_coarse,
+                                 const float* HWY_RESTRICT scores, float* HWY_RESTRICT coarse) {
+  const int factor = params.lse_windows, step = params.length / params.stride;
+  for (int64_t j = 0; j < num_coarse; ++j) {
+    float sum = 0;
+    for (int i = 0; i < factor; ++i) sum += scores[j * factor + int64_t{i} * step];
+    coarse[j] = sum / static_cast<float>(factor);
+  }
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(F32Tag()));
+  const int64_t size = (num_coarse + lanes - 1) / lanes * lanes;
+  std::fill(coarse + num_coarse, coarse + size, kNegativeInfinity);
+  const float maximum = FiniteMaximum(MaximumOf(size, coarse));
+  return maximum + std::log(ExpInPlace(maximum, size, coarse));
+}
+
 /// Probabilities of one row's windows, reduced over the group: probabilities[cache row], 0 for rows
-/// that the query does not see. Overwrites the scores ([group] × stride apart).
+/// that the query does not see. Overwrites the scores ([group] × stride apart). `coarse` as
+/// CoarseFloats.
 HWY_INLINE void GroupProbabilities(const ScoreCall& call, const QueryRow& row, int kv_head,
                                    float* scores, int64_t stride, int64_t num_probabilities,
-                                   float* HWY_RESTRICT probabilities) {
+                                   float* HWY_RESTRICT coarse, float* HWY_RESTRICT probabilities) {
   const F32Tag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const ScoreTopkParams& params = call.params;
@@ -54,6 +73,7 @@ HWY_INLINE void GroupProbabilities(const ScoreCall& call, const QueryRow& row, i
   const int64_t end = call.EndRow(row.position);
   if (end == call.FirstRow()) return;
   const int64_t size = (end + lanes - 1) / lanes * lanes;
+  const int64_t num_coarse = call.NumCoarseWindows(row.position);
   for (int h = 0; h < call.group; ++h) {
     float* head_scores = scores + h * stride;
     MaskOutside(call.FirstRow(), end, size, head_scores);
@@ -62,6 +82,9 @@ HWY_INLINE void GroupProbabilities(const ScoreCall& call, const QueryRow& row, i
       const int64_t head = int64_t{kv_head} * call.group + h;
       ExpInPlace(params.cmp_lse[row.row * params.query.num_q_heads + head],
                  std::min(size, num_probabilities), head_scores);
+    } else if (num_coarse > 0) {
+      const float lse = CoarseLogSumExp(params, num_coarse, head_scores + call.FirstRow(), coarse);
+      ExpInPlace(lse, size, head_scores);
     } else {
       factor /= ExpInPlace(FiniteMaximum(MaximumOf(size, head_scores)), size, head_scores);
     }
@@ -114,8 +137,9 @@ HWY_INLINE void ScoreBlocks(const ScoreCall& call, int64_t num_candidates,
 HWY_INLINE void WindowKeys(const ScoreCall& call, const QueryRow& row, int kv_head, float* scores,
                            int64_t stride, float* memory, int32_t* keys) {
   const int64_t num_candidates = call.NumCandidates(row.position);
-  GroupProbabilities(call, row, kv_head, scores, stride, call.ProbabilityFloats(num_candidates),
-                     memory);
+  const int64_t num_probabilities = call.ProbabilityFloats(num_candidates);
+  GroupProbabilities(call, row, kv_head, scores, stride, num_probabilities,
+                     memory + num_probabilities, memory);
   ScoreBlocks(call, num_candidates, memory, keys);
 }
 

@@ -42,6 +42,17 @@ constexpr int64_t NumVisibleWindows(int64_t position, int length, int stride) {
   return position + 1 < length ? 0 : (position + 1 - length) / stride + 1;
 }
 
+/// Windows whose last token is among a segment's rows: [first, end).
+struct WindowRange {
+  int64_t first;
+  int64_t end;
+  constexpr int64_t size() const { return end - first; }
+};
+constexpr WindowRange ClosedWindows(const AttentionSegment& segment, int length, int stride) {
+  return {NumVisibleWindows(segment.position - 1, length, stride),
+          NumVisibleWindows(segment.position + segment.num_rows - 1, length, stride)};
+}
+
 }  // namespace nsa::kernels
 
 #endif  // NSA_KERNELS_OPS_CMP_POOL_H_

@@ -37,12 +37,12 @@ enum class GateActivation : uint8_t {
   kGeluTanh,  // g/2 · (1 + tanh(√(2/π)·(g + 0.044715·g³))), Hendrycks and Gimpel's approximation
 };
 
-/// Gated linear unit (Shazeer 2020, arXiv 2002.05202): y = activation(gate) · up. y may be gate or
-/// up.
+/// Gated linear unit (Shazeer 2020, arXiv 2002.05202): y = activation(gate) · up; without `up` the
+/// activation alone. y may be gate or up.
 struct GluParams {
   const float* gate = nullptr;  // [num_rows, num_columns], rows gate_stride floats apart
   int64_t gate_stride = 0;
-  const float* up = nullptr;  // [num_rows, num_columns], rows up_stride floats apart
+  const float* up = nullptr;  // [num_rows, num_columns], rows up_stride floats apart; or null
   int64_t up_stride = 0;
   float* y = nullptr;  // [num_rows, num_columns], rows y_stride floats apart
   int64_t y_stride = 0;

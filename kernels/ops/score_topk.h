@@ -41,6 +41,11 @@ struct ScoreTopkParams {
   int64_t decay_page_distance = -1;  // −1: scores do not decay
   const float* cmp_lse = nullptr;    // [num_rows, num_q_heads] of cmp_attn, or null: made here
   CmpScores cmp_scores;              // of cmp_attn, with cmp_lse; they are overwritten
+  /// Terms of the log-sum-exp: 1: every window; f > 1: every window of f·length tokens, one every
+  /// f·stride, whose key would be the mean of f windows and whose score is that of theirs
+  /// (InfLLM-v2 normalises so with f = 4). A query that sees no such window takes all windows. Not
+  /// with cmp_lse.
+  int lse_windows = 1;
   BlockScore block_score = BlockScore::kOverlapSum;
   GroupReduction group_reduction = GroupReduction::kSum;
   int num_selected_blocks = 16;  // n
@@ -59,6 +64,7 @@ inline ScoreTopkParams WithClustersAsWindows(ScoreTopkParams params) {
   NSA_CHECK((params.num_clusters > 0) == (params.query.kv.cmp_bias_offset >= 0));
   NSA_CHECK(params.decay_page_distance != 0);
   NSA_CHECK(params.cmp_scores.data == nullptr || params.cmp_lse != nullptr);
+  NSA_CHECK(params.lse_windows == 1 || (params.num_clusters == 0 && params.cmp_lse == nullptr));
   if (params.num_clusters == 0) return params;
   NSA_CHECK(kPageSize % params.num_clusters == 0 && params.sel_block_size == kPageSize);
   NSA_CHECK(params.window_size > 0 && params.cmp_lse == nullptr);

@@ -21,6 +21,8 @@ class ReferenceBackend final : public Backend {
   void Glu(const GluParams& p) override { reference::Glu(p); }
   void RopeKvWrite(const RopeKvWriteParams& p) override { reference::RopeKvWrite(p); }
   void CmpPool(const CmpPoolParams& p) override { reference::CmpPool(p); }
+  void CmpGather(const CmpGatherParams& p) override { reference::CmpGather(p); }
+  void CmpScatter(const CmpScatterParams& p) override { reference::CmpScatter(p); }
   void CmpCluster(const CmpClusterParams& p) override { reference::CmpCluster(p); }
   void CmpAttn(const CmpAttnParams& p) override { reference::CmpAttn(p); }
   void ScoreTopk(const ScoreTopkParams& p) override { reference::ScoreTopk(p); }

@@ -73,11 +73,8 @@ void WriteWindow(const CmpPoolParams& params, const AttentionSegment& segment, i
 void CmpPool(const CmpPoolParams& params) {
   for (int s = 0; s < params.num_segments; ++s) {
     const AttentionSegment& segment = params.segments[s];
-    if (segment.num_rows == 0) continue;
-    const int64_t begin = NumVisibleWindows(segment.position - 1, params.length, params.stride);
-    const int64_t end =
-        NumVisibleWindows(segment.position + segment.num_rows - 1, params.length, params.stride);
-    for (int64_t window = begin; window < end; ++window) {
+    const WindowRange closed = ClosedWindows(segment, params.length, params.stride);
+    for (int64_t window = closed.first; window < closed.end; ++window) {
       for (int head = 0; head < params.kv.num_kv_heads; ++head) {
         WriteWindow(params, segment, head, window);
       }

@@ -44,10 +44,10 @@ float Activate(GateActivation activation, float gate) {
 void Glu(const GluParams& params) {
   for (int64_t r = 0; r < params.num_rows; ++r) {
     const float* gate = params.gate + r * params.gate_stride;
-    const float* up = params.up + r * params.up_stride;
     float* y = params.y + r * params.y_stride;
     for (int64_t i = 0; i < params.num_columns; ++i) {
-      y[i] = Activate(params.activation, gate[i]) * up[i];
+      const float activated = Activate(params.activation, gate[i]);
+      y[i] = params.up == nullptr ? activated : activated * params.up[r * params.up_stride + i];
     }
   }
 }

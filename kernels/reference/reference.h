@@ -16,6 +16,8 @@ void Gemm(const GemmParams& params);
 void Glu(const GluParams& params);
 void RopeKvWrite(const RopeKvWriteParams& params);
 void CmpPool(const CmpPoolParams& params);
+void CmpGather(const CmpGatherParams& params);
+void CmpScatter(const CmpScatterParams& params);
 void CmpCluster(const CmpClusterParams& params);
 void CmpAttn(const CmpAttnParams& params);
 void ScoreTopk(const ScoreTopkParams& params);

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "kernels/ops/cmp_pool.h"
 #include "kernels/reference/paged_attention.h"
 #include "kernels/reference/reference.h"
 
@@ -18,6 +19,22 @@ int64_t NumCandidates(const ScoreTopkParams& params, int64_t position) {
     return PageAlignedWindowStart(position, params.window_size) / params.sel_block_size;
   }
   return position / params.sel_block_size + 1;
+}
+
+/// The log-sum-exp over windows `lse_windows` times as long, each the mean of that many windows
+/// that lie end to end.
+float CoarseLogSumExp(const ScoreTopkParams& params, const std::vector<float>& scores,
+                      int64_t position) {
+  const int factor = params.lse_windows, step = params.length / params.stride;
+  const int64_t num_coarse =
+      NumVisibleWindows(position, factor * params.length, factor * params.stride);
+  if (num_coarse == 0) return LogSumExp(scores);
+  std::vector<float> coarse(num_coarse, 0.0f);
+  for (int64_t j = 0; j < num_coarse; ++j) {
+    for (int i = 0; i < factor; ++i) coarse[j] += scores[j * factor + int64_t{i} * step];
+    coarse[j] /= static_cast<float>(factor);
+  }
+  return LogSumExp(coarse);
 }
 
 /// p over the scored rows, summed over the query heads of `kv_head` (Eq. 8 and 10).
@@ -41,8 +58,12 @@ std::vector<float> GroupProbabilities(const ScoreTopkParams& params,
       const std::byte* biases = rows.Head(visible[i].page, kv_head) + query.kv.cmp_bias_offset;
       scores[i] += LoadElement(DType::kF32, biases, visible[i].row);
     }
-    const float lse = params.cmp_lse != nullptr ? params.cmp_lse[row * query.num_q_heads + head]
-                                                : LogSumExp(scores);
+    float lse = 0;
+    if (params.cmp_lse != nullptr) {
+      lse = params.cmp_lse[row * query.num_q_heads + head];
+    } else {
+      lse = params.lse_windows > 1 ? CoarseLogSumExp(params, scores, position) : LogSumExp(scores);
+    }
     for (size_t i = 0; i < scores.size(); ++i) probabilities[i] += std::exp(scores[i] - lse);
   }
   if (params.group_reduction == GroupReduction::kMean) {

@@ -45,6 +45,12 @@ class CountingBackend final : public PassingBackend {
   void CmpPool(const kernels::CmpPoolParams& p) override {
     Count("cmp_pool"), PassingBackend::CmpPool(p);
   }
+  void CmpGather(const kernels::CmpGatherParams& p) override {
+    Count("cmp_gather"), PassingBackend::CmpGather(p);
+  }
+  void CmpScatter(const kernels::CmpScatterParams& p) override {
+    Count("cmp_scatter"), PassingBackend::CmpScatter(p);
+  }
   void CmpCluster(const kernels::CmpClusterParams& p) override {
     Count("cmp_cluster"), PassingBackend::CmpCluster(p);
   }

@@ -219,12 +219,12 @@ std::vector<float> RunPlan(kernels::Backend& backend, const AttentionSpec& spec,
     inputs.query.scale = kShape.scale;
     inputs.query.segments = &segment;
     inputs.query.num_segments = 1;
-    inputs.query.kv = (*cache)->view(0);
     inputs.query.rope = rope.view();
     inputs.k_stride = int64_t{kShape.num_kv_heads} * kShape.head_dim_k;
-    inputs.k = dense.k.data() + t * inputs.k_stride;
     inputs.v_stride = int64_t{kShape.num_kv_heads} * kShape.head_dim_v;
-    inputs.v = dense.v.data() + t * inputs.v_stride;
+    inputs.branch_kv[0] = {.k = dense.k.data() + t * inputs.k_stride,
+                           .v = dense.v.data() + t * inputs.v_stride,
+                           .kv = (*cache)->view(0)};
     inputs.row_num_selected_blocks = num_selected.data();
     inputs.gate_stride = int64_t{kShape.num_q_heads} * 3;
     inputs.gate_logits = dense.gates.data() + t * inputs.gate_stride;

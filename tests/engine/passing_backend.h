@@ -24,6 +24,8 @@ class PassingBackend : public kernels::Backend {
   void Glu(const kernels::GluParams& p) override { inner_->Glu(p); }
   void RopeKvWrite(const kernels::RopeKvWriteParams& p) override { inner_->RopeKvWrite(p); }
   void CmpPool(const kernels::CmpPoolParams& p) override { inner_->CmpPool(p); }
+  void CmpGather(const kernels::CmpGatherParams& p) override { inner_->CmpGather(p); }
+  void CmpScatter(const kernels::CmpScatterParams& p) override { inner_->CmpScatter(p); }
   void CmpCluster(const kernels::CmpClusterParams& p) override { inner_->CmpCluster(p); }
   void CmpAttn(const kernels::CmpAttnParams& p) override { inner_->CmpAttn(p); }
   void ScoreTopk(const kernels::ScoreTopkParams& p) override { inner_->ScoreTopk(p); }

@@ -53,6 +53,26 @@ TEST(AttentionPlan, CountsWindowsThatHaveEnded) {
   EXPECT_EQ(plan.CountReads(30, 16).cmp, 0);
 }
 
+TEST(AttentionPlan, ShortSequencesAreReadWhole) {
+  AttentionSpec spec;
+  spec.sparse = true;
+  spec.window_size = 0;
+  spec.combination = Combination::kSelectedAlone;
+  spec.dense_length = 2000;
+  const AttentionPlan plan = Resolve(spec);
+  EXPECT_EQ(plan.num_branches(), 1);
+  EXPECT_EQ(plan.NumSelected(0, 16), 1);
+  EXPECT_EQ(plan.NumSelected(1998, 16), 32);  // sees 1,999 tokens in 32 blocks
+  EXPECT_EQ(plan.NumSelected(1999, 16), 16);
+  const AttentionReads dense = plan.CountReads(1998, 16);
+  EXPECT_EQ(dense.slc, 1999);
+  EXPECT_EQ(dense.cmp + dense.win, 0);
+  const AttentionReads sparse = plan.CountReads(1999, 16);
+  EXPECT_EQ(sparse.slc, 16 * 64);
+  EXPECT_EQ(sparse.cmp, (2000 - 32) / 16 + 1);
+  EXPECT_EQ(sparse.win, 0);
+}
+
 TEST(AttentionWorkspace, CountsThePagesThatWereSelectedByAge) {
   AttentionWorkspace workspace(kShape, 4, 3);
   std::fill_n(workspace.num_selected(), 4 * 3, 0);

@@ -55,6 +55,63 @@ TEST(AttentionSpec, ContradictionsNameTheField) {
   }
 }
 
+/// NSA as published.
+AttentionSpec PaperSpec() {
+  AttentionSpec spec;
+  spec.sparse = true;
+  spec.compression = Compression::kLearned;
+  spec.compressed_values = true;
+  spec.branch_kv = true;
+  return spec;
+}
+
+/// InfLLM-v2.
+AttentionSpec SelectedAloneSpec() {
+  AttentionSpec spec;
+  spec.sparse = true;
+  spec.lse_windows = 4;
+  spec.block_score = kernels::BlockScore::kOverlapMax;
+  spec.num_selected_blocks = 96;
+  spec.num_local_blocks = 33;
+  spec.window_size = 0;
+  spec.combination = Combination::kSelectedAlone;
+  spec.dense_length = 8192;
+  return spec;
+}
+
+TEST(AttentionSpec, ContradictionsOfTrainedSpecsNameTheField) {
+  struct Case {
+    const char* field;
+    AttentionSpec spec;
+    std::function<void(AttentionSpec&)> change;
+  };
+  const Case cases[] = {
+      {"window_size", PaperSpec(), [](AttentionSpec& s) { s.window_size = 0; }},
+      {"branch_kv", PaperSpec(), [](AttentionSpec& s) { s.branch_kv = false; }},
+      {"compressed_values", PaperSpec(), [](AttentionSpec& s) { s.compressed_values = false; }},
+      {"lse_windows", PaperSpec(), [](AttentionSpec& s) { s.lse_windows = 4; }},
+      {"dense_length", PaperSpec(), [](AttentionSpec& s) { s.dense_length = 8192; }},
+      {"compression_stride", PaperSpec(), [](AttentionSpec& s) { s.compression_stride = 24; }},
+      {"rope_cmp", SelectedAloneSpec(), [](AttentionSpec& s) { s.rope_cmp = false; }},
+      {"branch_kv", SelectedAloneSpec(), [](AttentionSpec& s) { s.branch_kv = true; }},
+      {"window_size", SelectedAloneSpec(), [](AttentionSpec& s) { s.window_size = 2048; }},
+      {"window_size", SelectedAloneSpec(), [](AttentionSpec& s) { s.disjoint_window = true; }},
+      {"lse_windows", SelectedAloneSpec(), [](AttentionSpec& s) { s.lse_windows = 0; }},
+      {"num_selected_blocks", SelectedAloneSpec(), [](auto& s) { s.num_selected_blocks = 33; }},
+      {"compressed_values", SelectedAloneSpec(),
+       [](auto& s) { s.lse_windows = 1, s.compressed_values = true; }},
+  };
+  EXPECT_TRUE(Validate(PaperSpec()).ok()) << Validate(PaperSpec());
+  EXPECT_TRUE(Validate(SelectedAloneSpec()).ok()) << Validate(SelectedAloneSpec());
+  for (const Case& c : cases) {
+    AttentionSpec spec = c.spec;
+    c.change(spec);
+    const absl::Status status = Validate(spec);
+    EXPECT_FALSE(status.ok()) << c.field;
+    EXPECT_NE(std::string(status.message()).find(c.field), std::string::npos) << status;
+  }
+}
+
 TEST(AttentionSpec, ForcedBlocksMustFitInN) {
   AttentionSpec spec;
   spec.sparse = true;

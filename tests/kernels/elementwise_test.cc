@@ -267,6 +267,27 @@ TEST_P(ElementwiseTest, GluMatchesTheReferenceAndIsRowInvariant) {
   }
 }
 
+TEST_P(ElementwiseTest, WithoutUpTheActivationIsAlone) {
+  std::mt19937 rng(6);
+  for (const GateActivation activation : {GateActivation::kSilu, GateActivation::kGeluTanh}) {
+    for (const int64_t columns : kSizes) {
+      const std::vector<float> gate = RandomFloats(rng, columns, 4);
+      const std::vector<float> ones(gate.size(), 1.0f);
+      std::vector<float> expected(gate.size()), actual(gate.size());
+      cpu::Context context(1);
+      for (const bool from_reference : {false, true}) {
+        GluParams p = GluCall(gate, ones, 1, expected);
+        p.activation = activation;
+        from_reference ? reference::Glu(p) : cpu::Glu(context, p);
+        p.up = nullptr;
+        p.y = actual.data();
+        from_reference ? reference::Glu(p) : cpu::Glu(context, p);
+        EXPECT_EQ(actual, expected) << columns;
+      }
+    }
+  }
+}
+
 TEST_P(ElementwiseTest, GluMayWriteOverItsInputs) {
   std::mt19937 rng(5);
   cpu::Context context(1);

@@ -22,6 +22,7 @@ struct TopkOptions {
   int64_t decay_page_distance = -1;
   BlockScore block_score = BlockScore::kOverlapSum;
   GroupReduction group_reduction = GroupReduction::kSum;
+  int lse_windows = 1;
   bool given_lse = false;
   bool given_scores = false;
   bool n_per_row = false;
@@ -59,6 +60,11 @@ std::vector<TopkOptions> AllOptions(const AttentionCase& c) {
        .num_initial_blocks = 0,
        .num_local_blocks = 0,
        .block_score = BlockScore::kOverlapMax},
+      {.num_selected_blocks = 5,
+       .num_local_blocks = 3,
+       .block_score = BlockScore::kOverlapMax,
+       .lse_windows = 4},
+      {.num_selected_blocks = 2, .num_local_blocks = 1, .lse_windows = 3},
   };
   // Absolute keys know no limit of distances.
   std::erase_if(options,
@@ -79,6 +85,7 @@ ScoreTopkParams Params(const AttentionCase& c, const AttentionQuery& query,
   params.decay_page_distance = options.decay_page_distance;
   params.block_score = options.block_score;
   params.group_reduction = options.group_reduction;
+  params.lse_windows = options.lse_windows;
   params.num_selected_blocks = options.num_selected_blocks;
   params.num_initial_blocks = options.num_initial_blocks;
   params.num_local_blocks = options.num_local_blocks;
@@ -158,6 +165,26 @@ std::vector<double> Decayed(const AttentionCase& c, const TopkOptions& options, 
   return scores;
 }
 
+/// What probabilities are divided by: the sum over all windows, or over those that are
+/// `lse_windows` times as long and as far apart, whose means are means of whole windows.
+double ExponentialSum(const AttentionCase& c, const TopkOptions& options,
+                      const std::vector<float>& scores) {
+  double sum = 0;
+  const int f = options.lse_windows;
+  const auto num_windows = static_cast<int64_t>(scores.size());
+  for (int64_t first = 0; f > 1 && first < num_windows; first += f) {
+    // The last of its windows begins f − 1 lengths later.
+    if (first + (f - 1) * (c.length / c.stride) >= num_windows) break;
+    double mean = 0;
+    for (int i = 0; i < f; ++i)
+      mean += scores[first + i * (c.length / c.stride)] / static_cast<double>(f);
+    sum += std::exp(mean);
+  }
+  if (sum > 0) return sum;
+  for (const float s : scores) sum += std::exp(static_cast<double>(s));
+  return sum;
+}
+
 /// Scores of one (row, KV head)'s blocks, in double, written down from Eq. 8 to 10 anew.
 std::vector<double> OracleScores(const AttentionWorld& world, const TopkOptions& options,
                                  const AttentionSegment& segment, int64_t row, int64_t position,
@@ -178,8 +205,7 @@ std::vector<double> OracleScores(const AttentionWorld& world, const TopkOptions&
           DType::kF32, rows.Head(visible[i].page, kv_head) + query.kv.cmp_bias_offset,
           visible[i].row);
     }
-    double sum = 0;
-    for (const float s : scores) sum += std::exp(static_cast<double>(s));
+    const double sum = ExponentialSum(c, options, scores);
     for (size_t i = 0; i < p.size(); ++i) p[i] += std::exp(static_cast<double>(scores[i])) / sum;
   }
   std::vector<double> block_scores(num_candidates, 0.0);

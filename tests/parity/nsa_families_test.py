@@ -6,19 +6,16 @@ differs from fla there (the query's own block alone is forced) is written out he
 """
 
 import dataclasses
-import json
 
-import numpy as np
 import pytest
 
-from tests.support import nsa_eval, tiny_folder
+from tests.parity import equations
+from tests.parity.equations import every_chunk, every_length, torch
+from tests.support import tiny_folder
 
 pytestmark = pytest.mark.oracle
 
-LENGTHS = [1, 15, 16, 17, 63, 64, 65, 1000, 4100]
-TOLERANCE = 2e-3
 HIDDEN, FFN, LAYERS, THETA, EPSILON = 96, 128, 2, 10000.0, 1e-5
-EXACT = nsa_eval.Attention("auto", kv_cache_dtype="f32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,19 +58,14 @@ def names(family: str) -> dict[str, str]:
 
 def write(case: Case, folder) -> dict:
     """Random weights in the family's names; returns them."""
-    import torch
-    from safetensors.torch import save_file
-
-    generator = torch.Generator().manual_seed(5)
     name = names(case.family)
-    weights = {}
+    weights = equations.RandomWeights()
 
     def matrix(key: str, rows: int, columns: int, scale: float = 1.2) -> None:
-        noise = torch.randn(rows, columns, generator=generator)
-        weights[key + ".weight"] = noise * (scale / columns**0.5)
+        weights.matrix(key + ".weight", rows, columns, scale)
 
     def norm(key: str) -> None:
-        weights[key + ".weight"] = 1 + 0.2 * torch.randn(HIDDEN, generator=generator)
+        weights.norm(key + ".weight", HIDDEN)
 
     matrix(name["embedding"], tiny_folder.VOCABULARY, HIDDEN, scale=HIDDEN**0.5)
     for i in range(LAYERS):
@@ -125,28 +117,12 @@ def write(case: Case, folder) -> dict:
             rms_norm_eps=EPSILON,
             hidden_act="silu",
         )
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(common))
-    save_file(weights, folder / "model.safetensors")
-    tiny_folder.write_tokenizer(folder)
+    equations.write_folder(folder, common, weights)
     return weights
-
-
-def rotate(x, head_dim: int):
-    import torch
-
-    positions = torch.arange(x.shape[0], dtype=torch.float64)
-    frequencies = THETA ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    angles = positions[:, None] * frequencies
-    cos, sin = angles.cos()[:, None].float(), angles.sin()[:, None].float()
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
 def topk_own_forced(q, k_cmp, case: Case):
     """llama-nsa: probabilities over complete blocks, summed over the group; the own block first."""
-    import torch
-
     tokens, group = q.shape[1], case.q_heads // case.kv_heads
     keys = k_cmp[0].repeat_interleave(group, 1)
     scores = torch.einsum("thd,chd->thc", q[0], keys) * case.head_dim**-0.5
@@ -162,21 +138,7 @@ def topk_own_forced(q, k_cmp, case: Case):
     return torch.where(top.values == -torch.inf, -1, top.indices)[None]
 
 
-def window(q, k, v, case: Case):
-    import torch
-
-    group = case.q_heads // case.kv_heads
-    keys, values = (x[0].repeat_interleave(group, 1) for x in (k, v))
-    t = torch.arange(q.shape[1])
-    seen = (t[None] <= t[:, None]) & (t[None] > t[:, None] - case.window_size)
-    out = torch.nn.functional.scaled_dot_product_attention(
-        q[0].transpose(0, 1), keys.transpose(0, 1), values.transpose(0, 1), attn_mask=seen
-    )
-    return out.transpose(0, 1)[None]
-
-
 def attention(q, k, v, gates, case: Case):
-    import torch
     from fla.ops.nsa import naive
 
     scale = case.head_dim**-0.5
@@ -193,13 +155,14 @@ def attention(q, k, v, gates, case: Case):
     else:
         chosen = topk_own_forced(q, k_cmp, case)
     selected = naive.naive_nsa_selection(q, k, v, chosen, case.block_size, scale)
+    t = torch.arange(q.shape[1])
+    near = (t[None] <= t[:, None]) & (t[None] > t[:, None] - case.window_size)
+    window = equations.attend(q[0], k[0], v[0], near[:, None], scale)[None]
     g = gates.sigmoid()[None]
-    return compressed * g[..., :1] + selected * g[..., 1:2] + window(q, k, v, case) * g[..., 2:]
+    return compressed * g[..., :1] + selected * g[..., 1:2] + window * g[..., 2:]
 
 
-def reference(case: Case, weights: dict, tokens: list[int]) -> np.ndarray:
-    import torch
-
+def reference(case: Case, weights: dict, tokens: list[int]) :
     name = names(case.family)
     norm = torch.nn.functional.rms_norm
     x = weights[name["embedding"] + ".weight"][torch.tensor(tokens)]
@@ -215,12 +178,11 @@ def reference(case: Case, weights: dict, tokens: list[int]) -> np.ndarray:
         k = (h @ w(a + ".k_proj").T).view(len(tokens), case.kv_heads, case.head_dim)
         v = (h @ w(a + ".v_proj").T).view(len(tokens), case.kv_heads, case.head_dim)
         gates = (h @ w(a + ".g_proj").T).view(len(tokens), case.q_heads, 3)
-        q, k = rotate(q, case.head_dim), rotate(k, case.head_dim)
+        q, k = (equations.rotate(x, equations.frequencies(THETA, case.head_dim)) for x in (q, k))
         out = attention(q[None], k[None], v[None], gates, case)[0]
         x = x + out.reshape(len(tokens), -1) @ w(a + ".o_proj").T
         h = norm(x, (HIDDEN,), w(name["ffn_norm"]), EPSILON)
-        gate = torch.nn.functional.silu(h @ w("mlp.gate_proj").T)
-        x = x + (gate * (h @ w("mlp.up_proj").T)) @ w("mlp.down_proj").T
+        x = x + equations.swiglu(h, weights, layer + "mlp.")
     x = norm(x, (HIDDEN,), weights["model.norm.weight"], EPSILON)
     head = weights.get("lm_head.weight", weights[name["embedding"] + ".weight"])
     return (x @ head.T).numpy()
@@ -228,32 +190,17 @@ def reference(case: Case, weights: dict, tokens: list[int]) -> np.ndarray:
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
 def checkpoint(request, tmp_path_factory):
-    case = request.param
-    folder = tmp_path_factory.mktemp(case.name) / "model"
-    weights = write(case, folder)
-    rng = np.random.default_rng(3)
-    tokens = rng.integers(3, tiny_folder.VOCABULARY, LENGTHS[-1]).tolist()
-    return folder, tokens, reference(case, weights, tokens)
+    folder = tmp_path_factory.mktemp(request.param.name) / "model"
+    weights = write(request.param, folder)
+    tokens = equations.random_tokens()
+    return equations.Checkpoint(folder, tokens, reference(request.param, weights, tokens))
 
 
-def check(ours: np.ndarray, expected: np.ndarray) -> None:
-    difference = np.abs(ours - expected).max(-1)
-    print(f"largest difference {difference.max():.2e}, rows above: {(difference > TOLERANCE).sum()}")
-    assert difference.max() <= TOLERANCE
-
-
-@pytest.mark.parametrize("length", LENGTHS)
+@every_length
 def test_logits(checkpoint, length):
-    folder, tokens, expected = checkpoint
-    result = nsa_eval.evaluate(tokens[:length], EXACT, logits_from=0, model=folder)
-    check(result.logits, expected[:length])
+    checkpoint.check(length)
 
 
-@pytest.mark.parametrize("chunk", [1, 37])
+@every_chunk
 def test_cached_decode_and_chunks(checkpoint, chunk):
-    folder, tokens, expected = checkpoint
-    length = 200 if chunk == 1 else 1000
-    result = nsa_eval.evaluate(
-        tokens[:length], EXACT, logits_from=0, max_step_tokens=chunk, model=folder
-    )
-    check(result.logits, expected[:length])
+    checkpoint.check_chunks(chunk)

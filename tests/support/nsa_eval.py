@@ -51,9 +51,11 @@ def evaluate(
     generate: int = 0,
     num_threads: int = 0,
     max_step_tokens: int = 0,
+    max_context: int = 0,
     model: pathlib.Path | None = None,
 ) -> Evaluation:
-    """One sequence through the engine. RuntimeError with the tool's own words where it fails."""
+    """One sequence through the engine, made for `max_context` tokens (0: as many as the sequence
+    needs). RuntimeError with the tool's own words where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder)
         np.array(tokens, "<i4").tofile(path / "tokens")
@@ -66,6 +68,7 @@ def evaluate(
             f"--num_threads={num_threads}",
             f"--tokens={path / 'tokens'}",
             f"--generate={generate}",
+            f"--max_context={max_context}",
         ]
         if max_step_tokens:
             command.append(f"--max_step_tokens={max_step_tokens}")

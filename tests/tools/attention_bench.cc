@@ -103,11 +103,10 @@ class DecodeWorld {
                       shape_.scale,
                       &segment,
                       1,
-                      cache_->view(layer),
+                      {},
                       rope_.view()};
-      inputs.k = k_.data();
+      inputs.branch_kv[0] = {.k = k_.data(), .v = v_.data(), .kv = cache_->view(layer)};
       inputs.k_stride = int64_t{shape_.num_kv_heads} * shape_.head_dim_k;
-      inputs.v = v_.data();
       inputs.v_stride = int64_t{shape_.num_kv_heads} * shape_.head_dim_v;
       inputs.row_num_selected_blocks = &num_selected;
       if (spec_.combination == engine::Combination::kGates && spec_.sparse) {

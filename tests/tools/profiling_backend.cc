@@ -34,6 +34,14 @@ void ProfilingBackend::RopeKvWrite(const kernels::RopeKvWriteParams& p) {
 void ProfilingBackend::CmpPool(const kernels::CmpPoolParams& p) {
   Measure("cmp_pool", &Backend::CmpPool, p);
 }
+void ProfilingBackend::CmpGather(const kernels::CmpGatherParams& p) {
+  Measure("cmp_gather", &Backend::CmpGather, p);
+}
+
+void ProfilingBackend::CmpScatter(const kernels::CmpScatterParams& p) {
+  Measure("cmp_scatter", &Backend::CmpScatter, p);
+}
+
 void ProfilingBackend::CmpCluster(const kernels::CmpClusterParams& p) {
   Measure("cmp_cluster", &Backend::CmpCluster, p);
 }

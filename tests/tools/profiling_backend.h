@@ -36,6 +36,8 @@ class ProfilingBackend final : public kernels::Backend {
   void Glu(const kernels::GluParams& p) override;
   void RopeKvWrite(const kernels::RopeKvWriteParams& p) override;
   void CmpPool(const kernels::CmpPoolParams& p) override;
+  void CmpGather(const kernels::CmpGatherParams& p) override;
+  void CmpScatter(const kernels::CmpScatterParams& p) override;
   void CmpCluster(const kernels::CmpClusterParams& p) override;
   void CmpAttn(const kernels::CmpAttnParams& p) override;
   void ScoreTopk(const kernels::ScoreTopkParams& p) override;
