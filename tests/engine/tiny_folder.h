@@ -141,7 +141,7 @@ class TinyFolder {
               {"pretokenizers",
                {{{"type", "Digits"}, {"individual_digits", true}},
                 {{"type", "Split"},
-                 {"pattern", {{"Regex", "\\s+(?!\\S)|[^\\s]+|\\s+"}}},
+                 {"pattern", {{"Regex", "\\s+(?!\\S)| ?\\p{L}+|[^\\s\\p{L}]+|\\s+"}}},
                  {"behavior", "Isolated"},
                  {"invert", false}},
                 {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}}}}},
