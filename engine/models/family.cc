@@ -108,6 +108,16 @@ absl::Status CheckBiases(const ConfigSource& config, const WeightMap& weights,
   return absl::OkStatus();
 }
 
+/// Weights of more layers than the configuration counts would be a model cut short.
+absl::Status CheckDepth(const ConfigSource& config, const WeightMap& weights,
+                        const FolderLayout& layout, int32_t num_layers) {
+  const std::string next = absl::StrCat(layout.names.layer_prefix, num_layers, ".",
+                                        layout.names.attention_norm, ".weight");
+  if (weights.Find(next) == nullptr) return absl::OkStatus();
+  return Invalid(config, absl::StrCat("tensor '", next, "' is there, but ", layout.keys.num_layers,
+                                      " is ", num_layers));
+}
+
 /// `tie_word_embeddings`; without it the output needs a matrix of its own, which the reference
 /// would otherwise draw at random.
 absl::Status ReadTied(const ConfigSource& config, const WeightMap& weights,
@@ -144,6 +154,14 @@ absl::StatusOr<DecoderDescription> DescribeGguf(const GgufFile& file, std::strin
                                              description.names.embedding, /*q_rows=*/0, config);
       !status.ok()) {
     return status;
+  }
+  for (const char* key : {"attention.scale", "attention.clamp_kqv", "attn_logit_softcapping",
+                          "final_logit_softcapping"}) {
+    const auto value = GetFloatOr(file, absl::StrCat(config.architecture, ".", key), 0);
+    if (!value.ok()) return value.status();
+    if (*value == 0) continue;
+    return absl::UnimplementedError(absl::StrCat(file.path(), ": ", config.architecture, ".", key,
+                                                 " is ", *value, ", which is not served"));
   }
   const auto experts =
       GetBoundedOr(file, absl::StrCat(config.architecture, ".expert_count"), 0, 1 << 20, 0);
@@ -196,6 +214,7 @@ absl::StatusOr<DecoderDescription> DescribeFolder(const ModelFolder& folder,
   if (!activation.ok()) return activation.status();
   config.activation = *activation;
   const WeightMap& weights = folder.weights();
+  if (absl::Status s = CheckDepth(source, weights, layout, config.num_layers); !s.ok()) return s;
   if (absl::Status s = ReadTied(source, weights, layout, config); !s.ok()) return s;
   if (absl::Status s = CheckBiases(source, weights, layout); !s.ok()) return s;
   if (absl::Status s = ReadFolderRope(source, layout, config); !s.ok()) return s;

@@ -81,6 +81,17 @@ TEST_F(FamilyTest, WantsAMatrixForTheOutputUnlessTied) {
   EXPECT_FALSE(Config({{"tie_word_embeddings", "ABSENT"}}).tied_embeddings);
 }
 
+TEST_F(FamilyTest, RefusesToCutAModelShort) {
+  for (const auto& [name, shape] : TinyFolder::Weights()) {
+    if (const size_t at = name.find("layers.0."); at != std::string::npos) {
+      shapes_[std::string(name).replace(at, 9, "layers.1.")] = shape;
+    }
+  }
+  EXPECT_THAT(Refusal({}),
+              AllOf(HasSubstr("model.layers.1."), HasSubstr("num_hidden_layers is 1")));
+  EXPECT_EQ(Config({{"num_hidden_layers", 2}}).num_layers, 2);
+}
+
 TEST_F(FamilyTest, WantsBiasesWhereTheFlagsPromiseThem) {
   EXPECT_THAT(Refusal({{"attention_bias", true}}),
               AllOf(HasSubstr("q_proj.bias' is missing"), HasSubstr("attention_bias")));

@@ -67,13 +67,7 @@ class FolderMutations : public testing::Test {
     if (!checkpoint.ok()) return checkpoint.status();
     const auto description = DescribeModel(**checkpoint);
     if (!description.ok()) return description.status();
-    EngineOptions options;
-    options.model_path = folder_.path();
-    options.kv_cache_gib = 0.001;
-    options.max_context = 128;
-    options.num_threads = 1;
-    options.max_step_tokens = 16;
-    auto loaded = LoadModelWithCache(options);
+    auto loaded = LoadModelWithCache(options_);
     if (!loaded.ok()) return Acceptable(loaded.status());
     const std::vector<int32_t> tokens = {1, 2, 3, 4, 5, 6, 7};
     const std::vector<int32_t> pages = {0, 1, 2};
@@ -146,14 +140,23 @@ class FolderMutations : public testing::Test {
     });
   }
 
+  void SetUp() override {
+    options_.model_path = folder_.path();
+    options_.kv_cache_gib = 0.01;
+    options_.max_context = 128;
+    options_.num_threads = 1;
+    options_.max_step_tokens = 16;
+  }
+
   void TearDown() override {
-    EXPECT_GT(num_refused_, 50);
+    EXPECT_GT(num_refused_, 20);
     EXPECT_GT(num_accepted_, 10);
     RecordProperty("refused", num_refused_);
     RecordProperty("accepted", num_accepted_);
   }
 
   TinyFolder folder_;
+  EngineOptions options_;
   int num_accepted_ = 0;
   int num_refused_ = 0;
 };
@@ -175,6 +178,39 @@ json WithScaling(const json& scaling) {
 }
 
 TEST_F(FolderMutations, Llama) { CheckConfigs(Llama()); }
+
+// What hangs together runs, or is refused by name.
+TEST_F(FolderMutations, OddSizes) {
+  using Sizes = TinyFolder::Sizes;
+  std::vector<Sizes> all;
+  for (const int64_t size : {1, 2, 3, 7, 31, 33, 100, 257}) {
+    all.push_back({.hidden = size});
+    all.push_back({.ffn = size});
+    all.push_back({.hidden = size, .ffn = size, .head_dim = 2 * size});
+    all.push_back({.head_dim = size});
+    all.push_back({.q_heads = size, .kv_heads = size, .head_dim = 2});
+    all.push_back({.q_heads = size, .kv_heads = 1, .head_dim = 10});
+  }
+  for (const Sizes& sizes :
+       {Sizes{.head_dim = 1024}, {.head_dim = 1026}, {.q_heads = 1024}, {.q_heads = 1025}}) {
+    all.push_back(sizes);
+  }
+  for (const Sizes& sizes : all) {
+    folder_.WriteJson("config.json", TinyFolder::Config(sizes));
+    folder_.Write("model.safetensors",
+                  TinyFolder::Safetensors(TinyFolder::Weights("model.", sizes)));
+    const std::string what =
+        "hidden " + std::to_string(sizes.hidden) + ", ffn " + std::to_string(sizes.ffn) +
+        ", heads " + std::to_string(sizes.q_heads) + " of " + std::to_string(sizes.head_dim);
+    for (const AttentionFlag attention : {AttentionFlag::kFull, AttentionFlag::kNsa}) {
+      for (const WeightDtype dtype : {WeightDtype::kAuto, WeightDtype::kQ4_0}) {
+        options_.attention = attention;
+        options_.weight_dtype = dtype;
+        Check(what, [&] { return Run(); });
+      }
+    }
+  }
+}
 
 TEST_F(FolderMutations, RopeLlama3) {
   CheckConfigs(WithScaling({{"rope_type", "llama3"},

@@ -41,6 +41,9 @@ TEST(PreTokenizer, CutsByEachBehavior) {
 TEST(PreTokenizer, RefusesWhatPcre2Refuses) {
   EXPECT_FALSE(PreTokenizer::FromStages({{.pattern = "("}}, false).ok());
   EXPECT_FALSE(PreTokenizer::FromStages({{.pattern = "\\C"}}, false).ok());
+  EXPECT_FALSE(
+      PreTokenizer::FromStages({{.pattern = "((((a{1,99}){1,99}){1,99}){1,99})"}}, false).ok());
+  EXPECT_FALSE(PreTokenizer::FromStages({{.pattern = std::string(1000, '(')}}, false).ok());
 }
 
 // Patterns of a checkpoint that take exponential time, alone or over and over, and one that moves

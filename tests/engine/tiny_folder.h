@@ -60,20 +60,37 @@ class TinyFolder {
         {"eos_token_id", 257}};
   }
 
-  /// Of Config(); `prefix` stands before "layers.0." and the like.
-  static Shapes Weights(const std::string& prefix = "model.") {
+  struct Sizes {
+    int64_t hidden = kHidden, ffn = kFfn, q_heads = 2, kv_heads = 1, head_dim = 16;
+  };
+  /// Of Config() with other sizes.
+  static json Config(const Sizes& sizes) {
+    json config = Config();
+    config["hidden_size"] = sizes.hidden;
+    config["intermediate_size"] = sizes.ffn;
+    config["num_attention_heads"] = sizes.q_heads;
+    config["num_key_value_heads"] = sizes.kv_heads;
+    config["head_dim"] = sizes.head_dim;
+    return config;
+  }
+
+  /// Of Config(sizes); `prefix` stands before "layers.0." and the like.
+  static Shapes Weights(const std::string& prefix = "model.") { return Weights(prefix, Sizes()); }
+  static Shapes Weights(const std::string& prefix, const Sizes& sizes) {
     const std::string layer = prefix + "layers.0.";
-    return {{prefix + "embed_tokens.weight", {kVocabulary, kHidden}},
-            {prefix + "norm.weight", {kHidden}},
-            {layer + "input_layernorm.weight", {kHidden}},
-            {layer + "self_attn.q_proj.weight", {32, kHidden}},
-            {layer + "self_attn.k_proj.weight", {16, kHidden}},
-            {layer + "self_attn.v_proj.weight", {16, kHidden}},
-            {layer + "self_attn.o_proj.weight", {kHidden, 32}},
-            {layer + "post_attention_layernorm.weight", {kHidden}},
-            {layer + "mlp.gate_proj.weight", {kFfn, kHidden}},
-            {layer + "mlp.up_proj.weight", {kFfn, kHidden}},
-            {layer + "mlp.down_proj.weight", {kHidden, kFfn}}};
+    const int64_t q_rows = sizes.q_heads * sizes.head_dim,
+                  kv_rows = sizes.kv_heads * sizes.head_dim;
+    return {{prefix + "embed_tokens.weight", {kVocabulary, sizes.hidden}},
+            {prefix + "norm.weight", {sizes.hidden}},
+            {layer + "input_layernorm.weight", {sizes.hidden}},
+            {layer + "self_attn.q_proj.weight", {q_rows, sizes.hidden}},
+            {layer + "self_attn.k_proj.weight", {kv_rows, sizes.hidden}},
+            {layer + "self_attn.v_proj.weight", {kv_rows, sizes.hidden}},
+            {layer + "self_attn.o_proj.weight", {sizes.hidden, q_rows}},
+            {layer + "post_attention_layernorm.weight", {sizes.hidden}},
+            {layer + "mlp.gate_proj.weight", {sizes.ffn, sizes.hidden}},
+            {layer + "mlp.up_proj.weight", {sizes.ffn, sizes.hidden}},
+            {layer + "mlp.down_proj.weight", {sizes.hidden, sizes.ffn}}};
   }
   /// What Qwen 3 and Gemma 3 have more.
   static Shapes WithHeadNorms(Shapes shapes, const std::string& prefix = "model.") {
