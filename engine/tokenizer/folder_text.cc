@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/tokenizer/sentencepiece.h"
 #include "engine/tokenizer/tokenizer_json.h"
+#include "engine/weights/byte_cursor.h"
 #include "engine/weights/mapped_file.h"
 
 namespace nsa::engine {
@@ -106,6 +107,26 @@ absl::Status ReadChatTemplate(const ModelFolder& folder, const MaybeJson& tokeni
   return absl::OkStatus();
 }
 
+/// Tokens that were added beside a tokenizer.model, {"<|im_start|>": 32000, …}: its library cannot
+/// hold them, and as plain text they would mean nothing to the model. Padding never stands in a
+/// text.
+absl::Status CheckNoneAdded(const ModelFolder& folder, const MaybeJson& tokenizer_config,
+                            int32_t num_pieces) {
+  const auto added = folder.ReadJson("added_tokens.json");
+  if (!added.ok()) return added.status();
+  if (!added->has_value()) return absl::OkStatus();
+  const auto padding = TokenText(tokenizer_config, "pad_token");
+  if (!padding.ok()) return padding.status();
+  for (const auto& [token, id] : (*added)->document().items()) {
+    if (id.is_number_unsigned() && id.get<uint64_t>() < static_cast<uint64_t>(num_pieces)) continue;
+    if (token == *padding) continue;
+    return absl::UnimplementedError(
+        absl::StrCat((*added)->path(), ": ", Quoted(token),
+                     " is added to tokenizer.model; such a folder needs a tokenizer.json"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadModelProto(const std::string& path,
                                                           const TokenizerSettings& settings) {
   const auto bytes = ReadText(path);
@@ -172,6 +193,9 @@ absl::StatusOr<FolderText> LoadFolderText(const ModelFolder& folder, int32_t num
     tokenizer = LoadTokenizerJson(**json, *settings);
   } else if (const auto path = folder.FindFile("tokenizer.model"); path.has_value()) {
     tokenizer = LoadModelProto(*path, *settings);
+    if (!tokenizer.ok()) return tokenizer.status();
+    const int32_t num_pieces = (*tokenizer)->vocabulary_size();
+    if (auto s = CheckNoneAdded(folder, *tokenizer_config, num_pieces); !s.ok()) return s;
   } else {
     return absl::NotFoundError(
         absl::StrCat(folder.path(), ": neither tokenizer.json nor tokenizer.model"));

@@ -3,10 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <iterator>
 #include <string>
 
 #include "engine/weights/model_folder.h"
 #include "tests/engine/tiny_folder.h"
+#include "tests/engine/tokenizer_goldens.h"
 
 namespace nsa::engine {
 namespace {
@@ -68,6 +71,21 @@ TEST_F(FolderTextTest, HearsWhichTokensToAdd) {
   EXPECT_THAT(Refusal(), HasSubstr("add_bos_token"));
   folder_.WriteJson("tokenizer_config.json", {{"split_special_tokens", true}});
   EXPECT_THAT(Refusal(), HasSubstr("split_special_tokens"));
+}
+
+TEST_F(FolderTextTest, RefusesTokensAddedToASentencePieceModel) {
+  std::ifstream model(GoldenPath("tiny_unigram.model"), std::ios::binary);
+  const std::string bytes((std::istreambuf_iterator<char>(model)),
+                          std::istreambuf_iterator<char>());
+  folder_.Remove("tokenizer.json");
+  folder_.Write("tokenizer.model", bytes);
+  const int32_t num_pieces = Load().tokenizer->vocabulary_size();
+  folder_.WriteJson("added_tokens.json", {{"<s>", 1}, {"<pad>", num_pieces}});
+  EXPECT_THAT(Refusal(), AllOf(HasSubstr("added_tokens.json"), HasSubstr("'<pad>'")));
+  folder_.WriteJson("tokenizer_config.json", {{"pad_token", "<pad>"}});
+  Load();
+  folder_.WriteJson("added_tokens.json", {{"<x>", "1"}});
+  EXPECT_THAT(Refusal(), HasSubstr("'<x>'"));
 }
 
 TEST_F(FolderTextTest, TakesTheChatTemplateOfItsOwnFileFirst) {
