@@ -218,8 +218,9 @@ absl::StatusOr<FolderText> LoadGgufText(const GgufFile& file) {
 
 absl::Status LoadText(LoadedModel& loaded, const ModelConfig& config) {
   const Checkpoint& checkpoint = *loaded.checkpoint;
-  auto text = checkpoint.gguf() != nullptr ? LoadGgufText(*checkpoint.gguf())
-                                           : LoadFolderText(*checkpoint.folder());
+  auto text = checkpoint.gguf() != nullptr
+                  ? LoadGgufText(*checkpoint.gguf())
+                  : LoadFolderText(*checkpoint.folder(), config.vocabulary_size);
   if (!text.ok()) return text.status();
   loaded.tokenizer = std::move(text->tokenizer);
   if (loaded.tokenizer->vocabulary_size() > config.vocabulary_size) {

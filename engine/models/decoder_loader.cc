@@ -1,5 +1,6 @@
 #include "engine/models/decoder_loader.h"
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
@@ -115,7 +116,9 @@ absl::Status Loader::Pack(const std::vector<Part>& parts, int64_t num_columns, P
 
 /// All parts have a bias, or none has: [sum of num_rows], or empty.
 absl::Status Loader::ReadBiases(const std::vector<Part>& parts, std::vector<float>& biases) const {
-  if (!Has(parts.front().name, ".bias")) return absl::OkStatus();
+  const bool any =
+      std::ranges::any_of(parts, [&](const Part& part) { return Has(part.name, ".bias"); });
+  if (!any) return absl::OkStatus();
   for (const Part& part : parts) {
     const auto bias = ReadVector(weights_, absl::StrCat(part.name, ".bias"), part.num_rows);
     if (!bias.ok()) return bias.status();

@@ -18,7 +18,7 @@ namespace {
 constexpr double kMaxStretchedContext = 1 << 24;  // tokens, as config.json may claim without it
 
 absl::StatusOr<kernels::GateActivation> ReadActivation(const ConfigSource& config) {
-  for (const std::string_view key : {"hidden_act", "hidden_activation"}) {
+  for (const std::string_view key : {"hidden_activation", "hidden_act"}) {
     if (!config.Has(key)) continue;
     const auto word = config.GetString(key);
     if (!word.ok()) return word.status();
@@ -56,8 +56,10 @@ absl::Status ReadLayerTypes(const ConfigSource& config, ModelConfig& model) {
   return absl::OkStatus();
 }
 
-absl::Status ReadFolderRope(const ConfigSource& config, ModelConfig& model) {
+absl::Status ReadFolderRope(const ConfigSource& config, const FolderLayout& layout,
+                            ModelConfig& model) {
   RopeParameters& rope = model.ropes.front();
+  rope.theta = layout.rope_theta;
   for (const std::string_view key :
        {"partial_rotary_factor", "rope_parameters.partial_rotary_factor"}) {
     const auto part = GetFloatOr(config, key, 1);
@@ -68,11 +70,14 @@ absl::Status ReadFolderRope(const ConfigSource& config, ModelConfig& model) {
     }
     if (config.Has(key)) rope.rotary_dim = static_cast<int>(model.attention.head_dim_k * *part);
   }
-  if (rope.rotary_dim % 2 != 0) {
-    return Invalid(config,
-                   absl::StrCat(rope.rotary_dim, " rotated dimensions, expected an even number"));
+  if (rope.rotary_dim < 2 || rope.rotary_dim % 2 != 0) {
+    return Invalid(config, absl::StrCat(rope.rotary_dim,
+                                        " rotated dimensions, expected an even number above 0"));
   }
-  if (absl::Status status = ReadRopeParameters(config, "", rope); !status.ok()) return status;
+  if (absl::Status status = ReadRopeParameters(config, layout.rope_layer_type, rope);
+      !status.ok()) {
+    return status;
+  }
   // A stretched checkpoint serves as far as it was stretched, whatever max_position_embeddings
   // says.
   if (rope.type == "yarn" && rope.original_context > 0) {
@@ -86,7 +91,56 @@ absl::Status ReadFolderRope(const ConfigSource& config, ModelConfig& model) {
   return absl::OkStatus();
 }
 
+/// What the flags say and what the file has must agree: the reference would leave out a bias that
+/// is denied, and draw one that is missing at random.
+absl::Status CheckBiases(const ConfigSource& config, const WeightMap& weights,
+                         const FolderLayout& layout) {
+  for (const BiasRule& rule : layout.biases) {
+    const auto wanted =
+        rule.key.empty() ? rule.otherwise : GetBoolOr(config, rule.key, rule.otherwise);
+    if (!wanted.ok()) return wanted.status();
+    const std::string name = absl::StrCat(layout.names.layer_prefix, "0.", rule.tensor, ".bias");
+    if ((weights.Find(name) != nullptr) == *wanted) continue;
+    return Invalid(config, absl::StrCat("tensor '", name, *wanted ? "' is missing" : "' is there",
+                                        ", but ", rule.key.empty() ? "this family" : rule.key,
+                                        *wanted ? " wants it" : " denies it"));
+  }
+  return absl::OkStatus();
+}
+
+/// Weights of more layers than the configuration counts would be a model cut short.
+absl::Status CheckDepth(const ConfigSource& config, const WeightMap& weights,
+                        const FolderLayout& layout, int32_t num_layers) {
+  const std::string next = absl::StrCat(layout.names.layer_prefix, num_layers, ".",
+                                        layout.names.attention_norm, ".weight");
+  if (weights.Find(next) == nullptr) return absl::OkStatus();
+  return Invalid(config, absl::StrCat("tensor '", next, "' is there, but ", layout.keys.num_layers,
+                                      " is ", num_layers));
+}
+
+/// `tie_word_embeddings`; without it the output needs a matrix of its own, which the reference
+/// would otherwise draw at random.
+absl::Status ReadTied(const ConfigSource& config, const WeightMap& weights,
+                      const FolderLayout& layout, ModelConfig& model) {
+  const auto tied = GetBoolOr(config, "tie_word_embeddings", layout.tied_by_default);
+  if (!tied.ok()) return tied.status();
+  model.tied_embeddings = *tied;
+  const std::string head = absl::StrCat(layout.names.head, ".weight");
+  if (*tied || weights.Find(head) != nullptr) return absl::OkStatus();
+  return absl::NotFoundError(absl::StrCat(weights.origin(), ": tensor '", head,
+                                          "' is missing, and tie_word_embeddings is not set"));
+}
+
 }  // namespace
+
+FolderLayout TransformersLayout() {
+  FolderLayout layout;
+  layout.keys = TransformersKeys();
+  layout.names = TransformersNames();
+  layout.biases = {{"attention_bias", false, layout.names.q},
+                   {"attention_bias", false, layout.names.output}};
+  return layout;
+}
 
 absl::StatusOr<DecoderDescription> DescribeGguf(const GgufFile& file, std::string_view family) {
   DecoderDescription description{.config = {}, .names = GgufNames()};
@@ -100,6 +154,14 @@ absl::StatusOr<DecoderDescription> DescribeGguf(const GgufFile& file, std::strin
                                              description.names.embedding, /*q_rows=*/0, config);
       !status.ok()) {
     return status;
+  }
+  for (const char* key : {"attention.scale", "attention.clamp_kqv", "attn_logit_softcapping",
+                          "final_logit_softcapping"}) {
+    const auto value = GetFloatOr(file, absl::StrCat(config.architecture, ".", key), 0);
+    if (!value.ok()) return value.status();
+    if (*value == 0) continue;
+    return absl::UnimplementedError(absl::StrCat(file.path(), ": ", config.architecture, ".", key,
+                                                 " is ", *value, ", which is not served"));
   }
   const auto experts =
       GetBoundedOr(file, absl::StrCat(config.architecture, ".expert_count"), 0, 1 << 20, 0);
@@ -122,8 +184,7 @@ absl::StatusOr<DecoderDescription> DescribeGguf(const GgufFile& file, std::strin
 
 absl::StatusOr<DecoderDescription> DescribeFolder(const ModelFolder& folder,
                                                   std::string_view family) {
-  return DescribeFolder(folder, family,
-                        FolderLayout{.keys = TransformersKeys(), .names = TransformersNames()});
+  return DescribeFolder(folder, family, TransformersLayout());
 }
 
 absl::StatusOr<DecoderDescription> DescribeFolder(const ModelFolder& folder,
@@ -131,13 +192,13 @@ absl::StatusOr<DecoderDescription> DescribeFolder(const ModelFolder& folder,
                                                   const FolderLayout& layout) {
   DecoderDescription description{.config = {}, .names = layout.names};
   ModelConfig& config = description.config;
-  const ConfigSource& source = folder.config();
+  const ConfigSource& source = layout.config != nullptr ? *layout.config : folder.config();
   config.family = std::string(family);
-  const auto architecture = source.GetString("model_type");
+  const auto architecture = folder.config().GetString("model_type");
   if (!architecture.ok()) return architecture.status();
   config.architecture = std::string(*architecture);
   config.name = std::filesystem::path(folder.path()).lexically_normal().filename().string();
-  if (source.Has("quantization_config")) {
+  if (folder.config().Has("quantization_config") || source.Has("quantization_config")) {
     return absl::UnimplementedError(
         absl::StrCat(source.path(),
                      ": quantization_config: folders with quantised weights are not served; "
@@ -152,10 +213,11 @@ absl::StatusOr<DecoderDescription> DescribeFolder(const ModelFolder& folder,
   const auto activation = ReadActivation(source);
   if (!activation.ok()) return activation.status();
   config.activation = *activation;
-  const auto tied = GetBoolOr(source, "tie_word_embeddings", false);
-  if (!tied.ok()) return tied.status();
-  config.tied_embeddings = *tied;
-  if (absl::Status status = ReadFolderRope(source, config); !status.ok()) return status;
+  const WeightMap& weights = folder.weights();
+  if (absl::Status s = CheckDepth(source, weights, layout, config.num_layers); !s.ok()) return s;
+  if (absl::Status s = ReadTied(source, weights, layout, config); !s.ok()) return s;
+  if (absl::Status s = CheckBiases(source, weights, layout); !s.ok()) return s;
+  if (absl::Status s = ReadFolderRope(source, layout, config); !s.ok()) return s;
   if (absl::Status status = ReadLayerTypes(source, config); !status.ok()) return status;
   return description;
 }

@@ -10,6 +10,8 @@ namespace nsa::engine {
 /// their own for each layer with full attention.
 absl::StatusOr<DecoderDescription> DescribeGemma3Gguf(const GgufFile& file);
 absl::StatusOr<DecoderDescription> DescribeGemma3Folder(const ModelFolder& folder);
+/// Folders of the models that read images too: their text half.
+absl::StatusOr<DecoderDescription> DescribeGemma3ImageFolder(const ModelFolder& folder);
 
 }  // namespace nsa::engine
 

@@ -100,7 +100,9 @@ absl::StatusOr<DecoderDescription> DescribeMiniCpmFolder(const ModelFolder& fold
     return absl::UnimplementedError(
         absl::StrCat(source.path(), ": num_experts is set; mixtures of experts are not served"));
   }
-  auto description = DescribeFolder(folder, "minicpm");
+  FolderLayout layout = TransformersLayout();
+  layout.tied_by_default = true;
+  auto description = DescribeFolder(folder, "minicpm", layout);
   if (!description.ok()) return description.status();
   ModelConfig& config = description->config;
   if (absl::Status status = ReadScales(source, config); !status.ok()) return status;

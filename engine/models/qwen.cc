@@ -15,7 +15,7 @@ absl::Status ReadWindows(const ConfigSource& source, ModelConfig& config) {
     return absl::OkStatus();
   }
   if (source.Has("layer_types")) return absl::OkStatus();
-  const auto window = GetBoundedOr(source, "sliding_window", 1, int64_t{1} << 30, 0);
+  const auto window = GetBounded(source, "sliding_window", 1, int64_t{1} << 30);
   if (!window.ok()) return window.status();
   const auto first = GetBoundedOr(source, "max_window_layers", 0, int64_t{1} << 30, 28);
   if (!first.ok()) return first.status();
@@ -26,8 +26,9 @@ absl::Status ReadWindows(const ConfigSource& source, ModelConfig& config) {
 }
 
 absl::StatusOr<DecoderDescription> DescribeQwenFolder(const ModelFolder& folder,
-                                                      std::string_view family) {
-  auto description = DescribeFolder(folder, family);
+                                                      std::string_view family,
+                                                      const FolderLayout& layout) {
+  auto description = DescribeFolder(folder, family, layout);
   if (!description.ok()) return description.status();
   if (absl::Status status = ReadWindows(folder.config(), description->config); !status.ok()) {
     return status;
@@ -42,7 +43,10 @@ absl::StatusOr<DecoderDescription> DescribeQwen2Gguf(const GgufFile& file) {
 }
 
 absl::StatusOr<DecoderDescription> DescribeQwen2Folder(const ModelFolder& folder) {
-  return DescribeQwenFolder(folder, "qwen2");
+  FolderLayout layout = TransformersLayout();
+  // No flag: Q, K and V always have theirs.
+  layout.biases = {{"", true, layout.names.q}, {"", false, layout.names.output}};
+  return DescribeQwenFolder(folder, "qwen2", layout);
 }
 
 absl::StatusOr<DecoderDescription> DescribeQwen3Gguf(const GgufFile& file) {
@@ -54,7 +58,7 @@ absl::StatusOr<DecoderDescription> DescribeQwen3Gguf(const GgufFile& file) {
 }
 
 absl::StatusOr<DecoderDescription> DescribeQwen3Folder(const ModelFolder& folder) {
-  auto description = DescribeQwenFolder(folder, "qwen3");
+  auto description = DescribeQwenFolder(folder, "qwen3", TransformersLayout());
   if (!description.ok()) return description.status();
   description->names.q_norm = "self_attn.q_norm";
   description->names.k_norm = "self_attn.k_norm";

@@ -24,6 +24,7 @@ constexpr Family kFamilies[] = {
     {"qwen3", DescribeQwen3Gguf, "qwen3", DescribeQwen3Folder},
     {"gemma3", DescribeGemma3Gguf, "gemma3_text", DescribeGemma3Folder},
     {"", nullptr, "minicpm", DescribeMiniCpmFolder},
+    {"", nullptr, "gemma3", DescribeGemma3ImageFolder},
     {"", nullptr, "nsa", DescribeFlaNsaFolder},
     {"", nullptr, "llama-nsa", DescribeLlamaNsaFolder},
     {"", nullptr, "nsa_paper", DescribeNsaPaperFolder},
@@ -44,6 +45,19 @@ absl::StatusOr<const Family*> FindFamily(const ConfigSource& source, std::string
                                                Quoted(*found), "; this server knows: ", known));
 }
 
+/// Rotations that cannot be made are said here, not after all weights have been packed.
+absl::StatusOr<DecoderDescription> WithCheckedRopes(absl::StatusOr<DecoderDescription> description,
+                                                    const ConfigSource& source) {
+  if (!description.ok()) return description;
+  for (const RopeParameters& rope : description->config.ropes) {
+    const auto made = MakeFrequencies(rope, description->config.trained_context);
+    if (made.ok()) continue;
+    return absl::Status(made.status().code(),
+                        absl::StrCat(source.path(), ": ", made.status().message()));
+  }
+  return description;
+}
+
 }  // namespace
 
 absl::StatusOr<DecoderDescription> DescribeModel(const Checkpoint& checkpoint) {
@@ -51,11 +65,12 @@ absl::StatusOr<DecoderDescription> DescribeModel(const Checkpoint& checkpoint) {
     const auto family =
         FindFamily(*checkpoint.gguf(), "general.architecture", &Family::architecture);
     if (!family.ok()) return family.status();
-    return (*family)->from_gguf(*checkpoint.gguf());
+    return WithCheckedRopes((*family)->from_gguf(*checkpoint.gguf()), *checkpoint.gguf());
   }
   const auto family = FindFamily(checkpoint.folder()->config(), "model_type", &Family::model_type);
   if (!family.ok()) return family.status();
-  return (*family)->from_folder(*checkpoint.folder());
+  return WithCheckedRopes((*family)->from_folder(*checkpoint.folder()),
+                          checkpoint.folder()->config());
 }
 
 }  // namespace nsa::engine

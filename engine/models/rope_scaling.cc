@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/attention/rope_table.h"
 #include "engine/text.h"
+#include "engine/weights/byte_cursor.h"
 
 namespace nsa::engine {
 namespace {
@@ -19,6 +20,9 @@ absl::Status Invalid(std::string_view field, double value, std::string_view expe
   return absl::InvalidArgumentError(
       absl::StrCat("rope: ", View(field), " is ", value, ", expected ", View(expected)));
 }
+
+// Of cosines and sines; published checkpoints stay below 2.
+constexpr double kMaxAttentionFactor = 100;
 
 double OriginalContext(const RopeParameters& p) {
   return p.original_context > 0 ? p.original_context : static_cast<double>(p.trained_context);
@@ -79,18 +83,27 @@ absl::Status ScaleYarn(const RopeParameters& p, RopeFrequencies& rope) {
   return absl::OkStatus();
 }
 
+absl::Status CheckLongFactors(std::string_view name, const std::vector<double>& factors,
+                              size_t size) {
+  if (factors.size() != size) {
+    return Invalid(absl::StrCat("length of ", View(name)), static_cast<double>(factors.size()),
+                   absl::StrCat(size, ", half the rotated dimensions"));
+  }
+  for (const double factor : factors) {
+    if (!(factor > 0)) return Invalid(name, factor, "above 0");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ScaleLong(const RopeParameters& p, int64_t max_context, RopeFrequencies& rope) {
   const double context = OriginalContext(p);
+  const size_t size = rope.inverse_frequencies.size();
+  // Both, whichever is used: a wrong file shows before its longer contexts are asked for.
+  if (auto s = CheckLongFactors("short_factor", p.short_factor, size); !s.ok()) return s;
+  if (auto s = CheckLongFactors("long_factor", p.long_factor, size); !s.ok()) return s;
   const bool is_long = static_cast<double>(max_context) > context;
   const std::vector<double>& factors = is_long ? p.long_factor : p.short_factor;
-  if (factors.size() != rope.inverse_frequencies.size()) {
-    return Invalid(is_long ? "length of long_factor" : "length of short_factor",
-                   static_cast<double>(factors.size()), "half the rotated dimensions");
-  }
-  for (size_t i = 0; i < factors.size(); ++i) {
-    if (!(factors[i] > 0)) return Invalid("long_factor or short_factor", factors[i], "above 0");
-    rope.inverse_frequencies[i] /= factors[i];
-  }
+  for (size_t i = 0; i < size; ++i) rope.inverse_frequencies[i] /= factors[i];
   if (p.attention_factor.has_value()) {
     rope.attention_factor = *p.attention_factor;
   } else if (p.factor > 1) {
@@ -104,11 +117,14 @@ absl::Status CheckParameters(const RopeParameters& p) {
   if (!(p.factor >= 1) || !std::isfinite(p.factor)) {
     return Invalid("factor", p.factor, "at least 1");
   }
-  if (!(OriginalContext(p) > 1) || !std::isfinite(p.original_context)) {
+  if (!(OriginalContext(p) > 1) || !(p.original_context >= 0) ||
+      !std::isfinite(p.original_context)) {
     return Invalid("original_max_position_embeddings", p.original_context, "above 1");
   }
-  if (p.attention_factor.has_value() && !(*p.attention_factor > 0)) {
-    return Invalid("attention_factor", *p.attention_factor, "above 0");
+  if (p.attention_factor.has_value() &&
+      !(*p.attention_factor > 0 && *p.attention_factor <= kMaxAttentionFactor)) {
+    return Invalid("attention_factor", *p.attention_factor,
+                   absl::StrCat("above 0, at most ", kMaxAttentionFactor));
   }
   return absl::OkStatus();
 }
@@ -153,6 +169,43 @@ class OptionalFields {
   absl::Status status_;
 };
 
+/// Where a configuration has the rotation of `layer_type`: a prefix of keys.
+absl::StatusOr<std::string> FindRopeSection(const ConfigSource& config,
+                                            std::string_view layer_type) {
+  const auto refuse = [&](const auto&... parts) {
+    return absl::InvalidArgumentError(absl::StrCat(config.path(), ": ", parts...));
+  };
+  for (const char* section : {"rope_parameters", "rope_scaling"}) {
+    if (config.Has(section) && !config.IsObject(section)) {
+      return refuse("field '", section, "' is no object");
+    }
+  }
+  if (!config.Has("rope_parameters")) return "rope_scaling.";
+  if (config.Has("rope_scaling")) {
+    return refuse("rope_parameters and rope_scaling are both set; keep the one that is meant");
+  }
+  std::string prefix = "rope_parameters.";
+  const std::string nested = absl::StrCat(prefix, View(layer_type));
+  if (layer_type.empty()) {
+    if (config.IsObject("rope_parameters.full_attention")) {
+      return refuse("rope_parameters differ by the type of a layer, which this family does not");
+    }
+    return prefix;
+  }
+  if (config.Has(nested) && !config.IsObject(nested)) {
+    return refuse("field '", nested, "' is no object");
+  }
+  if (config.Has("rope_parameters.rope_type") || config.Has("rope_parameters.rope_theta")) {
+    return refuse("rope_parameters do not differ by the type of a layer, which this family needs");
+  }
+  return absl::StrCat(nested, ".");
+}
+
+/// Types that mean nothing without a factor.
+bool NeedsFactor(std::string_view type) {
+  return type == "linear" || type == "dynamic" || type == "llama3";
+}
+
 }  // namespace
 
 absl::StatusOr<RopeFrequencies> MakeFrequencies(const RopeParameters& parameters,
@@ -172,10 +225,15 @@ absl::StatusOr<RopeFrequencies> MakeFrequencies(const RopeParameters& parameters
   } else if (parameters.type != "default" && parameters.type != "none" &&
              parameters.type != "dynamic") {
     return absl::UnimplementedError(
-        absl::StrCat("rope: type is '", parameters.type,
-                     "'; this server knows: default, linear, dynamic, llama3, yarn, longrope"));
+        absl::StrCat("rope: type is ", Quoted(parameters.type),
+                     "; this server knows: default, linear, dynamic, llama3, yarn, longrope"));
   }
   if (!status.ok()) return status;
+  // mscale and the like may say anything.
+  if (!(rope.attention_factor > 0 && rope.attention_factor <= kMaxAttentionFactor)) {
+    return Invalid("attention factor", rope.attention_factor,
+                   absl::StrCat("above 0, at most ", kMaxAttentionFactor));
+  }
   for (size_t i = 0; i < parameters.frequency_divisors.size(); ++i) {
     const double divisor = parameters.frequency_divisors[i];
     if (!(divisor > 0)) return Invalid("factor of a frequency", divisor, "above 0");
@@ -189,11 +247,9 @@ absl::Status ReadRopeParameters(const ConfigSource& config, std::string_view lay
   OptionalFields top(config, "");
   top.Float("rope_theta", parameters.theta);
   top.Float("original_max_position_embeddings", parameters.original_context);
-  std::string prefix = config.Has("rope_parameters") ? "rope_parameters." : "rope_scaling.";
-  if (!layer_type.empty() && config.Has(absl::StrCat(prefix, View(layer_type)))) {
-    absl::StrAppend(&prefix, View(layer_type), ".");
-  }
-  OptionalFields fields(config, prefix);
+  const auto prefix = FindRopeSection(config, layer_type);
+  if (!prefix.ok()) return prefix.status();
+  OptionalFields fields(config, *prefix);
   fields.String("type", parameters.type);
   fields.String("rope_type", parameters.type);
   fields.Float("rope_theta", parameters.theta);
@@ -209,6 +265,11 @@ absl::Status ReadRopeParameters(const ConfigSource& config, std::string_view lay
   fields.Float("attention_factor", parameters.attention_factor);
   fields.Floats("short_factor", parameters.short_factor);
   fields.Floats("long_factor", parameters.long_factor);
+  if (!fields.Has("factor") && NeedsFactor(parameters.type)) {
+    return absl::InvalidArgumentError(absl::StrCat(config.path(), ": field '", *prefix,
+                                                   "factor' is missing, which rope type '",
+                                                   parameters.type, "' needs"));
+  }
   // Without a factor of its own a checkpoint was stretched as far as it was trained.
   if (!fields.Has("factor") && parameters.original_context > 0) {
     parameters.factor = std::max(

@@ -8,7 +8,9 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_format.h"
+#include "absl/strings/str_cat.h"
+#include "engine/text.h"
+#include "engine/weights/byte_cursor.h"
 #include "kernels/check.h"
 
 namespace nsa::engine {
@@ -33,9 +35,8 @@ absl::StatusOr<BpeMerges> BpeMerges::Create(
     // From the second byte on: a part may be a space itself only in files of other alphabets.
     const size_t space = line.find(' ', 1);
     const auto fail = [&](std::string_view what) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("tokenizer.ggml.merges[%d] is \"%s\": %s; convert the checkpoint again",
-                          rank, line, what));
+      return absl::InvalidArgumentError(absl::StrCat("merges[", rank, "] is ", Quoted(line), ": ",
+                                                     View(what), "; convert the checkpoint again"));
     };
     if (space == std::string::npos) return fail("expected two parts with a space between them");
     const std::string left = line.substr(0, space);
@@ -44,7 +45,7 @@ absl::StatusOr<BpeMerges> BpeMerges::Create(
     const auto right_it = ids.find(right);
     const auto joined_it = ids.find(left + right);
     if (left_it == ids.end() || right_it == ids.end() || joined_it == ids.end()) {
-      return fail("both parts and the whole must be in tokenizer.ggml.tokens");
+      return fail("both parts and the whole must be tokens");
     }
     // The first of two equal lines counts, as it has the better rank.
     merges.merges_.try_emplace(PairKey(left_it->second, right_it->second),

@@ -1,6 +1,7 @@
 #ifndef NSA_ENGINE_TOKENIZER_FOLDER_TEXT_H_
 #define NSA_ENGINE_TOKENIZER_FOLDER_TEXT_H_
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -19,8 +20,9 @@ struct FolderText {
   std::optional<std::string> chat_template;  // Jinja; nothing where the folder has none
 };
 
-/// NotFound where the folder has no tokenizer; errors of the files, which they name.
-absl::StatusOr<FolderText> LoadFolderText(const ModelFolder& folder);
+/// `num_rows`: of the embedding; added tokens from there on are left out. NotFound where the folder
+/// has no tokenizer; errors of the files, which they name.
+absl::StatusOr<FolderText> LoadFolderText(const ModelFolder& folder, int32_t num_rows);
 
 }  // namespace nsa::engine
 

@@ -2,6 +2,7 @@
 
 #include <utf8proc.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 
@@ -42,6 +43,33 @@ std::string Replaced(std::string_view text, const std::string& from, const std::
 }
 
 }  // namespace
+
+double Normalizer::MaxGrowth() const {
+  // Bytes that one of UTF-8 can become: in NFC and NFD at most, and in NFKC and NFKD (U+FDFA).
+  constexpr double kFormGrowth = 3, kCompatibleGrowth = 11;
+  double growth = 1;
+  bool decomposed = false, compatible = false;
+  for (const Step& step : steps_) {
+    if (step.kind == Kind::kForm) {
+      const bool now = step.form == Form::kNfkc || step.form == Form::kNfkd;
+      // Another form of what has been decomposed adds nothing.
+      if (now && !compatible) {
+        growth *= kCompatibleGrowth;
+      } else if (!now && !decomposed && !compatible) {
+        growth *= kFormGrowth;
+      }
+      compatible = compatible || now;
+      decomposed = true;
+    } else if (step.kind == Kind::kReplace) {
+      growth *= std::max(
+          1.0, static_cast<double>(step.to.size()) / static_cast<double>(step.from.size()));
+      decomposed = compatible = false;  // what it puts in is not
+    } else {
+      growth += static_cast<double>(step.to.size()) / 1024;
+    }
+  }
+  return growth;
+}
 
 std::string Normalizer::Apply(std::string_view text) const {
   std::string result(text);

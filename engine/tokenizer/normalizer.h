@@ -28,6 +28,9 @@ class Normalizer {
   }
 
   bool empty() const { return steps_.empty(); }
+  size_t num_steps() const { return steps_.size(); }
+  /// How many times as long a text of 1 KiB or more can become.
+  double MaxGrowth() const;
   /// `text` is valid UTF-8. Unicode's forms by utf8proc.
   std::string Apply(std::string_view text) const;
 

@@ -2,7 +2,6 @@
 #define NSA_ENGINE_TOKENIZER_PRE_TOKENIZER_H_
 
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -31,7 +30,8 @@ class PreTokenizer {
  public:
   /// InvalidArgument names the known patterns. The empty name is "default".
   static absl::StatusOr<std::unique_ptr<PreTokenizer>> Create(std::string_view name);
-  /// From stages that a checkpoint brings along. InvalidArgument where PCRE2 refuses a pattern.
+  /// From stages that a checkpoint brings along. InvalidArgument where PCRE2 refuses a pattern. The
+  /// work on one text is bounded: where a pattern needs more, the rest of a piece stays whole.
   static absl::StatusOr<std::unique_ptr<PreTokenizer>> FromStages(
       const std::vector<SplitStage>& stages, bool ignores_merges);
   ~PreTokenizer();
@@ -51,11 +51,12 @@ class PreTokenizer {
 
  private:
   struct Stage;
+  struct Work;
   PreTokenizer() = default;
 
   // Each stage cuts the pieces of the one before into matches and what lies between them.
   std::vector<std::unique_ptr<Stage>> stages_;
-  uint32_t match_limit_ = std::numeric_limits<uint32_t>::max();  // PCRE2's, for one match
+  bool limited_ = false;  // the patterns came with a checkpoint
   bool ignores_merges_ = false;
   bool adds_bos_ = false;
 };

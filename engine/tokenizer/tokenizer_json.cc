@@ -12,8 +12,8 @@
 #include "engine/text.h"
 #include "engine/tokenizer/byte_bpe.h"
 #include "engine/tokenizer/character_bpe.h"
-#include "engine/tokenizer/oniguruma.h"
-#include "engine/tokenizer/piece_text.h"
+#include "engine/tokenizer/tokenizer_json_fields.h"
+#include "engine/tokenizer/tokenizer_pipeline.h"
 #include "engine/weights/byte_cursor.h"
 
 namespace nsa::engine {
@@ -24,200 +24,6 @@ using nlohmann::json;
 // Ids beyond the number of tokens, which some checkpoints leave unused: a table of ids must not
 // take more memory than the file justifies.
 constexpr size_t kMaxUnusedIds = size_t{1} << 16;
-// GPT-2's split, which the component "ByteLevel" does by default.
-constexpr std::string_view kByteLevelPattern =
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-
-/// The member `name`; null where there is none.
-const json* Member(const json& object, const char* name) {
-  if (!object.is_object()) return nullptr;
-  const auto it = object.find(name);
-  return it == object.end() || it->is_null() ? nullptr : &*it;
-}
-
-std::string Text(const json& object, const char* name, std::string_view otherwise = "") {
-  const json* member = Member(object, name);
-  return member != nullptr && member->is_string() ? member->get<std::string>()
-                                                  : std::string(otherwise);
-}
-
-bool Flag(const json& object, const char* name, bool otherwise) {
-  const json* member = Member(object, name);
-  return member != nullptr && member->is_boolean() ? member->get<bool>() : otherwise;
-}
-
-std::string Type(const json& component) { return Text(component, "type"); }
-
-absl::Status Unknown(std::string_view what, const json& component) {
-  return absl::UnimplementedError(
-      absl::StrCat(View(what), " of type ", Quoted(Type(component)), " is not known"));
-}
-
-/// Calls visit(component) for `component`, or for each member `list` of a Sequence.
-template <typename Visit>
-absl::Status ForEach(const json* component, const char* list, const Visit& visit) {
-  if (component == nullptr) return absl::OkStatus();
-  if (Type(*component) != "Sequence") return visit(*component);
-  const json* members = Member(*component, list);
-  if (members == nullptr || !members->is_array()) {
-    return absl::InvalidArgumentError(absl::StrCat("a Sequence has no array '", list, "'"));
-  }
-  for (const json& member : *members) {
-    if (absl::Status status = ForEach(&member, list, visit); !status.ok()) return status;
-  }
-  return absl::OkStatus();
-}
-
-/// What the file's components amount to.
-struct Pipeline {
-  Normalizer normalizer;        // of every text
-  Normalizer first_normalizer;  // of the head of the text
-  std::vector<SplitStage> stages;
-  bool byte_level = false;
-  bool strips_leading_space = false;
-};
-
-class PipelineReader {
- public:
-  absl::StatusOr<Pipeline> Read(const json& document) {
-    absl::Status status = ForEach(Member(document, "normalizer"), "normalizers",
-                                  [&](const json& part) { return ReadNormalizer(part); });
-    if (!status.ok()) return status;
-    status = ForEach(Member(document, "pre_tokenizer"), "pretokenizers",
-                     [&](const json& part) { return ReadPreTokenizer(part); });
-    if (!status.ok()) return status;
-    status = ForEach(Member(document, "decoder"), "decoders",
-                     [&](const json& part) { return ReadDecoder(part); });
-    if (!status.ok()) return status;
-    return std::move(pipeline_);
-  }
-
- private:
-  template <typename Add>
-  void AddToBoth(const Add& add) {
-    add(pipeline_.normalizer);
-    add(pipeline_.first_normalizer);
-  }
-
-  absl::Status ReadNormalizer(const json& part);
-  absl::Status ReadPreTokenizer(const json& part);
-  absl::Status ReadMetaspace(const json& part);
-  absl::Status ReadSplit(const json& part);
-  absl::Status ReadDecoder(const json& part);
-
-  Pipeline pipeline_;
-};
-
-absl::Status PipelineReader::ReadNormalizer(const json& part) {
-  static constexpr std::pair<std::string_view, Normalizer::Form> kForms[] = {
-      {"NFC", Normalizer::Form::kNfc},
-      {"NFD", Normalizer::Form::kNfd},
-      {"NFKC", Normalizer::Form::kNfkc},
-      {"NFKD", Normalizer::Form::kNfkd}};
-  const std::string type = Type(part);
-  for (const auto& [name, form] : kForms) {
-    if (type != name) continue;
-    AddToBoth([&](Normalizer& normalizer) { normalizer.AddForm(form); });
-    return absl::OkStatus();
-  }
-  if (type == "Prepend") {
-    AddToBoth([&](Normalizer& normalizer) { normalizer.AddPrepend(Text(part, "prepend")); });
-    return absl::OkStatus();
-  }
-  if (type == "Replace") {
-    const json* pattern = Member(part, "pattern");
-    const std::string from = pattern == nullptr ? "" : Text(*pattern, "String");
-    if (from.empty()) {
-      return absl::UnimplementedError(
-          "a normalizer Replace whose pattern is no string is not known");
-    }
-    AddToBoth([&](Normalizer& normalizer) { normalizer.AddReplace(from, Text(part, "content")); });
-    return absl::OkStatus();
-  }
-  return Unknown("a normalizer", part);
-}
-
-absl::Status PipelineReader::ReadPreTokenizer(const json& part) {
-  const std::string type = Type(part);
-  if (type == "ByteLevel") {
-    pipeline_.byte_level = true;
-    if (Flag(part, "add_prefix_space", true)) {
-      if (!pipeline_.stages.empty()) {
-        return absl::UnimplementedError("ByteLevel with add_prefix_space behind another split");
-      }
-      AddToBoth([](Normalizer& normalizer) { normalizer.AddPrepend(" ", " "); });
-    }
-    if (Flag(part, "use_regex", true)) {
-      pipeline_.stages.push_back({.pattern = ToPcre2(kByteLevelPattern)});
-    }
-    return absl::OkStatus();
-  }
-  if (type == "Digits") {
-    const bool one = Flag(part, "individual_digits", false);
-    pipeline_.stages.push_back({.pattern = one ? "\\p{N}" : "\\p{N}+"});
-    return absl::OkStatus();
-  }
-  if (type == "Split") return ReadSplit(part);
-  if (type == "Metaspace") return ReadMetaspace(part);
-  return Unknown("a pre-tokenizer", part);
-}
-
-absl::Status PipelineReader::ReadMetaspace(const json& part) {
-  const std::string space = Text(part, "replacement", kVisibleSpace);
-  // Before tokenizers 0.19 the scheme was a flag.
-  const bool old_flag = Flag(part, "add_prefix_space", true);
-  const std::string scheme = Text(part, "prepend_scheme", old_flag ? "always" : "never");
-  AddToBoth([&](Normalizer& normalizer) { normalizer.AddReplace(" ", space); });
-  if (scheme == "always") pipeline_.normalizer.AddPrepend(space, space);
-  if (scheme == "always" || scheme == "first") pipeline_.first_normalizer.AddPrepend(space, space);
-  if (Flag(part, "split", true)) {
-    pipeline_.stages.push_back(
-        {.pattern = QuotePattern(space), .behavior = SplitStage::Behavior::kMergedWithNext});
-  }
-  return absl::OkStatus();
-}
-
-absl::Status PipelineReader::ReadSplit(const json& part) {
-  const json* pattern = Member(part, "pattern");
-  if (pattern == nullptr) return absl::InvalidArgumentError("a Split has no pattern");
-  const std::string regex = Text(*pattern, "Regex");
-  const std::string text = Text(*pattern, "String");
-  if (regex.empty() && text.empty()) {
-    return absl::InvalidArgumentError("a Split's pattern is neither Regex nor String");
-  }
-  SplitStage stage{.pattern = regex.empty() ? QuotePattern(text) : ToPcre2(regex)};
-  const std::string behavior = Text(part, "behavior");
-  const bool invert = Flag(part, "invert", false);
-  if (behavior == "Removed") {
-    stage.behavior = invert ? SplitStage::Behavior::kOnlyMatches : SplitStage::Behavior::kOnlyGaps;
-  } else if (behavior == "MergedWithPrevious" && !invert) {
-    stage.behavior = SplitStage::Behavior::kMergedWithPrevious;
-  } else if (behavior == "MergedWithNext" && !invert) {
-    stage.behavior = SplitStage::Behavior::kMergedWithNext;
-  } else if (behavior != "Isolated") {
-    return absl::UnimplementedError(absl::StrCat("a Split with behavior ", Quoted(behavior),
-                                                 invert ? " inverted" : "", " is not known"));
-  }
-  pipeline_.stages.push_back(std::move(stage));
-  return absl::OkStatus();
-}
-
-absl::Status PipelineReader::ReadDecoder(const json& part) {
-  const std::string type = Type(part);
-  if (type == "ByteLevel") {
-    pipeline_.byte_level = true;
-  } else if (type == "Strip") {
-    const json* start = Member(part, "start");
-    pipeline_.strips_leading_space = start != nullptr && start->is_number() && *start > 0;
-  } else if (type == "Metaspace") {
-    pipeline_.strips_leading_space =
-        Text(part, "prepend_scheme", Flag(part, "add_prefix_space", true) ? "always" : "never") !=
-        "never";
-  } else if (type != "Replace" && type != "ByteFallback" && type != "Fuse") {
-    return Unknown("a decoder", part);
-  }
-  return absl::OkStatus();
-}
 
 /// Tokens, types, merges and special ids.
 class VocabularyReader {
@@ -232,7 +38,9 @@ class VocabularyReader {
   absl::Status ReadMerges(const json& model);
   absl::Status ReadAddedTokens();
   absl::Status ReadTemplate(const json& processor);
+  absl::Status CheckTemplateId(const json& processor, const std::string& token, int32_t id) const;
   absl::Status ReadIds(const json& model);
+  void ApplySettings();
   int32_t IdOf(std::string_view token) const {
     const auto it = std::ranges::find(vocabulary_.tokens, token);
     return it == vocabulary_.tokens.end() ? -1
@@ -293,7 +101,7 @@ absl::Status VocabularyReader::ReadMerges(const json& model) {
 
 absl::Status VocabularyReader::ReadAddedTokens() {
   const json* added = Member(document_, "added_tokens");
-  if (added == nullptr || !added->is_array()) return absl::OkStatus();
+  if (added == nullptr) return absl::OkStatus();
   for (const json& token : *added) {
     const std::string content = Text(token, "content");
     const json* id = Member(token, "id");
@@ -304,6 +112,10 @@ absl::Status VocabularyReader::ReadAddedTokens() {
       return absl::UnimplementedError(
           absl::StrCat("added token ", Quoted(content), " with single_word is not known"));
     }
+    // Models of text alone keep the names of tokens for images, for which they have no row.
+    const bool beyond = settings_.max_tokens > 0 && id->is_number_unsigned() &&
+                        id->get<uint64_t>() >= settings_.max_tokens;
+    if (beyond) continue;
     const bool special = Flag(token, "special", false);
     const TokenType type = special ? TokenType::kControl : TokenType::kUserDefined;
     if (absl::Status status = Place(content, *id, type); !status.ok()) return status;
@@ -315,11 +127,22 @@ absl::Status VocabularyReader::ReadAddedTokens() {
   return absl::OkStatus();
 }
 
+/// "special_tokens": {"<s>": {"ids": [1], …}}: what the reference in fact adds.
+absl::Status VocabularyReader::CheckTemplateId(const json& processor, const std::string& token,
+                                               int32_t id) const {
+  const json* all = Member(processor, "special_tokens");
+  const json* entry = all == nullptr ? nullptr : Member(*all, token.c_str());
+  const json* ids = entry == nullptr ? nullptr : Member(*entry, "ids");
+  if (ids == nullptr || *ids == json::array({id})) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat("TemplateProcessing: token ", Quoted(token),
+                                               " has ids other than its own, ", id));
+}
+
 /// "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": …}, …].
 absl::Status VocabularyReader::ReadTemplate(const json& processor) {
   const std::string type = Type(processor);
   if (type == "ByteLevel") return absl::OkStatus();
-  if (type != "TemplateProcessing") return Unknown("a post-processor", processor);
+  if (type != "TemplateProcessing") return UnknownComponent("a post-processor", processor);
   const json* single = Member(processor, "single");
   if (single == nullptr || !single->is_array()) {
     return absl::InvalidArgumentError("TemplateProcessing has no array 'single'");
@@ -331,17 +154,33 @@ absl::Status VocabularyReader::ReadTemplate(const json& processor) {
       continue;
     }
     const json* special = Member(item, "SpecialToken");
-    const int32_t id = special == nullptr ? -1 : IdOf(Text(*special, "id"));
+    const std::string token = special == nullptr ? "" : Text(*special, "id");
+    const int32_t id = IdOf(token);
     bool& flag = before ? vocabulary_.add_bos.emplace(vocabulary_.add_bos.value_or(false))
                         : vocabulary_.add_eos;
     if (id < 0 || flag) {
       return absl::UnimplementedError(
           "TemplateProcessing: expected at most one token before the text and one after it");
     }
+    if (absl::Status s = CheckTemplateId(processor, token, id); !s.ok()) return s;
     flag = true;
     (before ? vocabulary_.bos_id : vocabulary_.eos_id) = id;
   }
   return absl::OkStatus();
+}
+
+/// Flags in tokenizer_config.json count before the template.
+void VocabularyReader::ApplySettings() {
+  if (settings_.add_bos.has_value()) {
+    vocabulary_.add_bos = settings_.add_bos;
+    const int32_t id = IdOf(settings_.bos_token);
+    if (id >= 0) vocabulary_.bos_id = id;
+  }
+  if (settings_.add_eos.has_value()) {
+    vocabulary_.add_eos = *settings_.add_eos;
+    const int32_t id = IdOf(settings_.eos_token);
+    if (id >= 0) vocabulary_.eos_id = id;
+  }
 }
 
 absl::Status VocabularyReader::ReadIds(const json& model) {
@@ -353,9 +192,10 @@ absl::Status VocabularyReader::ReadIds(const json& model) {
   }
   if (vocabulary_.eos_id >= 0) vocabulary_.stop_ids.push_back(vocabulary_.eos_id);
   vocabulary_.add_bos = false;
-  absl::Status status = ForEach(Member(document_, "post_processor"), "processors",
-                                [&](const json& part) { return ReadTemplate(part); });
+  absl::Status status = ForEachComponent(Member(document_, "post_processor"), "processors",
+                                         [&](const json& part) { return ReadTemplate(part); });
   if (!status.ok()) return status;
+  ApplySettings();
   for (const int64_t id : settings_.stop_ids) {
     if (id < 0 || id >= static_cast<int64_t>(vocabulary_.tokens.size())) {
       return absl::InvalidArgumentError(
@@ -399,14 +239,18 @@ absl::Status CheckModel(const json* model) {
     if (Text(*model, affix).empty()) continue;
     return absl::UnimplementedError(absl::StrCat("model.", affix, " is not known"));
   }
+  if (const json* dropout = Member(*model, "dropout"); dropout != nullptr && *dropout != 0) {
+    return absl::UnimplementedError("model.dropout draws tokens at random, which is not served");
+  }
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Build(const json& document,
                                                  const TokenizerSettings& settings) {
+  if (absl::Status status = CheckTokenizerFields(document); !status.ok()) return status;
   const json* model = Member(document, "model");
   if (absl::Status status = CheckModel(model); !status.ok()) return status;
-  auto pipeline = PipelineReader().Read(document);
+  auto pipeline = ReadPipeline(document);
   if (!pipeline.ok()) return pipeline.status();
   auto vocabulary = VocabularyReader(document, settings).Read(*model);
   if (!vocabulary.ok()) return vocabulary.status();

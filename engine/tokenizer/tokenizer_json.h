@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,8 +15,11 @@ namespace nsa::engine {
 
 /// What tokenizer.json leaves to the files beside it.
 struct TokenizerSettings {
-  std::string bos_token, eos_token;  // empty: none
-  std::vector<int64_t> stop_ids;     // besides those that are known by name; others are refused
+  std::string bos_token, eos_token;      // empty: none
+  std::vector<int64_t> stop_ids;         // besides those that are known by name; others are refused
+  std::optional<bool> add_bos, add_eos;  // nothing: as the file's template has it
+  // Rows of the embedding: added tokens from there on are left out. 0: none are.
+  size_t max_tokens = 0;
 };
 
 /// A tokenizer.json of PyPI `tokenizers`: models of kind BPE, over bytes or over characters, with

@@ -8,12 +8,15 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_format.h"
+#include "engine/weights/byte_cursor.h"
 #include "engine/weights/gguf.h"
 
 namespace nsa::engine {
 namespace {
 
 constexpr std::string_view kPrefix = "tokenizer.ggml.";
+// Looked for at every place of a text.
+constexpr size_t kMaxSpecialTokenBytes = 512;
 
 std::string Key(std::string_view name) { return absl::StrFormat("%s%s", kPrefix, name); }
 
@@ -156,9 +159,16 @@ absl::Status CheckVocabulary(const Vocabulary& vocabulary) {
   for (size_t id = 0; id < num_tokens; ++id) {
     const auto [it, inserted] = seen.try_emplace(vocabulary.tokens[id], id);
     if (!inserted || vocabulary.tokens[id].empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("the vocabulary's tokens %d and %d are both %s, expected unique names",
+                          it->second, id, Quoted(vocabulary.tokens[id])));
+    }
+    const TokenType type = vocabulary.types[id];
+    const bool searched = type == TokenType::kControl || type == TokenType::kUserDefined;
+    if (searched && vocabulary.tokens[id].size() > kMaxSpecialTokenBytes) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "tokenizer.ggml.tokens: tokens %d and %d are both \"%s\", expected unique names",
-          it->second, id, vocabulary.tokens[id]));
+          "the vocabulary's token %d, %s, is special and has %d bytes, expected at most %d", id,
+          Quoted(vocabulary.tokens[id]), vocabulary.tokens[id].size(), kMaxSpecialTokenBytes));
     }
   }
   if (auto s = CheckId("begin-of-sequence", vocabulary.bos_id, num_tokens,

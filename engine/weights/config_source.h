@@ -22,6 +22,8 @@ class ConfigSource {
   /// Of the file, for messages.
   virtual const std::string& path() const = 0;
   virtual bool Has(std::string_view key) const = 0;
+  /// Whether `key` holds named values of its own, reached by their own paths.
+  virtual bool IsObject(std::string_view key) const = 0;
 
   // Integers of any width and sign are taken if the value fits.
   virtual absl::StatusOr<int64_t> GetInt(std::string_view key) const = 0;

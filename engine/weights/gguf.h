@@ -47,6 +47,7 @@ class GgufFile final : public ConfigSource {
   /// Null where there is none.
   const GgufValue* FindValue(std::string_view key) const;
   bool Has(std::string_view key) const override { return FindValue(key) != nullptr; }
+  bool IsObject(std::string_view) const override { return false; }
   absl::StatusOr<int64_t> GetInt(std::string_view key) const override;
   absl::StatusOr<double> GetFloat(std::string_view key) const override;
   absl::StatusOr<bool> GetBool(std::string_view key) const override;

@@ -20,6 +20,26 @@ using nlohmann::json;
 constexpr size_t kMaxBytes = size_t{64} << 20;
 constexpr int kMaxDepth = 256;
 
+/// Whether brackets outside of strings nest too deep: asked before parsing, as a parser's memory
+/// grows with depth.
+bool NestsTooDeep(std::string_view text) {
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string && c == '\\') {
+      ++i;
+    } else if (c == '"') {
+      in_string = !in_string;
+    } else if (!in_string && (c == '[' || c == '{')) {
+      if (++depth > kMaxDepth) return true;
+    } else if (!in_string && (c == ']' || c == '}')) {
+      --depth;
+    }
+  }
+  return false;
+}
+
 /// `value` as T; false where its type or range does not allow it.
 bool Convert(const json& value, int64_t& result) {
   if (value.is_number_unsigned()) {
@@ -119,27 +139,33 @@ absl::StatusOr<JsonConfig> JsonConfig::Read(const std::string& path) {
 }
 
 absl::StatusOr<JsonConfig> JsonConfig::Parse(std::string_view text, std::string path) {
-  auto document = std::make_unique<json>();
-  bool too_deep = false;
-  const auto watch = [&](int depth, json::parse_event_t, json&) {
-    too_deep = too_deep || depth > kMaxDepth;
-    return !too_deep;
-  };
-  try {
-    *document = json::parse(text.begin(), text.end(), watch);
-  } catch (const json::parse_error& error) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": no JSON at byte ", error.byte));
-  } catch (const json::exception&) {  // a number out of range
-    return absl::InvalidArgumentError(absl::StrCat(path, ": no JSON that this server reads"));
-  }
-  if (too_deep) {
+  if (NestsTooDeep(text)) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": nests deeper than ", kMaxDepth, " levels"));
+  }
+  auto document = std::make_unique<json>();
+  try {
+    *document = json::parse(text.begin(), text.end());
+  } catch (const json::parse_error& error) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": no JSON at byte ", error.byte));
+  } catch (const json::exception&) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": no JSON that this server reads (a number out of range?)"));
   }
   if (!document->is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": expected a JSON object at the top"));
   }
   return JsonConfig(std::move(path), std::move(document));
+}
+
+absl::StatusOr<JsonConfig> JsonConfig::Section(std::string_view key,
+                                               std::string_view defaults) const {
+  const json* section = Find(key);
+  if (section == nullptr) return Missing(*this, key);
+  if (!section->is_object()) return WrongType(*this, key, *section, "an object");
+  auto fields = std::make_unique<json>(json::parse(defaults.begin(), defaults.end()));
+  fields->update(*section);
+  return JsonConfig(absl::StrCat(path_, ": ", View(key)), std::move(fields));
 }
 
 const json* JsonConfig::Find(std::string_view key) const {

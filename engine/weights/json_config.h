@@ -37,8 +37,11 @@ class JsonConfig final : public ConfigSource {
   absl::StatusOr<std::vector<int64_t>> GetInts(std::string_view key) const override;
   absl::StatusOr<std::vector<double>> GetFloats(std::string_view key) const override;
 
-  bool IsObject(std::string_view key) const;
+  bool IsObject(std::string_view key) const override;
   bool IsArray(std::string_view key) const;
+  /// The object `key` as a configuration of its own. `defaults`, a JSON object, are the fields that
+  /// it may leave out.
+  absl::StatusOr<JsonConfig> Section(std::string_view key, std::string_view defaults) const;
   /// The document, for files whose shape is not fields of an object (tokenizer.json).
   const nlohmann::json& document() const { return *document_; }
 

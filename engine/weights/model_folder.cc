@@ -1,5 +1,7 @@
 #include "engine/weights/model_folder.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -28,10 +30,12 @@ bool Exists(const std::string& path) {
   return std::filesystem::exists(path, error);
 }
 
-/// A name that stays in the folder.
+/// A name that stays in the folder, and that a file system takes.
 bool IsPlainName(std::string_view name) {
-  return !name.empty() && name != "." && name != ".." && name.find('/') == std::string_view::npos &&
-         name.find('\0') == std::string_view::npos;
+  constexpr size_t kMaxBytes = 255;
+  const auto is_odd = [](char c) { return c == '/' || static_cast<uint8_t>(c) < ' '; };
+  return !name.empty() && name.size() <= kMaxBytes && name != "." && name != ".." &&
+         std::ranges::none_of(name, is_odd);
 }
 
 /// The shard of each tensor, from an index's "weight_map".

@@ -62,6 +62,103 @@ def test_a_native_checkpoint_says_so(tmp_path):
     start_fails(folder, "gated", code=2, attention="full")
 
 
+def sparse_config(**changes) -> dict:
+    fields = dict(kernel_size=32, kernel_stride=16, block_size=64, window_size=128, topk=4)
+    return tiny_folder.llama_config() | dict(
+        model_type="minicpm",
+        tie_word_embeddings=False,
+        scale_emb=12,
+        scale_depth=1.4,
+        dim_model_base=32,
+        sparse_config=fields | dict(init_blocks=1, dense_len=256) | changes,
+    )
+
+
+def test_sparse_attention_of_minicpm(tmp_path):
+    folder = tiny_folder.write_raw(tmp_path / "model", sparse_config())
+    found = info(folder)
+    assert (found.family, found.attention_source) == ("minicpm", "checkpoint")
+    for words in ("l=32 d=16", "n=6", "dense below 256", "selected alone"):
+        assert words in found.attention
+    assert len(answer(folder)) >= 4
+    # It was trained from full attention and still has it.
+    assert info(folder, attention="full").attention == "full"
+
+
+@pytest.mark.parametrize(
+    "changes,words",
+    [
+        (dict(window_size=0), ["window_size", "0"]),
+        (dict(window_size=100), ["window_size", "100", "multiple of block_size 64"]),
+        (dict(kernel_stride=24), ["compression_stride", "24", "divisor of 64"]),
+        (dict(kernel_size=40), ["compression_length", "40"]),
+        (dict(block_size=48, window_size=96), ["sel_block_size", "48"]),
+        (dict(init_blocks=4), ["num_selected_blocks", "6", "forced"]),
+        (dict(topk="64"), ["topk", "integer"]),
+        (dict(use_nope=True), ["use_nope"]),
+    ],
+    ids=str,
+)
+def test_a_minicpm_that_contradicts_itself(tmp_path, changes, words):
+    folder = tiny_folder.write_raw(tmp_path / "model", sparse_config(**changes))
+    start_fails(folder, "config.json", *words)
+
+
+def test_nsa_as_published(tmp_path):
+    folder = tiny_folder.write_raw(
+        tmp_path / "model", tiny_folder.nsa_paper_config(), tiny_folder.nsa_paper_weights()
+    )
+    found = info(folder)
+    assert (found.family, found.attention_source) == ("nsa_paper", "checkpoint")
+    assert "learned" in found.attention and "gated" in found.attention
+    assert len(answer(folder)) >= 4
+
+
+@pytest.mark.parametrize(
+    "changes,words",
+    [
+        (dict(window_size=0), ["nsa.window_size", "0"]),
+        (dict(compression_stride=24), ["compression_stride", "24", "divisor of 64"]),
+        (dict(selection_block_size=24), ["sel_block_size", "24"]),
+        (dict(num_selected_blocks=2), ["num_selected_blocks", "2", "forced"]),
+        (dict(gate_hidden_size=None), ["nsa.gate_hidden_size"]),
+        (dict(compression_hidden_size=0), ["nsa.compression_hidden_size", "0"]),
+        (dict(rope_cmp=1), ["nsa.rope_cmp"]),
+    ],
+    ids=str,
+)
+def test_a_published_nsa_that_contradicts_itself(tmp_path, changes, words):
+    config = tiny_folder.nsa_paper_config(**changes)
+    folder = tiny_folder.write_raw(tmp_path / "model", config, tiny_folder.nsa_paper_weights())
+    start_fails(folder, "config.json", *words)
+
+
+@pytest.mark.parametrize(
+    "name,shape",
+    [
+        ("self_attn.compress_k.position", (16, 32)),
+        ("self_attn.compress_v.up_proj.weight", (24, 16 * 32)),
+        ("self_attn.compress_k.down_proj.bias", (31,)),
+        ("self_attn.gate.down_proj.weight", (2 * 3, 9)),
+        ("self_attn.slc_v_proj.weight", (32, 64)),
+    ],
+)
+def test_tensors_of_a_published_nsa(tmp_path, name, shape):
+    weights = tiny_folder.nsa_paper_weights()
+    tensor = f"model.layers.1.{name}"
+    weights[tensor] = np.zeros(shape, "<f4")
+    folder = tiny_folder.write_raw(tmp_path / "shape", tiny_folder.nsa_paper_config(), weights)
+    if name.endswith("position"):
+        assert len(answer(folder)) >= 4  # its shape is right
+    else:
+        start_fails(folder, tensor, "shape", "expected")
+    del weights[tensor]
+    if name.endswith("bias"):
+        return  # may be absent
+    folder = tiny_folder.write_raw(tmp_path / "gone", tiny_folder.nsa_paper_config(), weights)
+    start_fails(folder, tensor, "is missing")
+
+
 @pytest.mark.parametrize(
     "changes,words",
     [

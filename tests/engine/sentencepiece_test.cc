@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <random>
@@ -144,6 +145,36 @@ TEST(SentencePiece, TakesOrRefusesADamagedModelButNeverCrashes) {
       ASSERT_LT(id, (*tokenizer)->vocabulary_size());
     }
     (*tokenizer)->Decode(ids, true);
+  }
+}
+
+// SentencePiece follows the trie's offsets as they are.
+TEST(SentencePiece, RefusesATrieThatPointsOutside) {
+  // A table of 256 units, the last field of the file; what stands twice in a message is joined.
+  constexpr uint32_t kNumUnits = 256;
+  const auto with_unit = [](uint32_t index, uint32_t unit) {
+    std::vector<uint32_t> table(1 + kNumUnits);
+    table[0] = kNumUnits * 4;
+    table[1 + index] = unit;
+    std::string field(reinterpret_cast<const char*>(table.data()), table.size() * 4);
+    field.push_back('\0');  // the texts
+    const auto tagged = [](char tag, const std::string& content) {
+      const size_t size = content.size();
+      return std::string{tag, static_cast<char>(0x80 | (size & 0x7F)),
+                         static_cast<char>(size >> 7)} +
+             content;
+    };
+    return ReadFile(GoldenPath("tiny_unigram.model")) + tagged('\x1A', tagged('\x12', field));
+  };
+  constexpr uint32_t kOutside = 1u << 18;  // an offset of 256
+  EXPECT_TRUE(SentencePiece::FromModelProto(with_unit(0, 0)).ok());
+  EXPECT_TRUE(SentencePiece::FromModelProto(with_unit(97, kOutside | 1u << 31)).ok());
+  for (const uint32_t index : {0u, 1u, 97u, 255u}) {
+    for (const uint32_t unit : {kOutside, 0x7FFFFFFFu, 1u << 30, 1u << 9 | 1u << 10}) {
+      const auto tokenizer = SentencePiece::FromModelProto(with_unit(index, unit));
+      EXPECT_THAT(std::string(tokenizer.status().message()), HasSubstr("outside of itself"))
+          << index << " " << unit;
+    }
   }
 }
 

@@ -119,6 +119,51 @@ def llama_weights(seed: int = 7, gated: bool = False) -> dict[str, np.ndarray]:
     return weights
 
 
+VALUE_DIM, GATE_HIDDEN, PHI_HIDDEN, LENGTH = 24, 8, 24, 16
+
+
+def nsa_paper_config(**changes) -> dict:
+    """NSA as published, small; `changes` are of its section."""
+    section = dict(
+        compression_length=LENGTH,
+        compression_stride=8,
+        compression_hidden_size=PHI_HIDDEN,
+        selection_block_size=32,
+        num_selected_blocks=4,
+        window_size=64,
+        gate_hidden_size=GATE_HIDDEN,
+    )
+    return llama_config() | dict(
+        model_type="nsa_paper", v_head_dim=VALUE_DIM, nsa=section | changes
+    )
+
+
+def nsa_paper_weights(seed: int = 7) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    weights = {
+        name: array for name, array in llama_weights(seed).items() if "self_attn" not in name
+    }
+    for i in range(LAYERS):
+        shapes = {
+            "q_proj.weight": (Q_HEADS * HEAD_DIM, HIDDEN),
+            "o_proj.weight": (HIDDEN, Q_HEADS * VALUE_DIM),
+            "gate.up_proj.weight": (GATE_HIDDEN, HIDDEN),
+            "gate.down_proj.weight": (Q_HEADS * 3, GATE_HIDDEN),
+        }
+        for branch in ("cmp", "slc", "win"):
+            shapes[f"{branch}_k_proj.weight"] = (KV_HEADS * HEAD_DIM, HIDDEN)
+            shapes[f"{branch}_v_proj.weight"] = (KV_HEADS * VALUE_DIM, HIDDEN)
+        for name, dim in (("compress_k", HEAD_DIM), ("compress_v", VALUE_DIM)):
+            shapes[f"{name}.position"] = (LENGTH, dim)
+            shapes[f"{name}.up_proj.weight"] = (PHI_HIDDEN, LENGTH * dim)
+            shapes[f"{name}.down_proj.weight"] = (dim, PHI_HIDDEN)
+            shapes[f"{name}.down_proj.bias"] = (dim,)
+        for name, shape in shapes.items():
+            array = (rng.standard_normal(shape) * 0.3).astype("<f4")
+            weights[f"model.layers.{i}.self_attn.{name}"] = array
+    return weights
+
+
 def write_raw(
     folder: pathlib.Path, config: dict | None = None, weights: dict | None = None, shards: int = 1
 ) -> pathlib.Path:

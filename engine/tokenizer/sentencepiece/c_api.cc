@@ -26,6 +26,26 @@ void SetError(const char* message, char* error, size_t error_size) {
 
 constexpr int32_t kByteType = 6;
 
+/// Whether no step through the trie of a table of characters leaves it: SentencePiece follows its
+/// units' offsets unchecked. The table is the trie's size in bytes, its units of 32 bits, and
+/// texts. A unit leads to where its own index xor its offset xor the next byte is; one with the
+/// highest bit is a value and leads nowhere.
+bool TrieStaysInside(const std::string& table) {
+  uint32_t num_bytes = 0;
+  if (table.size() < sizeof(num_bytes)) return true;  // SentencePiece sees to the sizes
+  std::memcpy(&num_bytes, table.data(), sizeof(num_bytes));
+  if (num_bytes > table.size() - sizeof(num_bytes)) return true;
+  const uint32_t num_units = num_bytes / sizeof(uint32_t);
+  for (uint32_t i = 0; i < num_units; ++i) {
+    uint32_t unit = 0;
+    std::memcpy(&unit, table.data() + (i + 1) * sizeof(unit), sizeof(unit));
+    const bool is_value = i > 0 && unit >> 31 != 0;
+    const uint32_t offset = (unit >> 10) << ((unit & 0x200) >> 6);
+    if (!is_value && ((i ^ offset) | 0xFF) >= num_units) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 struct NsaSpmModel {
@@ -54,6 +74,11 @@ NsaSpmModel* nsa_spm_load(const char* bytes, size_t num_bytes, char* error, size
   }
   if (proto->pieces_size() == 0) {
     SetError("the ModelProto has no pieces", error, error_size);
+    return nullptr;
+  }
+  if (!TrieStaysInside(proto->normalizer_spec().precompiled_charsmap()) ||
+      !TrieStaysInside(proto->denormalizer_spec().precompiled_charsmap())) {
+    SetError("the trie of its precompiled_charsmap points outside of itself", error, error_size);
     return nullptr;
   }
   return Load(std::move(proto), error, error_size);
