@@ -29,6 +29,11 @@ class ChatTemplate {
   /// raise_exception.
   virtual absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages,
                                              bool add_generation_prompt) const = 0;
+  /// The same for all that a template may be given: `variables` is the text of a JSON object with
+  /// "messages" (contents in parts, tool calls, ...), "add_generation_prompt", "tools", "documents"
+  /// and what a template asks for by names of its own ("enable_thinking"). What is not given is as
+  /// transformers has it; a bos_token or eos_token that is given counts.
+  virtual absl::StatusOr<std::string> RenderJson(std::string_view variables) const = 0;
 };
 
 }  // namespace nsa::engine

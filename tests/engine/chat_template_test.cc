@@ -87,19 +87,23 @@ TEST(ChatTemplateTest, ErrorsNameTheLineAndWhatIsWrong) {
   EXPECT_THAT(ErrorOf("a\nb\n{{ 1 | frobnicate }}"), HasSubstr("line 3: the filter 'frobnicate'"));
   EXPECT_THAT(ErrorOf("\n{{ 1 is frobnicated }}"), HasSubstr("line 2: the test 'frobnicated'"));
   EXPECT_THAT(ErrorOf("{% include 'x' %}"), HasSubstr("line 1: the tag 'include'"));
-  EXPECT_THAT(ErrorOf("\n\n{{ 2 ** 3 }}"), HasSubstr("line 3: the operator '**'"));
+  EXPECT_THAT(ErrorOf("\n\n{{ 2 ** 63 }}"), HasSubstr("line 3: an integer is over 64 bits"));
   EXPECT_THAT(ErrorOf("{% if 1 %}\n\n{{ nobody.name }}\n{% endif %}"),
               HasSubstr("line 3: 'nobody' is undefined"));
-  EXPECT_THAT(ErrorOf("\n{{ [1, 2] | tojson(indent=99) }}"), HasSubstr("line 2: filter 'tojson'"));
+  EXPECT_THAT(ErrorOf("\n{{ [1, 2] | tojson(indent=1.5) }}"), HasSubstr("line 2: filter 'tojson'"));
   EXPECT_THAT(ErrorOf("{% if 1 %}\n{% for x in [] %}\n"), HasSubstr("endfor"));
   EXPECT_THAT(ErrorOf("a\n{# never\nends"), HasSubstr("line 2: the comment has no end"));
   EXPECT_THAT(ErrorOf("{{ '\\N{DASH}' }}"), HasSubstr("by name"));
-  EXPECT_THAT(ErrorOf("{{ '%s' % 1 }}"), HasSubstr("cannot compute 'str' % 'int'"));
+  EXPECT_THAT(ErrorOf("{{ [] % 1 }}"), HasSubstr("cannot compute 'list' % 'int'"));
   EXPECT_THAT(ErrorOf("{{ 9223372036854775807 + 1 }}"), HasSubstr("over 64 bits"));
   EXPECT_THAT(ErrorOf("{{ (-9223372036854775807 - 1) // -1 }}"), HasSubstr("over 64 bits"));
   EXPECT_THAT(ErrorOf("{{ 9223372036854775808 }}"), HasSubstr("2^63-1"));
-  EXPECT_THAT(ErrorOf("{{ f(*args) }}"), HasSubstr("'*' arguments"));
-  EXPECT_THAT(ErrorOf("{% for x in y recursive %}{% endfor %}"), HasSubstr("recursive"));
+  EXPECT_THAT(ErrorOf("{% if 1 %}\n{{ 1 | frobnicate }}{% endif %}"),
+              HasSubstr("line 2: the filter 'frobnicate'"));
+  EXPECT_THAT(ErrorOf("{% if 1 %}{{ 1 is frobnicated }}{% endif %}"),
+              HasSubstr("line 1: the test 'frobnicated'"));
+  EXPECT_THAT(ErrorOf("{% set ns = namespace() %}{% set ns._x = 1 %}"),
+              HasSubstr("begins with '_'"));
 }
 
 TEST(ChatTemplateTest, RaiseExceptionGivesItsOwnMessage) {
@@ -108,6 +112,56 @@ TEST(ChatTemplateTest, RaiseExceptionGivesItsOwnMessage) {
       "{{ raise_exception('Begin with \"user\", not ' ~ messages[0].role) }}{% endif %}ok";
   EXPECT_EQ(*Render(source, {{"user", "x"}}), "\nok");
   EXPECT_THAT(ErrorOf(source, {{"tool", "x"}}), HasSubstr("Begin with \"user\", not tool"));
+}
+
+// What is printed for a JSON object of variables; the error's message if that is what comes.
+std::string RenderJson(std::string_view source, std::string_view variables) {
+  auto parsed = ChatTemplate::Parse(source, "<s>", "</s>");
+  if (!parsed.ok()) return std::string(parsed.status().message());
+  auto text = (*parsed)->RenderJson(variables);
+  if (text.ok()) return *text;
+  EXPECT_EQ(text.status().code(), absl::StatusCode::kInvalidArgument);
+  return std::string(text.status().message());
+}
+
+TEST(ChatTemplateTest, JsonGivesEveryKindOfValueInOrder) {
+  EXPECT_EQ(RenderJson("{{ x }}|{{ x | tojson }}",
+                       R"({"x": {"b": [1, -2, 0.5, true, null, "é\n"], "a": {}, "\u0000": []}})"),
+            "{'b': [1, -2, 0.5, True, None, 'é\\n'], 'a': {}, '\\x00': []}|"
+            "{\"b\": [1, -2, 0.5, true, null, \"é\\n\"], \"a\": {}, \"\\u0000\": []}");
+  EXPECT_EQ(RenderJson("{{ messages[0].content[0].text }}{{ tools | length }}",
+                       R"({"messages": [{"role": "user", "content": [{"text": "t"}]}],
+                           "tools": [{}, {}]})"),
+            "t2");
+}
+
+TEST(ChatTemplateTest, WhatJsonDoesNotGiveIsAsTransformersHasIt) {
+  const std::string source =
+      "{{ bos_token }}{{ eos_token }}{{ add_generation_prompt }}{{ tools }}{{ documents }}"
+      "{{ messages is defined }}{{ x is defined }}";
+  EXPECT_EQ(RenderJson(source, "{}"), "<s></s>FalseNoneNoneFalseFalse");
+  EXPECT_EQ(RenderJson(source, R"({"bos_token": "b", "eos_token": null, "messages": [],
+                                   "add_generation_prompt": true, "tools": [], "x": 0})"),
+            "bNoneTrue[]NoneTrueTrue");
+}
+
+TEST(ChatTemplateTest, ReasoningIsFoundUnderEachOfItsNames) {
+  const std::string source = "{{ messages }}";
+  EXPECT_EQ(RenderJson(source, R"({"messages": [{"role": "a", "reasoning": "r"}]})"),
+            "[{'thinking': 'r', 'role': 'a', 'reasoning': 'r', 'reasoning_content': 'r'}]");
+  EXPECT_EQ(RenderJson(source, R"({"messages": [{"thinking": "t", "reasoning_content": null}]})"),
+            "[{'thinking': 't', 'reasoning_content': 't'}]");
+  EXPECT_EQ(RenderJson(source, R"({"messages": [{"role": "a", "reasoning": null}, 5]})"),
+            "[{'role': 'a', 'reasoning': None}, 5]");
+}
+
+TEST(ChatTemplateTest, JsonThatIsNoneOrTooMuchIsRefused) {
+  for (const char* variables : {"", "[]", "{", "{\"a\": \"\xFF\"}", R"({"a": "\ud800"})"}) {
+    EXPECT_THAT(RenderJson("a", variables), HasSubstr("no JSON object"));
+  }
+  EXPECT_THAT(RenderJson("a", R"({"x": [9223372036854775808]})"), HasSubstr("x: an integer"));
+  EXPECT_THAT(RenderJson("a", R"({"x": )" + Repeat("[", 5000) + Repeat("]", 5000) + "}"),
+              HasSubstr("x: values are nested deeper"));
 }
 
 TEST(ChatTemplateTest, TextThatIsNotUtf8IsRefused) {
@@ -138,12 +192,27 @@ TEST(ChatTemplateTest, ExtensionsOfTransformers) {
   EXPECT_NE(ErrorOf("{{ strftime_now('%c' * 1000) }}"), "");
 }
 
+// A list of 2^60 items that shares its parts.
+const char* const kNestedLists =
+    "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}"
+    "{% endfor %}";
+
+using Hostile = std::vector<std::pair<std::string, std::string>>;
+
+// Each source must fail with an error that has the text beside it.
+void ExpectErrors(const Hostile& hostile) {
+  for (const auto& [source, reason] : hostile) {
+    SCOPED_TRACE(source.substr(0, 200));
+    const std::string error = ErrorOf(source);
+    EXPECT_NE(error, "");
+    EXPECT_THAT(error, HasSubstr(reason));
+    EXPECT_LT(error.size(), 1000u);
+  }
+}
+
 // Each of these would take without bounds hours, all the memory or the whole stack.
 TEST(ChatTemplateTest, HostileTemplatesEndWithAnError) {
-  const std::string nested_lists =
-      "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}"
-      "{% endfor %}";
-  const std::vector<std::pair<std::string, std::string>> hostile = {
+  const Hostile hostile = {
       {Repeat("{% for i in range(99999) %}", 4) + "0123456789" + Repeat("{% endfor %}", 4),
        "steps"},
       {"{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}"
@@ -154,12 +223,13 @@ TEST(ChatTemplateTest, HostileTemplatesEndWithAnError) {
       {"{% for i in range(99999) %}{{ 'x' * 1000000 }}{% endfor %}", "64 MiB"},
       {"{{ ('x' * 9000) | replace('', 'x' * 90000) }}", "64 MiB"},
       {"{{ ('x,' * 9000).split(',') | join('x' * 90000) }}", "64 MiB"},
-      {nested_lists + "{{ ns.x }}", ""},
-      {nested_lists + "{{ ns.x | tojson }}", ""},
-      {nested_lists + "{{ ns.x | tojson(indent=16) }}", ""},
-      {nested_lists + "{% set ns.y = ns.x[:1] + ns.x[1:] %}{{ ns.y == [ns.x[0], [1]] }}"
-                      "{{ (ns.x + []) == (ns.x + []) and ns.y < ns.x }}"
-                      "{% for i in range(99999) %}{{ ns.x[0] ~ '' }}{% endfor %}",
+      {std::string(kNestedLists) + "{{ ns.x }}", ""},
+      {std::string(kNestedLists) + "{{ ns.x | tojson }}", ""},
+      {std::string(kNestedLists) + "{{ ns.x | tojson(indent=16) }}", ""},
+      {std::string(kNestedLists) +
+           "{% set ns.y = ns.x[:1] + ns.x[1:] %}{{ ns.y == [ns.x[0], [1]] }}"
+           "{{ (ns.x + []) == (ns.x + []) and ns.y < ns.x }}"
+           "{% for i in range(99999) %}{{ ns.x[0] ~ '' }}{% endfor %}",
        ""},
       {"{% set ns = namespace(x=1) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor "
        "%}",
@@ -190,13 +260,47 @@ TEST(ChatTemplateTest, HostileTemplatesEndWithAnError) {
       {"{{ range(-9223372036854775807, 9223372036854775807) }}", "100000"},
       {std::string(size_t{2} << 20, 'x'), "at most"},
   };
-  for (const auto& [source, reason] : hostile) {
-    SCOPED_TRACE(source.substr(0, 200));
-    const std::string error = ErrorOf(source);
-    EXPECT_NE(error, "");
-    EXPECT_THAT(error, HasSubstr(reason));
-    EXPECT_LT(error.size(), 1000u);
-  }
+  ExpectErrors(hostile);
+}
+
+TEST(ChatTemplateTest, HostileArgumentsEndWithAnError) {
+  const Hostile hostile = {
+      {"{{ [0] * 99999999999 }}", "items"},
+      {"{% set ns = namespace(x=[0]) %}{% for i in range(99) %}{% set ns.x = ns.x * 9 %}{% endfor "
+       "%}",
+       ""},
+      {"{{ 'x'.center(999999999999) }}", "64 MiB"},
+      {"{{ 'x'.zfill(9223372036854775807) }}", "64 MiB"},
+      {"{{ '{:9999999999}'.format(1) }}", "width"},
+      {"{{ '%9999999999d' % 1 }}", "width"},
+      {"{% for i in range(99999) %}{{ '{:999999}'.format(i) }}{% endfor %}", ""},
+      {"{% for i in range(99999) %}{{ '%999999d' % i }}{% endfor %}", ""},
+      {"{{ ('{0}' * 9999).format('x' * 99999) }}", "64 MiB"},
+      {"{{ " + Repeat("'{:{", 1) + Repeat("{:", 50000) + "}'.format(1) }}", ""},
+      {"{{ [[[[1]]]] | tojson(indent=99999999999) }}", "64 MiB"},
+      {"{{ [[[[1]]]] | tojson(indent=60000000) }}", "64 MiB"},
+      {"{{ range(9999) | list | tojson(separators=('x' * 99999, '')) }}", ""},
+      {"{{ ('\n' * 9999) | indent(99999, blank=true) }}", ""},
+      {"{{ 'x' | indent(9223372036854775807) }}", "steps"},
+      {"{{ [1] | batch(9223372036854775807, 1) | list }}", "steps"},
+      {"{{ [1] | slice(9223372036854775807) | list }}", "steps"},
+      {"{{ range(99999) | unique | list }}", "steps"},
+      {"{{ ('ab' * 99999).rsplit('b' * 9999, 9) }}", "steps"},
+      {std::string(kNestedLists) + "{{ [ns.x, ns.x[:1] + ns.x[1:]] | sort }}", ""},
+      {std::string(kNestedLists) + "{{ [ns.x + [], ns.x + []] | sum(start=[]) }}", ""},
+      {std::string(kNestedLists) + "{{ '%s' % (ns.x,) }}", ""},
+      {std::string(kNestedLists) + "{{ '{}'.format(ns.x) }}", ""},
+      {"{% for x in [1] recursive %}{{ loop([x]) }}{% endfor %}", "nested deeper"},
+      {"{% macro f() %}{% call f() %}{{ caller() }}{% endcall %}{% endmacro %}{{ f() }}",
+       "nested deeper"},
+      {"{% macro f() %}{{ f(*varargs, **kwargs) }}{% endmacro %}{{ f(1, a=2) }}", "nested deeper"},
+      {Repeat("{% filter trim %}", 50000), "nested deeper"},
+      {Repeat("{% with %}", 50000), "nested deeper"},
+      {Repeat("{% call f() %}", 50000), "nested deeper"},
+      {"{{ 2" + Repeat(" ** 1", 100000) + " }}", "nested deeper"},
+      {"{{ " + Repeat("f(*", 50000) + "x" + Repeat(")", 50000) + " }}", "nested deeper"},
+  };
+  ExpectErrors(hostile);
 }
 
 TEST(ChatTemplateTest, SearchesTakeLinearTime) {
@@ -229,6 +333,9 @@ TEST(ChatTemplateTest, LoopsAndMacrosThatOutliveTheirScopeAreHarmless) {
       "{% set ns = namespace() %}{% macro f(l) %}{{ l.index }}{{ l.last }}{% endmacro %}"
       "{% for i in [1, 2] if i %}{{ f(loop) }}{% endfor %}";
   EXPECT_EQ(*Render(late_loop), "1False2True");
+  const std::string own_loop =
+      "{% for i in [1, 2] %}{{ loop.changed(loop) }}{{ loop.changed([loop.cycle]) }}{% endfor %}";
+  EXPECT_EQ(*Render(own_loop), "TrueTrueTrueTrue");
   const std::string late_macro =
       "{% set ns = namespace() %}{% for i in [1] %}{% macro f() %}{{ i }}{% endmacro %}"
       "{% set ns.f = f %}{{ ns.f() }}{% endfor %}{{ ns.f() }}";

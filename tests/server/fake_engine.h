@@ -78,6 +78,9 @@ class FakeChatTemplate final : public engine::ChatTemplate {
     if (add_generation_prompt) absl::StrAppend(&text, "assistant:");
     return text;
   }
+  absl::StatusOr<std::string> RenderJson(std::string_view) const override {
+    return absl::UnimplementedError("no request carries JSON");
+  }
 };
 
 /// An engine that generates "t0 t1 t2 …", one piece a step and request, without a model. It keeps

@@ -1,13 +1,12 @@
-// Tests, global functions and JSON.
+// Tests and global functions.
 
 #include "engine/tokenizer/jinja/builtins.h"
 
 #include <array>
-#include <cmath>
 #include <ctime>
 
 #include "engine/text.h"
-#include "engine/tokenizer/jinja/python_text.h"
+#include "engine/tokenizer/jinja/character_class.h"
 #include "engine/tokenizer/jinja/status.h"
 
 namespace nsa::engine::jinja {
@@ -42,6 +41,9 @@ bool IsFloat(const Value& value) { return value.As<double>() != nullptr; }
 bool IsBoolean(const Value& value) { return value.As<bool>() != nullptr; }
 bool IsTrue(const Value& value) { return value.As<bool>() && *value.As<bool>(); }
 bool IsFalse(const Value& value) { return value.As<bool>() && !*value.As<bool>(); }
+bool IsEscaped(const Value& value) { return value.IsSafe(); }
+bool IsLowerText(const Value& value) { return value.AsText() && IsLower(*value.AsText()); }
+bool IsUpperText(const Value& value) { return value.AsText() && IsUpper(*value.AsText()); }
 bool IsCallable(const Value& value) { return value.AsFunction() != nullptr || value.IsUndefined(); }
 
 absl::StatusOr<const Value*> Operand(const Arguments& arguments) {
@@ -97,6 +99,24 @@ absl::StatusOr<bool> DivisibleTest(const Value& value, const Arguments& argument
   return Divisible(value, *by);
 }
 
+// Python's `is`, where it does not hang on what an implementation keeps once only.
+absl::StatusOr<bool> SameTest(const Value& value, const Arguments& arguments, Budget& budget) {
+  JINJA_ASSIGN_OR_RETURN(const Value* other, Operand(arguments));
+  if (TypeName(value) != TypeName(*other)) return false;
+  if (value.AsDict()) return value.AsDict() == other->AsDict();
+  if (value.AsSequence()) return value.AsSequence() == other->AsSequence();
+  return Equal(value, *other, budget);
+}
+
+bool HasFilter(std::string_view name) { return FindFilter(name) != nullptr; }
+bool HasTest(std::string_view name) { return FindTest(name) != nullptr; }
+
+template <bool (*Known)(std::string_view)>
+absl::StatusOr<bool> NameTest(const Value& value, const Arguments& arguments, Budget&) {
+  JINJA_RETURN_IF_ERROR(Bind(arguments, {}).status());
+  return value.AsText() && Known(*value.AsText());
+}
+
 constexpr std::pair<std::string_view, TestFunction> kTests[] = {
     {"boolean", Plain<IsBoolean>},
     {"callable", Plain<IsCallable>},
@@ -104,8 +124,10 @@ constexpr std::pair<std::string_view, TestFunction> kTests[] = {
     {"divisibleby", DivisibleTest},
     {"eq", EqualTest<false>},
     {"equalto", EqualTest<false>},
+    {"escaped", Plain<IsEscaped>},
     {"even", EvenTest<true>},
     {"false", Plain<IsFalse>},
+    {"filter", NameTest<HasFilter>},
     {"float", Plain<IsFloat>},
     {"ge", LessOrEqualTest<true>},
     {"greaterthan", LessTest<true>},
@@ -115,16 +137,20 @@ constexpr std::pair<std::string_view, TestFunction> kTests[] = {
     {"iterable", Plain<IsIterable>},
     {"le", LessOrEqualTest<false>},
     {"lessthan", LessTest<false>},
+    {"lower", Plain<IsLowerText>},
     {"lt", LessTest<false>},
     {"mapping", Plain<IsMapping>},
     {"ne", EqualTest<true>},
     {"none", Plain<IsNone>},
     {"number", Plain<IsNumber>},
     {"odd", EvenTest<false>},
+    {"sameas", SameTest},
     {"sequence", Plain<IsSequence>},
     {"string", Plain<IsText>},
+    {"test", NameTest<HasTest>},
     {"true", Plain<IsTrue>},
     {"undefined", Plain<IsNotDefined>},
+    {"upper", Plain<IsUpperText>},
     // The same by their signs, for selectattr and its like.
     {"==", EqualTest<false>},
     {"!=", EqualTest<true>},
@@ -146,42 +172,44 @@ absl::StatusOr<Value> Range(const Arguments& arguments, Budget& budget) {
   const int64_t stop = *given[given.size() > 1 ? 1 : 0].AsInt();
   const int64_t step = given.size() > 2 ? *given[2].AsInt() : 1;
   if (step == 0) return Error("range: the step cannot be zero");
+  std::string label = absl::StrCat("range(", start, ", ", stop);
+  if (step != 1) absl::StrAppend(&label, ", ", step);
+  label += ')';
   std::vector<Value> items;
   // In 128 bits, for the next value may leave the 64.
   for (__int128 at = start; step > 0 ? at < stop : at > stop; at += step) {
     if (items.size() == kMaxRange) return Error("range: more than ", kMaxRange, " values");
     items.push_back(Value::OfInt(static_cast<int64_t>(at)));
   }
-  return MakeSequence(Sequence::Kind::kRange, std::move(items), budget);
+  return MakeLabelled(Sequence::Kind::kRange, std::move(label), std::move(items), budget);
 }
 
-absl::StatusOr<Value> MakeNamespace(const Arguments& arguments) {
-  auto space = std::make_shared<Namespace>();
-  if (arguments.positional.size() > 1) return Error("namespace takes one dict at most");
-  if (!arguments.positional.empty()) {
-    const Dict* dict = arguments.positional[0].AsDict();
-    if (dict == nullptr) return Error("namespace takes a dict or named values");
-    for (const auto& [key, value] : dict->items) {
-      if (!key.AsText()) return Error("namespace: a key is not a string");
-      JINJA_RETURN_IF_ERROR(space->Set(*key.AsText(), value));
-    }
-  }
-  for (const auto& [name, value] : arguments.named) {
-    JINJA_RETURN_IF_ERROR(space->Set(name, value));
-  }
-  return Value(Value::Variant(std::move(space)));
-}
-
+// Python's dict(): of a dict or of pairs, and of named values.
 absl::StatusOr<Value> DictFunction(const Arguments& arguments, Budget& budget) {
   std::vector<std::pair<Value, Value>> items;
   if (arguments.positional.size() > 1) return Error("dict takes one dict at most");
-  if (!arguments.positional.empty()) {
-    const Dict* dict = arguments.positional[0].AsDict();
-    if (dict == nullptr) return Error("dict takes a dict or named values");
-    items = dict->items;
+  if (!arguments.positional.empty() && arguments.positional[0].AsDict()) {
+    items = arguments.positional[0].AsDict()->items;
+  } else if (!arguments.positional.empty()) {
+    JINJA_ASSIGN_OR_RETURN(std::vector<Value> pairs, Iterate(arguments.positional[0], budget));
+    for (const Value& pair : pairs) {
+      JINJA_ASSIGN_OR_RETURN(std::vector<Value> parts, Iterate(pair, budget));
+      if (parts.size() != 2) return Error("dict takes a dict, pairs or named values");
+      items.emplace_back(std::move(parts[0]), std::move(parts[1]));
+    }
   }
   for (const auto& [name, value] : arguments.named) items.emplace_back(Value::OfText(name), value);
   return MakeDict(std::move(items), budget);
+}
+
+absl::StatusOr<Value> MakeNamespace(const Arguments& arguments, Budget& budget) {
+  JINJA_ASSIGN_OR_RETURN(Value attributes, DictFunction(arguments, budget));
+  auto space = std::make_shared<Namespace>();
+  for (const auto& [key, value] : attributes.AsDict()->items) {
+    if (!key.AsText()) return Error("namespace: a key is not a string");
+    JINJA_RETURN_IF_ERROR(space->Set(*key.AsText(), value));
+  }
+  return Value(Value::Variant(std::move(space)));
 }
 
 absl::StatusOr<Value> TimeNow(const Arguments& arguments, Budget& budget) {
@@ -197,103 +225,6 @@ absl::StatusOr<Value> TimeNow(const Arguments& arguments, Budget& budget) {
   if (size == 0) return Error("strftime_now: the result is empty or over 1023 bytes");
   return MakeText(std::string(buffer.data(), size), budget);
 }
-
-class JsonWriter {
- public:
-  JsonWriter(int indent, Budget& budget) : indent_(indent), budget_(budget) {}
-
-  absl::Status Write(const Value& value) {
-    JINJA_RETURN_IF_ERROR(budget_.Charge(1));
-    if (out_.size() > kMaxTextBytes) return Error("tojson: over 64 MiB");
-    if (const std::string* text = value.AsText()) {
-      JINJA_RETURN_IF_ERROR(budget_.ChargeBytes(text->size()));
-      out_ += JsonText(*text);
-    } else if (const Dict* dict = value.AsDict()) {
-      return WriteDict(*dict);
-    } else if (const Sequence* sequence = value.AsSequence()) {
-      if (sequence->kind != Sequence::Kind::kList && sequence->kind != Sequence::Kind::kTuple) {
-        return Error("tojson: a ", View(TypeName(value)), " is not JSON; use |list first");
-      }
-      return WriteList(*sequence);
-    } else {
-      return WriteScalar(value);
-    }
-    return absl::OkStatus();
-  }
-
-  std::string Take() { return std::move(out_); }
-
- private:
-  absl::Status WriteScalar(const Value& value) {
-    if (value.IsNone()) {
-      out_ += "null";
-    } else if (const bool* boolean = value.As<bool>()) {
-      out_ += *boolean ? "true" : "false";
-    } else if (const int64_t* integer = value.As<int64_t>()) {
-      out_ += std::to_string(*integer);
-    } else if (const double* number = value.As<double>()) {
-      out_ += std::isnan(*number)   ? "NaN"
-              : std::isinf(*number) ? (*number < 0 ? "-Infinity" : "Infinity")
-                                    : FloatText(*number);
-    } else {
-      return Error("tojson: a ", View(TypeName(value)), " is not JSON");
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status Separate(bool first) {
-    JINJA_RETURN_IF_ERROR(budget_.Charge(1 + static_cast<uint64_t>(depth_)));
-    if (!first) out_ += indent_ < 0 ? ", " : ",";
-    NewLine();
-    return absl::OkStatus();
-  }
-
-  void NewLine() {
-    if (indent_ < 0) return;
-    out_ += '\n';
-    out_.append(static_cast<size_t>(indent_) * static_cast<size_t>(depth_), ' ');
-  }
-
-  absl::Status WriteList(const Sequence& sequence) {
-    out_ += '[';
-    ++depth_;
-    for (size_t i = 0; i < sequence.items.size(); ++i) {
-      JINJA_RETURN_IF_ERROR(Separate(i == 0));
-      JINJA_RETURN_IF_ERROR(Write(sequence.items[i]));
-    }
-    --depth_;
-    if (!sequence.items.empty()) NewLine();
-    out_ += ']';
-    return absl::OkStatus();
-  }
-
-  absl::Status WriteDict(const Dict& dict) {
-    out_ += '{';
-    ++depth_;
-    for (size_t i = 0; i < dict.items.size(); ++i) {
-      const auto& [key, value] = dict.items[i];
-      JINJA_RETURN_IF_ERROR(Separate(i == 0));
-      if (key.AsText()) {
-        JINJA_RETURN_IF_ERROR(Write(key));
-      } else {
-        out_ += '"';
-        JINJA_RETURN_IF_ERROR(WriteScalar(key));
-        out_ += '"';
-      }
-      out_ += ": ";
-      JINJA_RETURN_IF_ERROR(Write(value));
-    }
-    --depth_;
-    if (!dict.items.empty()) NewLine();
-    out_ += '}';
-    return absl::OkStatus();
-  }
-
-  const int indent_;
-  Budget& budget_;
-  int depth_ = 0;
-  std::string out_;
-};
 
 }  // namespace
 
@@ -311,19 +242,13 @@ std::vector<std::string_view> GlobalFunctions() {
 absl::StatusOr<Value> CallGlobal(std::string_view name, const Arguments& arguments,
                                  Budget& budget) {
   if (name == "range") return Range(arguments, budget);
-  if (name == "namespace") return MakeNamespace(arguments);
+  if (name == "namespace") return MakeNamespace(arguments, budget);
   if (name == "dict") return DictFunction(arguments, budget);
   if (name == "strftime_now") return TimeNow(arguments, budget);
   JINJA_ASSIGN_OR_RETURN(auto bound, Bind(arguments, {"message"}));
   if (bound[0] == nullptr) return Error("raise_exception needs a message");
   JINJA_ASSIGN_OR_RETURN(std::string message, ToText(*bound[0], budget));
   return Error("the template refuses the messages: ", message);
-}
-
-absl::StatusOr<std::string> ToJson(const Value& value, int indent, Budget& budget) {
-  JsonWriter writer(indent, budget);
-  JINJA_RETURN_IF_ERROR(writer.Write(value));
-  return writer.Take();
 }
 
 }  // namespace nsa::engine::jinja

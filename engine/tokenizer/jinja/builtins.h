@@ -43,8 +43,8 @@ std::vector<std::string_view> GlobalFunctions();
 absl::StatusOr<Value> CallGlobal(std::string_view name, const Arguments& arguments, Budget& budget);
 /// Python's `part in whole`.
 absl::StatusOr<bool> Contains(const Value& whole, const Value& part, Budget& budget);
-/// json.dumps(ensure_ascii=False); no line breaks if `indent` is negative.
-absl::StatusOr<std::string> ToJson(const Value& value, int indent, Budget& budget);
+/// Python's a + b.
+absl::StatusOr<Value> Add(const Value& a, const Value& b, Budget& budget);
 
 }  // namespace nsa::engine::jinja
 

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "engine/text.h"
 #include "engine/tokenizer/jinja/interpreter_state.h"
 
@@ -102,7 +104,18 @@ absl::StatusOr<Arguments> Interpreter::EvaluateArguments(const Expr& expr, const
   JINJA_ASSIGN_OR_RETURN(arguments.positional, EvaluateAll(expr.args, 1, scope));
   for (const auto& [name, value] : expr.named) {
     JINJA_ASSIGN_OR_RETURN(Value evaluated, Evaluate(*value, scope));
-    arguments.named.emplace_back(name, std::move(evaluated));
+    if (name == "*") {
+      JINJA_ASSIGN_OR_RETURN(std::vector<Value> items, Iterate(evaluated, budget_));
+      for (Value& item : items) arguments.positional.push_back(std::move(item));
+    } else if (name == "**") {
+      if (!evaluated.AsDict()) return Error("'**' needs a dict");
+      for (const auto& [key, item] : evaluated.AsDict()->items) {
+        if (!key.AsText()) return Error("'**': a key is not a string");
+        arguments.named.emplace_back(*key.AsText(), item);
+      }
+    } else {
+      arguments.named.emplace_back(name, std::move(evaluated));
+    }
   }
   return arguments;
 }
@@ -111,9 +124,16 @@ absl::StatusOr<Value> Interpreter::EvaluateCall(const Expr& expr, const ScopePtr
   JINJA_ASSIGN_OR_RETURN(Value callee, Evaluate(*expr.args[0], scope));
   JINJA_ASSIGN_OR_RETURN(Arguments arguments, EvaluateArguments(expr, scope));
   line_ = expr.line;
+  return Call(callee, arguments);
+}
+
+absl::StatusOr<Value> Interpreter::Call(const Value& callee, const Arguments& arguments) {
   const Function* function = callee.AsFunction();
   if (function == nullptr) {
     if (const Undefined* undefined = callee.As<Undefined>()) return Error(*undefined->reason);
+    if (const auto* loop = callee.As<std::shared_ptr<LoopObject>>()) {
+      return (*loop)->Call("", arguments);
+    }
     return Error("a '", View(TypeName(callee)), "' cannot be called");
   }
   switch (function->kind) {
@@ -133,18 +153,8 @@ absl::StatusOr<Value> Interpreter::CallMacro(const Function& function, const Arg
   scope->parent = function.scope.lock();
   if (scope->parent == nullptr) return Error("macro '", macro.text, "' is called out of its scope");
   const size_t count = macro.parameters.size();
-  if (arguments.positional.size() > count) {
-    return Error("macro '", macro.text, "' takes no more than ", count, " arguments");
-  }
   std::vector<const Value*> bound(count, nullptr);
-  for (size_t i = 0; i < arguments.positional.size(); ++i) bound[i] = &arguments.positional[i];
-  for (const auto& [name, value] : arguments.named) {
-    size_t at = 0;
-    while (at < count && macro.parameters[at].first != name) ++at;
-    if (at == count) return Error("macro '", macro.text, "' has no parameter '", name, "'");
-    if (bound[at] != nullptr) return Error("macro '", macro.text, "' got '", name, "' twice");
-    bound[at] = &value;
-  }
+  JINJA_RETURN_IF_ERROR(BindMacro(macro, arguments, bound, *scope));
   for (size_t i = 0; i < count; ++i) {
     const auto& [name, fallback] = macro.parameters[i];
     if (bound[i] != nullptr) {
@@ -159,10 +169,52 @@ absl::StatusOr<Value> Interpreter::CallMacro(const Function& function, const Arg
   return Capture(macro.body, scope);
 }
 
+// What the parameters take into `bound`; the rest into the scope, under Jinja's names for it.
+absl::Status Interpreter::BindMacro(const Stmt& macro, const Arguments& arguments,
+                                    std::vector<const Value*>& bound, Scope& scope) {
+  const size_t count = bound.size();
+  const std::vector<Value>& given = arguments.positional;
+  const size_t taken = std::min(count, given.size());
+  for (size_t i = 0; i < taken; ++i) bound[i] = &given[i];
+  if (given.size() > count && !macro.takes_varargs) {
+    return Error("macro '", macro.text, "' takes no more than ", count, " arguments");
+  }
+  std::vector<std::pair<Value, Value>> rest;
+  Value caller = Value::OfUndefined("No caller defined");
+  for (const auto& [name, value] : arguments.named) {
+    size_t at = 0;
+    while (at < count && macro.parameters[at].first != name) ++at;
+    if (at < count && bound[at] == nullptr) {
+      bound[at] = &value;
+    } else if (at < count) {
+      return Error("macro '", macro.text, "' got '", name, "' twice");
+    } else if (name == "caller" && macro.takes_caller) {
+      caller = value;
+    } else if (macro.takes_kwargs) {
+      rest.emplace_back(Value::OfText(name), value);
+    } else {
+      return Error("macro '", macro.text, "' has no parameter '", name, "'");
+    }
+  }
+  if (macro.takes_varargs) {
+    std::vector<Value> more(given.begin() + static_cast<std::ptrdiff_t>(taken), given.end());
+    JINJA_ASSIGN_OR_RETURN(Value varargs,
+                           MakeSequence(Sequence::Kind::kTuple, std::move(more), budget_));
+    scope.Set("varargs", std::move(varargs));
+  }
+  if (macro.takes_kwargs) {
+    JINJA_ASSIGN_OR_RETURN(Value kwargs, MakeDict(std::move(rest), budget_));
+    scope.Set("kwargs", std::move(kwargs));
+  }
+  if (macro.takes_caller) scope.Set("caller", std::move(caller));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Value> Interpreter::EvaluateFilter(const Expr& expr, const ScopePtr& scope) {
   JINJA_ASSIGN_OR_RETURN(Value input, Evaluate(*expr.args[0], scope));
   JINJA_ASSIGN_OR_RETURN(Arguments arguments, EvaluateArguments(expr, scope));
   line_ = expr.line;
+  if (expr.filter == nullptr) return Error("the filter '", expr.name, "' is not supported");
   auto result = expr.filter(input, arguments, budget_);
   if (result.ok()) return result;
   return Error("filter '", expr.name, "': ", result.status().message());
@@ -172,6 +224,7 @@ absl::StatusOr<Value> Interpreter::EvaluateTest(const Expr& expr, const ScopePtr
   JINJA_ASSIGN_OR_RETURN(Value input, Evaluate(*expr.args[0], scope));
   JINJA_ASSIGN_OR_RETURN(Arguments arguments, EvaluateArguments(expr, scope));
   line_ = expr.line;
+  if (expr.test == nullptr) return Error("the test '", expr.name, "' is not supported");
   auto result = expr.test(input, arguments, budget_);
   if (result.ok()) return Value::OfBool(*result);
   return Error("test '", expr.name, "': ", result.status().message());

@@ -43,6 +43,7 @@ absl::StatusOr<ExprPtr> Parser::ParseTuple(bool conditional) {
 absl::StatusOr<ExprPtr> Parser::ParseExpression() {
   const Nesting nesting(*this);
   JINJA_RETURN_IF_ERROR(nesting.Check());
+  const size_t first = unknown_.size();
   JINJA_ASSIGN_OR_RETURN(ExprPtr expr, ParseOr());
   while (IsName("if")) {
     ExprPtr choice = Make(Expr::Kind::kIf);
@@ -56,6 +57,7 @@ absl::StatusOr<ExprPtr> Parser::ParseExpression() {
     choice->args.push_back(std::move(expr));
     choice->args.push_back(std::move(otherwise));
     JINJA_ASSIGN_OR_RETURN(expr, Done(std::move(choice)));
+    Excuse(first);
   }
   return expr;
 }
@@ -163,10 +165,10 @@ absl::StatusOr<ExprPtr> Parser::ParseProduct() {
 }
 
 absl::StatusOr<ExprPtr> Parser::ParseFactor() {
-  JINJA_ASSIGN_OR_RETURN(ExprPtr expr, ParseUnary(true));
-  if (IsOperator("**")) return Fail("the operator '**' is not supported");
-  return expr;
+  return ParseBinary(&Parser::ParseOperand, {{"**", Operator::kPow}});
 }
+
+absl::StatusOr<ExprPtr> Parser::ParseOperand() { return ParseUnary(true); }
 
 absl::StatusOr<ExprPtr> Parser::ParseUnary(bool with_filters) {
   const Nesting nesting(*this);
@@ -280,139 +282,6 @@ absl::StatusOr<ExprPtr> Parser::ParseDict() {
     comma = TakeOperator(",");
   }
   return Done(std::move(dict));
-}
-
-absl::StatusOr<ExprPtr> Parser::ParsePostfix(ExprPtr base) {
-  while (true) {
-    if (IsOperator(".")) {
-      Take();
-      ExprPtr expr = Make(Expr::Kind::kAttribute);
-      expr->args.push_back(std::move(base));
-      if (Peek().kind == Token::Kind::kInteger) {
-        expr->kind = Expr::Kind::kItem;
-        JINJA_ASSIGN_OR_RETURN(ExprPtr index, ParseNumber());
-        expr->args.push_back(std::move(index));
-      } else {
-        JINJA_ASSIGN_OR_RETURN(expr->name, ExpectName());
-      }
-      JINJA_ASSIGN_OR_RETURN(base, Done(std::move(expr)));
-    } else if (IsOperator("[")) {
-      JINJA_ASSIGN_OR_RETURN(base, ParseSubscript(std::move(base)));
-    } else if (IsOperator("(")) {
-      JINJA_ASSIGN_OR_RETURN(base, ParseCall(std::move(base)));
-    } else {
-      return base;
-    }
-  }
-}
-
-absl::StatusOr<ExprPtr> Parser::ParseCall(ExprPtr base) {
-  ExprPtr call = Make(Expr::Kind::kCall);
-  call->args.push_back(std::move(base));
-  JINJA_RETURN_IF_ERROR(ParseArguments(*call));
-  return Done(std::move(call));
-}
-
-absl::StatusOr<ExprPtr> Parser::ParseSubscript(ExprPtr base) {
-  ExprPtr expr = Make(Expr::Kind::kItem);
-  expr->args.push_back(std::move(base));
-  Take();
-  while (true) {
-    ExprPtr part;
-    if (!IsOperator(":") && !IsOperator("]")) {
-      JINJA_ASSIGN_OR_RETURN(part, ParseExpression());
-    }
-    expr->args.push_back(std::move(part));
-    if (!TakeOperator(":")) break;
-    if (expr->args.size() > 3) return Fail("a slice has three parts at most");
-    expr->kind = Expr::Kind::kSlice;
-  }
-  if (!TakeOperator("]")) return Fail("expected ']'");
-  if (expr->kind == Expr::Kind::kSlice) expr->args.resize(4);
-  if (expr->kind == Expr::Kind::kItem && expr->args[1] == nullptr) {
-    return Fail("expected an index before ']'");
-  }
-  return Done(std::move(expr));
-}
-
-absl::StatusOr<ExprPtr> Parser::ParseFilters(ExprPtr base) {
-  while (true) {
-    if (IsOperator("|")) {
-      Take();
-      ExprPtr expr = Make(Expr::Kind::kFilter);
-      const Token& token = Peek();
-      JINJA_ASSIGN_OR_RETURN(expr->name, ExpectName());
-      expr->filter = FindFilter(expr->name);
-      if (expr->filter == nullptr) {
-        return Error("line ", token.line, ": the filter '", expr->name, "' is not supported");
-      }
-      expr->args.push_back(std::move(base));
-      if (IsOperator("(")) JINJA_RETURN_IF_ERROR(ParseArguments(*expr));
-      JINJA_ASSIGN_OR_RETURN(base, Done(std::move(expr)));
-    } else if (IsName("is")) {
-      JINJA_ASSIGN_OR_RETURN(base, ParseTest(std::move(base)));
-    } else if (IsOperator("(")) {
-      JINJA_ASSIGN_OR_RETURN(base, ParseCall(std::move(base)));
-    } else {
-      return base;
-    }
-  }
-}
-
-absl::StatusOr<ExprPtr> Parser::ParseTest(ExprPtr base) {
-  ExprPtr expr = Make(Expr::Kind::kTest);
-  Take();
-  const bool negated = TakeName("not");
-  const Token& token = Peek();
-  JINJA_ASSIGN_OR_RETURN(expr->name, ExpectName());
-  expr->test = FindTest(expr->name);
-  if (expr->test == nullptr) {
-    return Error("line ", token.line, ": the test '", expr->name, "' is not supported");
-  }
-  expr->args.push_back(std::move(base));
-  const Token::Kind next = Peek().kind;
-  const bool name =
-      next == Token::Kind::kName && !IsName("else") && !IsName("or") && !IsName("and");
-  if (IsOperator("(")) {
-    JINJA_RETURN_IF_ERROR(ParseArguments(*expr));
-  } else if (IsName("is")) {
-    return Fail("tests cannot be chained");
-  } else if (name || next == Token::Kind::kString || next == Token::Kind::kInteger ||
-             next == Token::Kind::kFloat || IsOperator("[") || IsOperator("{")) {
-    const Nesting nesting(*this);
-    JINJA_RETURN_IF_ERROR(nesting.Check());
-    JINJA_ASSIGN_OR_RETURN(ExprPtr argument, ParsePrimary());
-    JINJA_ASSIGN_OR_RETURN(argument, ParsePostfix(std::move(argument)));
-    expr->args.push_back(std::move(argument));
-  }
-  JINJA_ASSIGN_OR_RETURN(expr, Done(std::move(expr)));
-  if (!negated) return expr;
-  ExprPtr inverse = Make(Expr::Kind::kNot);
-  inverse->args.push_back(std::move(expr));
-  return Done(std::move(inverse));
-}
-
-absl::Status Parser::ParseArguments(Expr& call) {
-  Take();
-  bool comma = true;
-  while (!TakeOperator(")")) {
-    if (!comma) return Fail("expected ',' or ')'");
-    if (IsOperator("*") || IsOperator("**")) return Fail("'*' arguments are not supported");
-    const bool named = Peek().kind == Token::Kind::kName &&
-                       Peek(1).kind == Token::Kind::kOperator && Peek(1).text == "=";
-    if (named) {
-      std::string name = Take().text;
-      Take();
-      JINJA_ASSIGN_OR_RETURN(ExprPtr value, ParseExpression());
-      call.named.emplace_back(std::move(name), std::move(value));
-    } else {
-      if (!call.named.empty()) return Fail("a positional argument follows a named one");
-      JINJA_ASSIGN_OR_RETURN(ExprPtr value, ParseExpression());
-      call.args.push_back(std::move(value));
-    }
-    comma = TakeOperator(",");
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace nsa::engine::jinja

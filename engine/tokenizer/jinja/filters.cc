@@ -1,25 +1,34 @@
+// Filters over text and numbers; how arguments are bound.
+
+#include "engine/tokenizer/jinja/filters.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 
 #include "absl/strings/numbers.h"
-#include "absl/strings/str_split.h"
+#include "absl/strings/str_format.h"
 #include "engine/text.h"
-#include "engine/tokenizer/jinja/builtins.h"
 #include "engine/tokenizer/jinja/python_text.h"
 #include "engine/tokenizer/jinja/status.h"
+#include "engine/tokenizer/jinja/text_methods.h"
 
 namespace nsa::engine::jinja {
 namespace {
 
 using Result = absl::StatusOr<Value>;
 
+// What is made of safe text alone is safe.
+Result Like(const Value& input, Result result) {
+  return result.ok() && input.IsSafe() ? Result(result->AsSafe()) : result;
+}
+
 // For the filters that take any value and work on its text.
 template <std::string (*Convert)(std::string_view)>
 Result TextFilter(const Value& input, const Arguments& arguments, Budget& budget) {
   JINJA_RETURN_IF_ERROR(Bind(arguments, {}).status());
   JINJA_ASSIGN_OR_RETURN(std::string text, ToText(input, budget));
-  return MakeText(Convert(text), budget);
+  return Like(input, MakeText(Convert(text), budget));
 }
 
 Result TrimFilter(const Value& input, const Arguments& arguments, Budget& budget) {
@@ -31,7 +40,7 @@ Result TrimFilter(const Value& input, const Arguments& arguments, Budget& budget
     characters = *bound[0]->AsText();
     JINJA_RETURN_IF_ERROR(budget.ChargeBytes(text.size() * characters->size()));
   }
-  return MakeText(std::string(Strip(text, characters, Side::kBoth)), budget);
+  return Like(input, MakeText(std::string(Strip(text, characters, Side::kBoth)), budget));
 }
 
 Result LengthFilter(const Value& input, const Arguments& arguments, Budget& budget) {
@@ -45,77 +54,6 @@ Result DefaultFilter(const Value& input, const Arguments& arguments, Budget&) {
   const bool any_false = bound[1] != nullptr && Truth(*bound[1]);
   if (!input.IsUndefined() && !(any_false && !Truth(input))) return input;
   return bound[0] == nullptr ? Value::OfText("") : *bound[0];
-}
-
-// item.a.0.b, for the filters that take a path.
-Result GetPath(const Value& item, const Value& path, Budget& budget) {
-  if (const auto index = path.AsInt()) return GetItem(item, path, budget);
-  if (!path.AsText()) return Error("an attribute must be a name or a number");
-  Value value = item;
-  for (absl::string_view part : absl::StrSplit(*path.AsText(), '.')) {
-    int64_t index = 0;
-    const bool digits = !part.empty() && part.find_first_not_of("0123456789") == part.npos;
-    const bool number = digits && absl::SimpleAtoi(part, &index);
-    const Value key = number ? Value::OfInt(index) : Value::OfText(std::string(part));
-    JINJA_ASSIGN_OR_RETURN(value, GetItem(value, key, budget));
-  }
-  return value;
-}
-
-Result JoinFilter(const Value& input, const Arguments& arguments, Budget& budget) {
-  JINJA_ASSIGN_OR_RETURN(auto bound, Bind(arguments, {"d", "attribute"}));
-  std::string separator;
-  if (bound[0] != nullptr) {
-    JINJA_ASSIGN_OR_RETURN(separator, ToText(*bound[0], budget));
-  }
-  JINJA_ASSIGN_OR_RETURN(std::vector<Value> items, Iterate(input, budget));
-  std::string out;
-  for (size_t i = 0; i < items.size(); ++i) {
-    if (bound[1] != nullptr && !bound[1]->IsNone()) {
-      JINJA_ASSIGN_OR_RETURN(items[i], GetPath(items[i], *bound[1], budget));
-    }
-    JINJA_ASSIGN_OR_RETURN(std::string text, ToText(items[i], budget));
-    JINJA_RETURN_IF_ERROR(budget.ChargeBytes(separator.size()));
-    if (i > 0) out += separator;
-    out += text;
-    if (out.size() > kMaxTextBytes) return Error("a string is over 64 MiB");
-  }
-  return MakeText(std::move(out), budget);
-}
-
-Result FirstFilter(const Value& input, const Arguments& arguments, Budget& budget) {
-  JINJA_RETURN_IF_ERROR(Bind(arguments, {}).status());
-  JINJA_ASSIGN_OR_RETURN(std::vector<Value> items, Iterate(input, budget));
-  if (items.empty()) return Value::OfUndefined("No first item, sequence was empty.");
-  return items.front();
-}
-
-bool IsGenerator(const Value& value) {
-  return value.AsSequence() && value.AsSequence()->kind == Sequence::Kind::kGenerator;
-}
-
-Result LastFilter(const Value& input, const Arguments& arguments, Budget& budget) {
-  JINJA_RETURN_IF_ERROR(Bind(arguments, {}).status());
-  if (IsGenerator(input)) return Error("last needs a list; put |list in front of it");
-  JINJA_ASSIGN_OR_RETURN(std::vector<Value> items, Iterate(input, budget));
-  if (items.empty()) return Value::OfUndefined("No last item, sequence was empty.");
-  return items.back();
-}
-
-Result ListFilter(const Value& input, const Arguments& arguments, Budget& budget) {
-  JINJA_RETURN_IF_ERROR(Bind(arguments, {}).status());
-  JINJA_ASSIGN_OR_RETURN(std::vector<Value> items, Iterate(input, budget));
-  return MakeSequence(Sequence::Kind::kList, std::move(items), budget);
-}
-
-Result ReverseFilter(const Value& input, const Arguments& arguments, Budget& budget) {
-  JINJA_RETURN_IF_ERROR(Bind(arguments, {}).status());
-  if (input.AsText()) {
-    return GetSlice(input, Value(), Value(), Value::OfInt(-1), budget);
-  }
-  JINJA_ASSIGN_OR_RETURN(std::vector<Value> items, Iterate(input, budget));
-  std::reverse(items.begin(), items.end());
-  return MakeSequence(Sequence::Kind::kGenerator, std::move(items), budget);
 }
 
 Result ReplaceFilter(const Value& input, const Arguments& arguments, Budget& budget) {
@@ -134,19 +72,78 @@ Result ReplaceFilter(const Value& input, const Arguments& arguments, Budget& bud
   return MakeText(std::move(*replaced), budget);
 }
 
-Result ToJsonFilter(const Value& input, const Arguments& arguments, Budget& budget) {
-  JINJA_ASSIGN_OR_RETURN(auto bound, Bind(arguments, {"ensure_ascii", "indent"}));
-  if (bound[0] != nullptr && Truth(*bound[0])) {
-    return Error("tojson: ensure_ascii is not supported");
+// As many spaces, or the text itself.
+absl::StatusOr<std::string> Indentation(const Value* width, Budget& budget) {
+  if (width == nullptr) return std::string(4, ' ');
+  if (width->AsText()) return *width->AsText();
+  if (!width->AsInt()) return Error("indent: the width must be a number or a string");
+  const int64_t spaces = std::max<int64_t>(*width->AsInt(), 0);
+  JINJA_RETURN_IF_ERROR(budget.ChargeBytes(static_cast<uint64_t>(spaces)));
+  return std::string(static_cast<size_t>(spaces), ' ');
+}
+
+Result IndentFilter(const Value& input, const Arguments& arguments, Budget& budget) {
+  JINJA_ASSIGN_OR_RETURN(auto bound, Bind(arguments, {"width", "first", "blank"}));
+  if (const Undefined* undefined = input.As<Undefined>()) return Error(*undefined->reason);
+  if (!input.AsText()) return Error("indent needs a string");
+  JINJA_ASSIGN_OR_RETURN(std::string indentation, Indentation(bound[0], budget));
+  const bool blank = bound[2] != nullptr && Truth(*bound[2]);
+  std::string out;
+  if (bound[1] != nullptr && Truth(*bound[1])) out = indentation;
+  // A line end more, for a text that ends in one has an empty last line.
+  const std::string text = *input.AsText() + '\n';
+  bool first = true;
+  for (std::string_view line : SplitLines(text)) {
+    if (!first) out += '\n';
+    if (!first && (blank || !line.empty())) out += indentation;
+    out += line;
+    first = false;
+    JINJA_RETURN_IF_ERROR(budget.ChargeBytes(line.size() + indentation.size()));
+    if (out.size() > kMaxTextBytes) return Error("a string is over 64 MiB");
   }
-  int indent = -1;
-  if (bound[1] != nullptr && !bound[1]->IsNone()) {
-    const std::optional<int64_t> wanted = bound[1]->AsInt();
-    if (!wanted || *wanted < 0 || *wanted > 16) return Error("tojson: indent must be 0 to 16");
-    indent = static_cast<int>(*wanted);
+  return Like(input, MakeText(std::move(out), budget));
+}
+
+Result RoundFilter(const Value& input, const Arguments& arguments, Budget&) {
+  JINJA_ASSIGN_OR_RETURN(auto bound, Bind(arguments, {"precision", "method"}));
+  const std::string method =
+      bound[1] != nullptr && bound[1]->AsText() ? *bound[1]->AsText() : "common";
+  const auto precision = bound[0] == nullptr ? std::optional<int64_t>(0) : bound[0]->AsInt();
+  const auto number = input.AsNumber();
+  if (!number || !precision || *precision < 0 || *precision > 300) {
+    return Error("round needs a number and a precision of 0 to 300");
   }
-  JINJA_ASSIGN_OR_RETURN(std::string text, ToJson(input, indent, budget));
-  return MakeText(std::move(text), budget);
+  if (method == "common") {
+    if (const auto integer = input.AsInt()) return Value::OfInt(*integer);
+    // Printing rounds the exact decimal value, halves to even, as Python's round does.
+    const std::string text = absl::StrFormat("%.*f", static_cast<int>(*precision), *number);
+    return Value::OfFloat(std::strtod(text.c_str(), nullptr));
+  }
+  if (method != "ceil" && method != "floor") return Error("round: the method is not known");
+  const double scale = std::pow(10.0, static_cast<double>(*precision));
+  const double scaled = *number * scale;
+  return Value::OfFloat((method == "ceil" ? std::ceil(scaled) : std::floor(scaled)) / scale);
+}
+
+Result TruncateFilter(const Value& input, const Arguments& arguments, Budget& budget) {
+  JINJA_ASSIGN_OR_RETURN(auto bound, Bind(arguments, {"length", "killwords", "end", "leeway"}));
+  if (!input.AsText()) return Error("truncate needs a string");
+  const auto length = bound[0] == nullptr ? std::optional<int64_t>(255) : bound[0]->AsInt();
+  const bool default_leeway = bound[3] == nullptr || bound[3]->IsNone();
+  const auto leeway = default_leeway ? std::optional<int64_t>(5) : bound[3]->AsInt();
+  const std::string end = bound[2] != nullptr && bound[2]->AsText() ? *bound[2]->AsText() : "...";
+  const auto end_length = static_cast<int64_t>(CountCharacters(end));
+  if (!length || !leeway || *length < end_length || *leeway < 0) {
+    return Error("truncate: the length must reach for the end, the leeway must not be negative");
+  }
+  const std::string_view text = *input.AsText();
+  JINJA_RETURN_IF_ERROR(budget.ChargeBytes(text.size()));
+  const auto characters = static_cast<int64_t>(CountCharacters(text));
+  if (characters <= *length || characters - *length <= *leeway) return input;
+  std::string_view kept =
+      text.substr(0, ByteOffset(text, static_cast<size_t>(*length - end_length)));
+  if (bound[1] == nullptr || !Truth(*bound[1])) kept = kept.substr(0, kept.rfind(' '));
+  return Like(input, MakeText(std::string(kept) + end, budget));
 }
 
 Result StringFilter(const Value& input, const Arguments& arguments, Budget& budget) {
@@ -156,9 +153,40 @@ Result StringFilter(const Value& input, const Arguments& arguments, Budget& budg
   return MakeText(std::move(text), budget);
 }
 
-// Nothing is escaped here, so that nothing needs a mark that it is safe.
 Result SafeFilter(const Value& input, const Arguments& arguments, Budget& budget) {
-  return StringFilter(input, arguments, budget);
+  JINJA_ASSIGN_OR_RETURN(Value text, StringFilter(input, arguments, budget));
+  return text.AsSafe();
+}
+
+Result EscapeFilter(const Value& input, const Arguments& arguments, Budget& budget) {
+  JINJA_RETURN_IF_ERROR(Bind(arguments, {}).status());
+  return Escape(input, budget);
+}
+
+Result ForceEscapeFilter(const Value& input, const Arguments& arguments, Budget& budget) {
+  JINJA_ASSIGN_OR_RETURN(std::string text, ToText(input, budget));
+  return EscapeFilter(Value::OfText(std::move(text)), arguments, budget);
+}
+
+Result CenterFilter(const Value& input, const Arguments& arguments, Budget& budget) {
+  JINJA_ASSIGN_OR_RETURN(auto bound, Bind(arguments, {"width"}));
+  JINJA_ASSIGN_OR_RETURN(Value text, StringFilter(input, {}, budget));
+  const Value width = bound[0] == nullptr ? Value::OfInt(80) : *bound[0];
+  return CallMethod(text, "center", {{width}, {}}, budget);
+}
+
+// Values by position or by name, never both.
+Result FormatFilter(const Value& input, const Arguments& arguments, Budget& budget) {
+  if (!arguments.positional.empty() && !arguments.named.empty()) {
+    return Error("format takes positional or named values");
+  }
+  JINJA_ASSIGN_OR_RETURN(Value text, StringFilter(input, {}, budget));
+  std::vector<std::pair<Value, Value>> named;
+  for (const auto& [name, value] : arguments.named) named.emplace_back(Value::OfText(name), value);
+  JINJA_ASSIGN_OR_RETURN(Value values, named.empty() ? MakeSequence(Sequence::Kind::kTuple,
+                                                                    arguments.positional, budget)
+                                                     : MakeDict(std::move(named), budget));
+  return FormatPercent(text, values, budget);
 }
 
 // Python's float() of a string; nothing if it is no number.
@@ -217,98 +245,19 @@ Result AbsFilter(const Value& input, const Arguments& arguments, Budget&) {
   return Value::OfInt(std::abs(*integer));
 }
 
-Result ItemsFilter(const Value& input, const Arguments& arguments, Budget& budget) {
-  JINJA_RETURN_IF_ERROR(Bind(arguments, {}).status());
-  std::vector<Value> items;
-  if (!input.IsUndefined()) {
-    if (!input.AsDict()) return Error("items needs a dict");
-    JINJA_ASSIGN_OR_RETURN(Value view, CallMethod(input, "items", {}, budget));
-    items = view.AsSequence()->items;
-  }
-  return MakeSequence(Sequence::Kind::kGenerator, std::move(items), budget);
-}
-
-Result MapFilter(const Value& input, const Arguments& arguments, Budget& budget) {
-  JINJA_ASSIGN_OR_RETURN(std::vector<Value> items, Iterate(input, budget));
-  if (arguments.positional.empty()) {
-    JINJA_ASSIGN_OR_RETURN(auto bound, Bind(arguments, {"attribute", "default"}));
-    if (bound[0] == nullptr) return Error("map needs a filter or an attribute");
-    for (Value& item : items) {
-      JINJA_ASSIGN_OR_RETURN(item, GetPath(item, *bound[0], budget));
-      if (item.IsUndefined() && bound[1] != nullptr) item = *bound[1];
-    }
-  } else {
-    const std::string* name = arguments.positional[0].AsText();
-    const FilterFunction filter = name == nullptr ? nullptr : FindFilter(*name);
-    if (filter == nullptr) return Error("map: no such filter");
-    const Arguments rest{{arguments.positional.begin() + 1, arguments.positional.end()},
-                         arguments.named};
-    for (Value& item : items) {
-      JINJA_ASSIGN_OR_RETURN(item, filter(item, rest, budget));
-    }
-  }
-  return MakeSequence(Sequence::Kind::kGenerator, std::move(items), budget);
-}
-
-// select, reject, selectattr and rejectattr: the items whose test has the value `Wanted`.
-template <bool Wanted, bool ByAttribute>
-Result SelectFilter(const Value& input, const Arguments& arguments, Budget& budget) {
-  JINJA_ASSIGN_OR_RETURN(std::vector<Value> items, Iterate(input, budget));
-  const std::vector<Value>& given = arguments.positional;
-  const size_t at = ByAttribute ? 1 : 0;
-  if (given.size() < at) return Error("selectattr and rejectattr need an attribute");
-  TestFunction test = nullptr;
-  Arguments rest;
-  if (given.size() > at) {
-    const std::string* name = given[at].AsText();
-    test = name == nullptr ? nullptr : FindTest(*name);
-    if (test == nullptr) return Error("select or reject: no such test");
-    rest.positional.assign(given.begin() + static_cast<std::ptrdiff_t>(at) + 1, given.end());
-    rest.named = arguments.named;
-  }
-  std::vector<Value> kept;
-  for (const Value& item : items) {
-    Value tested = item;
-    if (ByAttribute) {
-      JINJA_ASSIGN_OR_RETURN(tested, GetPath(item, given[0], budget));
-    }
-    bool passes = Truth(tested);
-    if (test != nullptr) {
-      JINJA_ASSIGN_OR_RETURN(passes, test(tested, rest, budget));
-    }
-    if (passes == Wanted) kept.push_back(item);
-  }
-  return MakeSequence(Sequence::Kind::kGenerator, std::move(kept), budget);
-}
-
 constexpr std::pair<std::string_view, FilterFunction> kFilters[] = {
-    {"abs", AbsFilter},
-    {"capitalize", TextFilter<Capitalize>},
-    {"count", LengthFilter},
-    {"d", DefaultFilter},
-    {"default", DefaultFilter},
-    {"first", FirstFilter},
-    {"float", FloatFilter},
-    {"int", IntFilter},
-    {"items", ItemsFilter},
-    {"join", JoinFilter},
-    {"last", LastFilter},
-    {"length", LengthFilter},
-    {"list", ListFilter},
-    {"lower", TextFilter<Lower>},
-    {"map", MapFilter},
-    {"reject", SelectFilter<false, false>},
-    {"rejectattr", SelectFilter<false, true>},
-    {"replace", ReplaceFilter},
-    {"reverse", ReverseFilter},
-    {"safe", SafeFilter},
-    {"select", SelectFilter<true, false>},
-    {"selectattr", SelectFilter<true, true>},
-    {"string", StringFilter},
-    {"title", TextFilter<TitleWords>},
-    {"tojson", ToJsonFilter},
-    {"trim", TrimFilter},
-    {"upper", TextFilter<Upper>},
+    {"abs", AbsFilter},           {"capitalize", TextFilter<Capitalize>},
+    {"center", CenterFilter},     {"count", LengthFilter},
+    {"d", DefaultFilter},         {"default", DefaultFilter},
+    {"e", EscapeFilter},          {"escape", EscapeFilter},
+    {"float", FloatFilter},       {"forceescape", ForceEscapeFilter},
+    {"format", FormatFilter},     {"indent", IndentFilter},
+    {"int", IntFilter},           {"length", LengthFilter},
+    {"lower", TextFilter<Lower>}, {"replace", ReplaceFilter},
+    {"round", RoundFilter},       {"safe", SafeFilter},
+    {"string", StringFilter},     {"title", TextFilter<TitleWords>},
+    {"tojson", ToJsonFilter},     {"trim", TrimFilter},
+    {"truncate", TruncateFilter}, {"upper", TextFilter<Upper>},
 };
 
 }  // namespace
@@ -317,7 +266,7 @@ FilterFunction FindFilter(std::string_view name) {
   for (const auto& [known, function] : kFilters) {
     if (known == name) return function;
   }
-  return nullptr;
+  return FindListFilter(name);
 }
 
 absl::StatusOr<std::vector<const Value*>> Bind(const Arguments& arguments,

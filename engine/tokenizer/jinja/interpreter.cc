@@ -27,13 +27,21 @@ void Scope::Set(const std::string& name, Value value) {
 /// what the body did: one item ahead if `loop` is looked at, else none.
 class ForLoop : public LoopObject {
  public:
-  ForLoop(Interpreter& interpreter, const Stmt& stmt, ScopePtr scope, std::vector<Value> items)
-      : interpreter_(interpreter), stmt_(stmt), scope_(std::move(scope)), items_(std::move(items)) {
+  ForLoop(Interpreter& interpreter, const Stmt& stmt, ScopePtr scope, std::vector<Value> items,
+          int level)
+      : interpreter_(interpreter),
+        stmt_(stmt),
+        scope_(std::move(scope)),
+        items_(std::move(items)),
+        level_(level) {
     for (const Value& item : items_) depth_ = std::max(depth_, item.depth() + 1);
   }
 
   /// The scope outlives no loop: it may own this object.
-  void End() { scope_.reset(); }
+  void End() {
+    scope_.reset();
+    last_values_ = Value();
+  }
 
   absl::StatusOr<bool> Next() {
     JINJA_ASSIGN_OR_RETURN(std::optional<Value> item, Peek());
@@ -58,12 +66,41 @@ class ForLoop : public LoopObject {
       if (name == "last") return Value::OfBool(!item);
       return item ? *item : Value::OfUndefined("there is no next item");
     }
+    if (name == "depth0") return Value::OfInt(level_);
+    if (name == "depth") return Value::OfInt(level_ + 1);
+    if (name == "cycle" || name == "changed") {
+      auto function = std::make_shared<Function>();
+      function->kind = Function::Kind::kMethod;
+      function->name = std::string(name);
+      function->self = Value(Value::Variant(shared_from_this()));
+      return Value(Value::Variant(std::shared_ptr<const Function>(std::move(function))));
+    }
     if (name != "length" && name != "revindex" && name != "revindex0") {
       return Value::OfUndefined(absl::StrCat("'loop' has no attribute '", View(name), "'"));
     }
     JINJA_ASSIGN_OR_RETURN(int64_t length, Length());
     if (name == "length") return Value::OfInt(length);
     return Value::OfInt(length - turns_ + (name == "revindex" ? 1 : 0));
+  }
+
+  absl::StatusOr<Value> Call(std::string_view name, const Arguments& arguments) override {
+    const std::vector<Value>& given = arguments.positional;
+    if (!arguments.named.empty()) return Error("loop: no named arguments are taken");
+    if (scope_ == nullptr) return Error("'loop' is used after its end");
+    if (name == "cycle") {
+      if (given.empty()) return Error("loop.cycle: nothing to cycle through");
+      return given[static_cast<size_t>(turns_ - 1) % given.size()];
+    }
+    if (name == "changed") {
+      JINJA_ASSIGN_OR_RETURN(Value values,
+                             MakeSequence(Sequence::Kind::kTuple, given, interpreter_.budget_));
+      JINJA_ASSIGN_OR_RETURN(bool same, Equal(values, last_values_, interpreter_.budget_));
+      last_values_ = std::move(values);
+      return Value::OfBool(!same);
+    }
+    if (!stmt_.recursive) return Error("the loop must have the 'recursive' marker to be called");
+    if (given.size() != 1) return Error("a recursive loop takes one argument");
+    return interpreter_.Recurse(stmt_, scope_, given[0], level_ + 1);
   }
 
  private:
@@ -120,6 +157,8 @@ class ForLoop : public LoopObject {
   size_t at_ = 0;
   int64_t turns_ = 0;
   int depth_ = 1;
+  int level_;             // 0 but in a recursive loop
+  Value last_values_;     // of loop.changed
   bool decided_ = false;  // items_ has only what passed the filter
   std::optional<Value> previous_, current_, ahead_;
   std::optional<int64_t> length_;
@@ -184,6 +223,49 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteBody(const Body& body,
   return Flow::kNext;
 }
 
+absl::Status Interpreter::PrintValue(const Value& value) {
+  if (value.AsText()) return Print(*value.AsText());
+  JINJA_ASSIGN_OR_RETURN(std::string text, ToText(value, budget_));
+  return Print(text);
+}
+
+absl::StatusOr<Value> Interpreter::CaptureFiltered(const Stmt& stmt, const ScopePtr& scope) {
+  auto inner = std::make_shared<Scope>();
+  inner->parent = scope;
+  JINJA_ASSIGN_OR_RETURN(Value value, Capture(stmt.body, inner));
+  if (stmt.expr == nullptr) return value;
+  inner->Set(std::string(Stmt::kCaught), std::move(value));
+  return Evaluate(*stmt.expr, inner);
+}
+
+Value Interpreter::MakeMacro(const Stmt& stmt, const ScopePtr& scope) {
+  auto function = std::make_shared<Function>();
+  function->kind = Function::Kind::kMacro;
+  function->name = stmt.text;
+  function->macro = &stmt;
+  function->scope = scope;
+  return Value(Value::Variant(std::shared_ptr<const Function>(std::move(function))));
+}
+
+absl::Status Interpreter::ExecuteCallBlock(const Stmt& stmt, const ScopePtr& scope) {
+  JINJA_ASSIGN_OR_RETURN(Value callee, Evaluate(*stmt.expr->args[0], scope));
+  JINJA_ASSIGN_OR_RETURN(Arguments arguments, EvaluateArguments(*stmt.expr, scope));
+  arguments.named.emplace_back("caller", MakeMacro(stmt, scope));
+  JINJA_ASSIGN_OR_RETURN(Value value, Call(callee, arguments));
+  return PrintValue(value);
+}
+
+absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteWith(const Stmt& stmt,
+                                                           const ScopePtr& scope) {
+  auto inner = std::make_shared<Scope>();
+  inner->parent = scope;
+  for (const auto& [name, expr] : stmt.parameters) {
+    JINJA_ASSIGN_OR_RETURN(Value value, Evaluate(*expr, scope));
+    inner->Set(name, std::move(value));
+  }
+  return ExecuteBody(stmt.body, inner);
+}
+
 absl::StatusOr<Interpreter::Flow> Interpreter::Execute(const Stmt& stmt, const ScopePtr& scope) {
   switch (stmt.kind) {
     case Stmt::Kind::kText:
@@ -191,12 +273,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::Execute(const Stmt& stmt, const S
       break;
     case Stmt::Kind::kPrint: {
       JINJA_ASSIGN_OR_RETURN(Value value, Evaluate(*stmt.expr, scope));
-      if (value.AsText()) {
-        JINJA_RETURN_IF_ERROR(Print(*value.AsText()));
-        break;
-      }
-      JINJA_ASSIGN_OR_RETURN(std::string text, ToText(value, budget_));
-      JINJA_RETURN_IF_ERROR(Print(text));
+      JINJA_RETURN_IF_ERROR(PrintValue(value));
       break;
     }
     case Stmt::Kind::kIf:
@@ -209,22 +286,23 @@ absl::StatusOr<Interpreter::Flow> Interpreter::Execute(const Stmt& stmt, const S
       break;
     }
     case Stmt::Kind::kSetBlock: {
-      auto inner = std::make_shared<Scope>();
-      inner->parent = scope;
-      JINJA_ASSIGN_OR_RETURN(Value value, Capture(stmt.body, inner));
+      JINJA_ASSIGN_OR_RETURN(Value value, CaptureFiltered(stmt, scope));
       JINJA_RETURN_IF_ERROR(Assign(stmt.target, value, scope));
       break;
     }
-    case Stmt::Kind::kMacro: {
-      auto function = std::make_shared<Function>();
-      function->kind = Function::Kind::kMacro;
-      function->name = stmt.text;
-      function->macro = &stmt;
-      function->scope = scope;
-      scope->Set(stmt.text,
-                 Value(Value::Variant(std::shared_ptr<const Function>(std::move(function)))));
+    case Stmt::Kind::kFilter: {
+      JINJA_ASSIGN_OR_RETURN(Value value, CaptureFiltered(stmt, scope));
+      JINJA_RETURN_IF_ERROR(PrintValue(value));
       break;
     }
+    case Stmt::Kind::kMacro:
+      scope->Set(stmt.text, MakeMacro(stmt, scope));
+      break;
+    case Stmt::Kind::kCall:
+      JINJA_RETURN_IF_ERROR(ExecuteCallBlock(stmt, scope));
+      break;
+    case Stmt::Kind::kWith:
+      return ExecuteWith(stmt, scope);
     case Stmt::Kind::kBreak:
       return Flow::kBreak;
     case Stmt::Kind::kContinue:
@@ -246,8 +324,23 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteIf(const Stmt& stmt, const
 
 absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteFor(const Stmt& stmt, const ScopePtr& scope) {
   JINJA_ASSIGN_OR_RETURN(Value iterable, Evaluate(*stmt.expr, scope));
+  return ExecuteLoop(stmt, scope, iterable, 0);
+}
+
+absl::StatusOr<Value> Interpreter::Recurse(const Stmt& stmt, const ScopePtr& scope,
+                                           const Value& iterable, int level) {
+  std::string text;
+  std::string* outer = std::exchange(out_, &text);
+  auto flow = ExecuteLoop(stmt, scope, iterable, level);
+  out_ = outer;
+  if (!flow.ok()) return flow.status();
+  return MakeText(std::move(text), budget_);
+}
+
+absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteLoop(const Stmt& stmt, const ScopePtr& scope,
+                                                           const Value& iterable, int level) {
   JINJA_ASSIGN_OR_RETURN(std::vector<Value> items, Iterate(iterable, budget_));
-  auto loop = std::make_shared<ForLoop>(*this, stmt, scope, std::move(items));
+  auto loop = std::make_shared<ForLoop>(*this, stmt, scope, std::move(items), level);
   struct Ender {
     ForLoop& loop;
     ~Ender() { loop.End(); }

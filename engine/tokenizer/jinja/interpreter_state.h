@@ -42,6 +42,17 @@ class Interpreter {
   absl::StatusOr<Flow> Execute(const Stmt& stmt, const ScopePtr& scope);
   absl::StatusOr<Flow> ExecuteIf(const Stmt& stmt, const ScopePtr& scope);
   absl::StatusOr<Flow> ExecuteFor(const Stmt& stmt, const ScopePtr& scope);
+  absl::StatusOr<Flow> ExecuteLoop(const Stmt& stmt, const ScopePtr& scope, const Value& iterable,
+                                   int level);
+  // What a recursive loop prints over `iterable`.
+  absl::StatusOr<Value> Recurse(const Stmt& stmt, const ScopePtr& scope, const Value& iterable,
+                                int level);
+  static Value MakeMacro(const Stmt& stmt, const ScopePtr& scope);
+  absl::Status ExecuteCallBlock(const Stmt& stmt, const ScopePtr& scope);
+  absl::StatusOr<Flow> ExecuteWith(const Stmt& stmt, const ScopePtr& scope);
+  // What the body prints, caught and sent through the filters.
+  absl::StatusOr<Value> CaptureFiltered(const Stmt& stmt, const ScopePtr& scope);
+  absl::Status PrintValue(const Value& value);
   absl::Status Assign(const Target& target, const Value& value, const ScopePtr& scope);
   absl::Status Print(std::string_view text);
   // What the body prints, caught.
@@ -62,7 +73,10 @@ class Interpreter {
   absl::StatusOr<std::vector<Value>> EvaluateAll(const std::vector<ExprPtr>& exprs, size_t first,
                                                  const ScopePtr& scope);
   absl::StatusOr<Arguments> EvaluateArguments(const Expr& expr, const ScopePtr& scope);
+  absl::StatusOr<Value> Call(const Value& callee, const Arguments& arguments);
   absl::StatusOr<Value> CallMacro(const Function& function, const Arguments& arguments);
+  absl::Status BindMacro(const Stmt& macro, const Arguments& arguments,
+                         std::vector<const Value*>& bound, Scope& scope);
 
   absl::Status Enter(int line);
 

@@ -119,6 +119,10 @@ class Lexer {
     if (!text.empty()) Emit(Token::Kind::kText, std::string(text));
     Advance(open - at_ + 2 + (sign == '-' || sign == '+' ? 1 : 0));
     if (kind == '#') return SkipComment();
+    if (const size_t bytes = kind == '%' ? RawMark("raw", false) : 0; bytes > 0) {
+      Advance(bytes);
+      return LexRaw();
+    }
     return LexCode(kind == '%');
   }
 
@@ -129,6 +133,45 @@ class Lexer {
     const size_t line = newline == std::string_view::npos ? 0 : newline + 1;
     const bool blank = Strip(text.substr(line), std::nullopt, Side::kLeft).empty();
     return blank ? text.substr(0, line) : text;
+  }
+
+  // The length of what closes the tag `name` if that is what stands here; 0 if not.
+  size_t RawMark(std::string_view name, bool takes_newline) {
+    const size_t before = at_;
+    at_ += SpaceBytes();
+    const bool named = StartsWith(name);
+    if (named) at_ += name.size();
+    at_ += SpaceBytes();
+    const size_t mark =
+        named && at_ < source_.size() ? EndMark("%}", takes_newline, takes_newline) : 0;
+    const size_t end = at_ + mark;
+    at_ = before;
+    return mark == 0 ? 0 : end - before;
+  }
+
+  // Text up to {% endraw %}, whatever it holds.
+  absl::Status LexRaw() {
+    for (size_t open = source_.find("{%", at_); open != std::string::npos;
+         open = source_.find("{%", open + 1)) {
+      const size_t begin = at_;
+      const char sign = open + 2 < source_.size() ? source_[open + 2] : '\0';
+      const bool is_signed = sign == '-' || sign == '+';
+      at_ = open + 2 + (is_signed ? 1 : 0);
+      const size_t bytes = RawMark("endraw", true);
+      at_ = begin;
+      if (bytes == 0) continue;
+      std::string_view text = Rest().substr(0, open - at_);
+      if (sign == '-') {
+        text = Strip(text, std::nullopt, Side::kRight);
+      } else if (sign != '+') {
+        text = StripLine(text);
+      }
+      if (!text.empty()) Emit(Token::Kind::kText, std::string(text));
+      Advance(open - at_ + 2 + (is_signed ? 1 : 0));
+      TakeEndMark(bytes);
+      return absl::OkStatus();
+    }
+    return Fail("'raw' has no '{% endraw %}'");
   }
 
   absl::Status SkipComment() {

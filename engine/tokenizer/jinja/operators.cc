@@ -1,11 +1,40 @@
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
 #include "engine/text.h"
 #include "engine/tokenizer/jinja/interpreter_state.h"
+#include "engine/tokenizer/jinja/text_methods.h"
 
 namespace nsa::engine::jinja {
 namespace {
+
+absl::StatusOr<Value> PowerOfFloats(double a, double b) {
+  if (a == 0 && b < 0) return Error("zero to a negative power");
+  const double result = std::pow(a, b);
+  if (std::isnan(result) && !std::isnan(a) && !std::isnan(b)) {
+    return Error("complex numbers are not supported");
+  }
+  if (std::isinf(result) && std::isfinite(a) && std::isfinite(b)) {
+    return Error("the result is too large");
+  }
+  return Value::OfFloat(result);
+}
+
+absl::StatusOr<Value> PowerOfInts(int64_t a, int64_t b) {
+  if (b < 0) return PowerOfFloats(static_cast<double>(a), static_cast<double>(b));
+  int64_t result = 1;
+  int64_t square = a;
+  for (int64_t left = b; left > 0; left /= 2) {
+    if (left % 2 != 0 && __builtin_mul_overflow(result, square, &result)) {
+      return Error("an integer is over 64 bits");
+    }
+    if (left > 1 && __builtin_mul_overflow(square, square, &square)) {
+      return Error("an integer is over 64 bits");
+    }
+  }
+  return Value::OfInt(result);
+}
 
 absl::StatusOr<Value> ComputeInts(Operator op, int64_t a, int64_t b) {
   int64_t result = 0;
@@ -36,6 +65,8 @@ absl::StatusOr<Value> ComputeInts(Operator op, int64_t a, int64_t b) {
       result = floor ? a / b - (inexact ? 1 : 0) : a % b + (inexact ? b : 0);
       break;
     }
+    case Operator::kPow:
+      return PowerOfInts(a, b);
   }
   if (overflow) return Error("an integer is over 64 bits");
   return Value::OfInt(result);
@@ -53,6 +84,8 @@ absl::StatusOr<Value> ComputeFloats(Operator op, double a, double b) {
       return Value::OfFloat(a * b);
     case Operator::kDiv:
       return Value::OfFloat(a / b);
+    case Operator::kPow:
+      return PowerOfFloats(a, b);
     case Operator::kFloorDiv:
     case Operator::kMod:
       break;
@@ -71,8 +104,11 @@ absl::StatusOr<Value> ComputeFloats(Operator op, double a, double b) {
   return Value::OfFloat(floor);
 }
 
-absl::StatusOr<Value> Repeat(const std::string& text, int64_t count, Budget& budget) {
-  if (count <= 0 || text.empty()) return Value::OfText("");
+absl::StatusOr<Value> Repeat(const Value& value, int64_t count, Budget& budget) {
+  const std::string& text = *value.AsText();
+  if (count <= 0 || text.empty()) {
+    return value.IsSafe() ? Value::OfText("").AsSafe() : Value::OfText("");
+  }
   if (static_cast<uint64_t>(count) > kMaxTextBytes / text.size()) {
     return Error("a string is over 64 MiB");
   }
@@ -80,11 +116,31 @@ absl::StatusOr<Value> Repeat(const std::string& text, int64_t count, Budget& bud
   std::string out;
   out.reserve(text.size() * static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) out += text;
-  return Value::OfText(std::move(out));
+  const Value repeated = Value::OfText(std::move(out));
+  return value.IsSafe() ? repeated.AsSafe() : repeated;
+}
+
+// Python's [...] * count.
+absl::StatusOr<Value> RepeatItems(const Sequence& list, int64_t count, Budget& budget) {
+  const auto times = static_cast<uint64_t>(std::max<int64_t>(count, 0));
+  if (!list.items.empty() && times > kMaxSteps / list.items.size()) {
+    return Error("a list is over ", kMaxSteps, " items");
+  }
+  JINJA_RETURN_IF_ERROR(budget.Charge(times * list.items.size()));
+  std::vector<Value> items;
+  for (uint64_t i = 0; i < times; ++i) {
+    items.insert(items.end(), list.items.begin(), list.items.end());
+  }
+  return MakeSequence(list.kind, std::move(items), budget);
+}
+
+bool IsListOrTuple(const Sequence* sequence) {
+  return sequence != nullptr &&
+         (sequence->kind == Sequence::Kind::kList || sequence->kind == Sequence::Kind::kTuple);
 }
 
 std::string_view Sign(Operator op) {
-  static constexpr std::string_view kSigns[] = {"+", "-", "*", "/", "//", "%"};
+  static constexpr std::string_view kSigns[] = {"+", "-", "*", "/", "//", "%", "**"};
   return kSigns[static_cast<size_t>(op)];
 }
 
@@ -100,18 +156,24 @@ absl::StatusOr<Value> Compute(Operator op, const Value& a, const Value& b, Budge
     if (a.AsText()->size() + b.AsText()->size() > kMaxTextBytes) {
       return Error("a string is over 64 MiB");
     }
-    return MakeText(*a.AsText() + *b.AsText(), budget);
+    if (!a.IsSafe() && !b.IsSafe()) return MakeText(*a.AsText() + *b.AsText(), budget);
+    JINJA_ASSIGN_OR_RETURN(Value first, Escape(a, budget));
+    JINJA_ASSIGN_OR_RETURN(Value second, Escape(b, budget));
+    JINJA_ASSIGN_OR_RETURN(Value sum, MakeText(*first.AsText() + *second.AsText(), budget));
+    return sum.AsSafe();
   }
-  if (op == Operator::kMul && a.AsText() && b.AsInt()) {
-    return Repeat(*a.AsText(), *b.AsInt(), budget);
-  }
-  if (op == Operator::kMul && a.AsInt() && b.AsText()) {
-    return Repeat(*b.AsText(), *a.AsInt(), budget);
-  }
+  if (op == Operator::kMul && a.AsText() && b.AsInt()) return Repeat(a, *b.AsInt(), budget);
+  if (op == Operator::kMul && a.AsInt() && b.AsText()) return Repeat(b, *a.AsInt(), budget);
+  if (op == Operator::kMod && a.AsText()) return FormatPercent(a, b, budget);
   const Sequence* left = a.AsSequence();
   const Sequence* right = b.AsSequence();
-  if (op == Operator::kAdd && left && right && left->kind == right->kind &&
-      (left->kind == Sequence::Kind::kList || left->kind == Sequence::Kind::kTuple)) {
+  if (op == Operator::kMul && IsListOrTuple(left) && b.AsInt()) {
+    return RepeatItems(*left, *b.AsInt(), budget);
+  }
+  if (op == Operator::kMul && a.AsInt() && IsListOrTuple(right)) {
+    return RepeatItems(*right, *a.AsInt(), budget);
+  }
+  if (op == Operator::kAdd && IsListOrTuple(left) && right && left->kind == right->kind) {
     JINJA_RETURN_IF_ERROR(budget.Charge(left->items.size() + right->items.size()));
     std::vector<Value> items = left->items;
     items.insert(items.end(), right->items.begin(), right->items.end());
@@ -119,6 +181,10 @@ absl::StatusOr<Value> Compute(Operator op, const Value& a, const Value& b, Budge
   }
   return Error("cannot compute '", View(TypeName(a)), "' ", View(Sign(op)), " '", View(TypeName(b)),
                "'");
+}
+
+absl::StatusOr<Value> Add(const Value& a, const Value& b, Budget& budget) {
+  return Compute(Operator::kAdd, a, b, budget);
 }
 
 absl::StatusOr<Value> Negate(const Value& value) {

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <utility>
 
-#include "absl/strings/numbers.h"
 #include "engine/text.h"
 #include "engine/tokenizer/jinja/lexer.h"
 #include "engine/tokenizer/jinja/parser_state.h"
@@ -18,6 +18,30 @@ absl::StatusOr<Body> ParseTemplate(std::string_view source) {
 
 absl::StatusOr<Body> Parser::ParseAll() {
   JINJA_ASSIGN_OR_RETURN(Body body, ParseBody({}));
+  for (const Unknown& unknown : unknown_) JINJA_RETURN_IF_ERROR(unknown.error);
+  return body;
+}
+
+void Parser::NoteUnknown(int line, std::string_view kind, std::string_view name) {
+  unknown_.push_back(
+      {Error("line ", line, ": the ", View(kind), " '", View(name), "' is not supported"), false});
+}
+
+void Parser::Excuse(size_t first) {
+  const auto begin = unknown_.begin() + static_cast<std::ptrdiff_t>(first);
+  unknown_.erase(std::remove_if(begin, unknown_.end(),
+                                [](const Unknown& unknown) { return !unknown.settled; }),
+                 unknown_.end());
+}
+
+void Parser::Insist(size_t first) {
+  for (size_t i = first; i < unknown_.size(); ++i) unknown_[i].settled = true;
+}
+
+absl::StatusOr<Body> Parser::ParseInner(std::initializer_list<std::string_view> ends) {
+  const size_t first = unknown_.size();
+  JINJA_ASSIGN_OR_RETURN(Body body, ParseBody(ends));
+  Insist(first);
   return body;
 }
 
@@ -41,8 +65,7 @@ absl::StatusOr<Body> Parser::ParseBody(std::initializer_list<std::string_view> e
       Take();  // {%
       if (Peek().kind != Token::Kind::kName) return Fail("expected the name of a tag");
       if (std::find(ends.begin(), ends.end(), Peek().text) != ends.end()) return body;
-      JINJA_RETURN_IF_ERROR(ParseTag(*stmt, body));
-      if (stmt->line < 0) continue;  // the tag put its own statements into the body
+      JINJA_RETURN_IF_ERROR(ParseTag(*stmt));
     }
     body.push_back(std::move(stmt));
   }
@@ -55,30 +78,33 @@ absl::Status Parser::EndTag(std::string_view name) {
   return Expect(Token::Kind::kBlockEnd, "%}");
 }
 
-absl::Status Parser::ParseTag(Stmt& stmt, Body& body) {
-  if (TakeName("if")) return ParseIf(stmt);
-  if (TakeName("for")) return ParseFor(stmt);
-  if (TakeName("set")) return ParseSet(stmt);
-  if (TakeName("macro")) return ParseMacro(stmt);
+absl::Status Parser::ParseTag(Stmt& stmt) {
+  static constexpr std::pair<std::string_view, absl::Status (Parser::*)(Stmt&)> kTags[] = {
+      {"if", &Parser::ParseIf},          {"for", &Parser::ParseFor},
+      {"set", &Parser::ParseSet},        {"macro", &Parser::ParseMacro},
+      {"call", &Parser::ParseCallBlock}, {"filter", &Parser::ParseFilterBlock},
+      {"with", &Parser::ParseWith}};
+  for (const auto& [name, parse] : kTags) {
+    if (TakeName(name)) return (this->*parse)(stmt);
+  }
   if (TakeName("break") || TakeName("continue")) {
     if (loops_ == 0) return Fail("'break' and 'continue' stand in loops only");
     stmt.kind = tokens_[at_ - 1].text == "break" ? Stmt::Kind::kBreak : Stmt::Kind::kContinue;
     return Expect(Token::Kind::kBlockEnd, "%}");
   }
   if (TakeName("generation")) {
-    // It only marks what a model was trained on; its text is printed as any other.
-    JINJA_RETURN_IF_ERROR(Expect(Token::Kind::kBlockEnd, "%}"));
-    JINJA_ASSIGN_OR_RETURN(Body inner, ParseBody({"endgeneration"}));
-    for (auto& part : inner) body.push_back(std::move(part));
-    stmt.line = -1;
-    return EndTag("endgeneration");
+    // It only marks what a model was trained on: a scope of its own, and printed as any other.
+    stmt.kind = Stmt::Kind::kWith;
+    return ParseMacroBody(stmt, "endgeneration");
   }
   return Fail("the tag '", Peek().text,
-              "' is not supported (if, for, set, macro, break, continue, generation are)");
+              "' is not supported (if, for, set, macro, call, filter, with, break, continue, raw, "
+              "generation are)");
 }
 
 absl::Status Parser::ParseIf(Stmt& stmt) {
   stmt.kind = Stmt::Kind::kIf;
+  const size_t first = unknown_.size();
   while (true) {
     JINJA_ASSIGN_OR_RETURN(ExprPtr condition, ParseTuple(false));
     JINJA_RETURN_IF_ERROR(Expect(Token::Kind::kBlockEnd, "%}"));
@@ -90,6 +116,7 @@ absl::Status Parser::ParseIf(Stmt& stmt) {
       JINJA_ASSIGN_OR_RETURN(Body last, ParseBody({"endif"}));
       stmt.branches.emplace_back(nullptr, std::move(last));
     }
+    Excuse(first);
     return EndTag("endif");
   }
 }
@@ -99,17 +126,19 @@ absl::Status Parser::ParseFor(Stmt& stmt) {
   JINJA_ASSIGN_OR_RETURN(stmt.target, ParseTarget(false));
   if (!TakeName("in")) return Fail("expected 'in'");
   JINJA_ASSIGN_OR_RETURN(stmt.expr, ParseTuple(false));
+  const size_t first = unknown_.size();
   if (TakeName("if")) {
     JINJA_ASSIGN_OR_RETURN(stmt.filter, ParseExpression());
   }
-  if (IsName("recursive")) return Fail("recursive loops are not supported");
+  Insist(first);
+  stmt.recursive = TakeName("recursive");
   JINJA_RETURN_IF_ERROR(Expect(Token::Kind::kBlockEnd, "%}"));
   ++loops_;
-  JINJA_ASSIGN_OR_RETURN(stmt.body, ParseBody({"else", "endfor"}));
+  JINJA_ASSIGN_OR_RETURN(stmt.body, ParseInner({"else", "endfor"}));
   --loops_;
   if (TakeName("else")) {
     JINJA_RETURN_IF_ERROR(Expect(Token::Kind::kBlockEnd, "%}"));
-    JINJA_ASSIGN_OR_RETURN(stmt.otherwise, ParseBody({"endfor"}));
+    JINJA_ASSIGN_OR_RETURN(stmt.otherwise, ParseInner({"endfor"}));
   }
   return EndTag("endfor");
 }
@@ -121,17 +150,38 @@ absl::Status Parser::ParseSet(Stmt& stmt) {
     JINJA_ASSIGN_OR_RETURN(stmt.expr, ParseTuple(true));
     return Expect(Token::Kind::kBlockEnd, "%}");
   }
-  if (IsOperator("|")) return Fail("filters on a 'set' block are not supported");
   stmt.kind = Stmt::Kind::kSetBlock;
+  const size_t first = unknown_.size();
+  while (TakeOperator("|")) {
+    if (stmt.expr == nullptr) stmt.expr = Caught();
+    JINJA_ASSIGN_OR_RETURN(stmt.expr, ParseFilter(std::move(stmt.expr)));
+  }
+  Insist(first);
   JINJA_RETURN_IF_ERROR(Expect(Token::Kind::kBlockEnd, "%}"));
-  JINJA_ASSIGN_OR_RETURN(stmt.body, ParseBody({"endset"}));
+  JINJA_ASSIGN_OR_RETURN(stmt.body, ParseInner({"endset"}));
   return EndTag("endset");
 }
 
-absl::Status Parser::ParseMacro(Stmt& stmt) {
-  stmt.kind = Stmt::Kind::kMacro;
-  JINJA_ASSIGN_OR_RETURN(stmt.text, ExpectName());
-  if (!TakeOperator("(")) return Fail("expected '(' after the macro's name");
+ExprPtr Parser::Caught() const {
+  ExprPtr caught = Make(Expr::Kind::kName);
+  caught->name = std::string(Stmt::kCaught);
+  return caught;
+}
+
+absl::Status Parser::ParseFilterBlock(Stmt& stmt) {
+  stmt.kind = Stmt::Kind::kFilter;
+  const size_t first = unknown_.size();
+  JINJA_ASSIGN_OR_RETURN(stmt.expr, ParseFilter(Caught()));
+  while (TakeOperator("|")) {
+    JINJA_ASSIGN_OR_RETURN(stmt.expr, ParseFilter(std::move(stmt.expr)));
+  }
+  Insist(first);
+  JINJA_RETURN_IF_ERROR(Expect(Token::Kind::kBlockEnd, "%}"));
+  JINJA_ASSIGN_OR_RETURN(stmt.body, ParseInner({"endfilter"}));
+  return EndTag("endfilter");
+}
+
+absl::Status Parser::ParseSignature(Stmt& stmt) {
   while (!TakeOperator(")")) {
     if (!stmt.parameters.empty() && !TakeOperator(",")) return Fail("expected ',' or ')'");
     JINJA_ASSIGN_OR_RETURN(std::string name, ExpectName());
@@ -143,11 +193,58 @@ absl::Status Parser::ParseMacro(Stmt& stmt) {
     }
     stmt.parameters.emplace_back(std::move(name), std::move(fallback));
   }
+  return absl::OkStatus();
+}
+
+absl::Status Parser::ParseMacroBody(Stmt& stmt, std::string_view end) {
   JINJA_RETURN_IF_ERROR(Expect(Token::Kind::kBlockEnd, "%}"));
   const int loops = std::exchange(loops_, 0);
-  JINJA_ASSIGN_OR_RETURN(stmt.body, ParseBody({"endmacro"}));
+  const size_t begin = at_;
+  JINJA_ASSIGN_OR_RETURN(stmt.body, ParseInner({end}));
   loops_ = loops;
-  return EndTag("endmacro");
+  // A macro takes more than its parameters where its body says the name of what is more.
+  for (size_t i = begin; i < at_; ++i) {
+    if (tokens_[i].kind != Token::Kind::kName) continue;
+    stmt.takes_varargs = stmt.takes_varargs || tokens_[i].text == "varargs";
+    stmt.takes_kwargs = stmt.takes_kwargs || tokens_[i].text == "kwargs";
+    stmt.takes_caller = stmt.takes_caller || tokens_[i].text == "caller";
+  }
+  return EndTag(end);
+}
+
+absl::Status Parser::ParseMacro(Stmt& stmt) {
+  stmt.kind = Stmt::Kind::kMacro;
+  JINJA_ASSIGN_OR_RETURN(stmt.text, ExpectName());
+  const size_t first = unknown_.size();
+  if (!TakeOperator("(")) return Fail("expected '(' after the macro's name");
+  JINJA_RETURN_IF_ERROR(ParseSignature(stmt));
+  Insist(first);
+  return ParseMacroBody(stmt, "endmacro");
+}
+
+absl::Status Parser::ParseCallBlock(Stmt& stmt) {
+  stmt.kind = Stmt::Kind::kCall;
+  stmt.text = "caller";
+  const size_t first = unknown_.size();
+  if (TakeOperator("(")) JINJA_RETURN_IF_ERROR(ParseSignature(stmt));
+  Insist(first);
+  JINJA_ASSIGN_OR_RETURN(stmt.expr, ParseExpression());
+  if (stmt.expr->kind != Expr::Kind::kCall) return Fail("expected a call");
+  return ParseMacroBody(stmt, "endcall");
+}
+
+absl::Status Parser::ParseWith(Stmt& stmt) {
+  stmt.kind = Stmt::Kind::kWith;
+  while (Peek().kind != Token::Kind::kBlockEnd) {
+    if (!stmt.parameters.empty() && !TakeOperator(",")) return Fail("expected ',' or '%}'");
+    JINJA_ASSIGN_OR_RETURN(std::string name, ExpectName());
+    if (!TakeOperator("=")) return Fail("expected '='");
+    JINJA_ASSIGN_OR_RETURN(ExprPtr value, ParseExpression());
+    stmt.parameters.emplace_back(std::move(name), std::move(value));
+  }
+  JINJA_RETURN_IF_ERROR(Expect(Token::Kind::kBlockEnd, "%}"));
+  JINJA_ASSIGN_OR_RETURN(stmt.body, ParseInner({"endwith"}));
+  return EndTag("endwith");
 }
 
 absl::StatusOr<Target> Parser::ParseTarget(bool attributes) {

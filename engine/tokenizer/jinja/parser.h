@@ -15,7 +15,7 @@ namespace nsa::engine::jinja {
 
 inline constexpr int kMaxNesting = 100;  // of the source's brackets, blocks and operators
 
-enum class Operator { kAdd, kSub, kMul, kDiv, kFloorDiv, kMod };
+enum class Operator { kAdd, kSub, kMul, kDiv, kFloorDiv, kMod, kPow };
 enum class Comparison { kEq, kNe, kLt, kLe, kGt, kGe, kIn, kNotIn };
 
 struct Expr;
@@ -31,7 +31,7 @@ struct Expr {
     kAttribute,  // args[0].name
     kItem,       // args[0][args[1]]
     kSlice,      // args[0][args[1]:args[2]:args[3]], the last three may be null
-    kCall,       // args[0](args[1:], **named)
+    kCall,       // args[0](args[1:], **named); the names "*" and "**" spread their values
     kFilter,     // args[0]|name(args[1:], **named)
     kTest,       // args[0] is name(args[1:], **named)
     kNot,
@@ -73,16 +73,26 @@ struct Stmt {
     kIf,        // branches in order; one without a condition is the else
     kFor,       // target, expr, filter (may be null), body, otherwise
     kSet,       // target, expr
-    kSetBlock,  // target, body
+    kSetBlock,  // target, body; expr: the filters over what is caught, may be null
     kMacro,     // text is its name; parameters, body
+    kCall,      // expr is called with parameters and body as the macro `caller`
+    kFilter,    // body, expr: the filters over what is caught
+    kWith,      // parameters, body
     kBreak,
     kContinue,
   };
+  /// The name that filters over a caught text know it by; no template can say it.
+  static constexpr std::string_view kCaught = "";
   Kind kind;
   int line;
   std::string text;
   ExprPtr expr;
   ExprPtr filter;
+  bool recursive = false;  // of a loop
+  // Whether a macro takes what its parameters do not, under the names that Jinja has for it.
+  bool takes_varargs = false;
+  bool takes_kwargs = false;
+  bool takes_caller = false;
   Target target;
   std::vector<std::pair<ExprPtr, Body>> branches;
   std::vector<std::pair<std::string, ExprPtr>> parameters;  // the default may be null

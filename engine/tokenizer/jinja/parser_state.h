@@ -14,7 +14,8 @@
 
 namespace nsa::engine::jinja {
 
-/// Recursive descent. Statements are in parser.cc, expressions in expression_parser.cc.
+/// Recursive descent. Statements are in parser.cc, expressions in expression_parser.cc, what
+/// follows a value (calls, items, filters, tests) in postfix_parser.cc.
 class Parser {
  public:
   explicit Parser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
@@ -38,11 +39,18 @@ class Parser {
   };
 
   absl::StatusOr<Body> ParseBody(std::initializer_list<std::string_view> ends);
-  absl::Status ParseTag(Stmt& stmt, Body& body);
+  absl::Status ParseTag(Stmt& stmt);
   absl::Status ParseIf(Stmt& stmt);
   absl::Status ParseFor(Stmt& stmt);
   absl::Status ParseSet(Stmt& stmt);
   absl::Status ParseMacro(Stmt& stmt);
+  absl::Status ParseCallBlock(Stmt& stmt);
+  absl::Status ParseFilterBlock(Stmt& stmt);
+  absl::Status ParseWith(Stmt& stmt);
+  absl::Status ParseSignature(Stmt& stmt);
+  absl::Status ParseMacroBody(Stmt& stmt, std::string_view end);
+  // A body that is a scope of its own.
+  absl::StatusOr<Body> ParseInner(std::initializer_list<std::string_view> ends);
   absl::Status EndTag(std::string_view name);
   absl::StatusOr<Target> ParseTarget(bool attributes);
 
@@ -58,6 +66,7 @@ class Parser {
   absl::StatusOr<ExprPtr> ParseConcat();
   absl::StatusOr<ExprPtr> ParseProduct();
   absl::StatusOr<ExprPtr> ParseFactor();
+  absl::StatusOr<ExprPtr> ParseOperand();
   absl::StatusOr<ExprPtr> ParseUnary(bool with_filters);
   absl::StatusOr<ExprPtr> ParsePrimary();
   absl::StatusOr<ExprPtr> ParseNumber();
@@ -68,6 +77,8 @@ class Parser {
   absl::StatusOr<ExprPtr> ParseCall(ExprPtr base);
   absl::StatusOr<ExprPtr> ParseSubscript(ExprPtr base);
   absl::StatusOr<ExprPtr> ParseFilters(ExprPtr base);
+  // The name and arguments behind a '|'.
+  absl::StatusOr<ExprPtr> ParseFilter(ExprPtr base);
   absl::StatusOr<ExprPtr> ParseTest(ExprPtr base);
   absl::Status ParseArguments(Expr& call);
   absl::StatusOr<ExprPtr> ParseBinary(absl::StatusOr<ExprPtr> (Parser::*operand)(),
@@ -75,7 +86,20 @@ class Parser {
   absl::StatusOr<ExprPtr> ParseLogic(absl::StatusOr<ExprPtr> (Parser::*operand)(),
                                      std::string_view word, Expr::Kind kind);
 
+  // A filter or test that is not known is, as in jinja2, an error of its use where an `if` decides
+  // on that, and an error of the template elsewhere. Which of these is known at the `if`'s end.
+  struct Unknown {
+    absl::Status error;
+    bool settled;
+  };
+  void NoteUnknown(int line, std::string_view kind, std::string_view name);
+  // Decides on those since `first`.
+  void Excuse(size_t first);
+  void Insist(size_t first);
+
   ExprPtr Make(Expr::Kind kind) const;
+  // What a block printed, for the filters over it.
+  ExprPtr Caught() const;
   // Ends the building of a node: its depth is bounded, for evaluation recurses.
   absl::StatusOr<ExprPtr> Done(ExprPtr expr) const;
 
@@ -101,6 +125,7 @@ class Parser {
     if (Peek().kind != Token::Kind::kName) return Fail("expected a name");
     return Take().text;
   }
+  absl::StatusOr<std::string> ExpectDottedName();
   template <typename... Parts>
   absl::Status Fail(const Parts&... parts) const {
     const Token& token = Peek();
@@ -113,6 +138,7 @@ class Parser {
   size_t at_ = 0;
   int nesting_ = 0;
   int loops_ = 0;
+  std::vector<Unknown> unknown_;
 };
 
 }  // namespace nsa::engine::jinja

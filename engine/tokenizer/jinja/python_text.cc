@@ -34,14 +34,6 @@ std::string_view LastCharacter(std::string_view text) {
   return text.substr(at);
 }
 
-uint32_t Decode(std::string_view character) {
-  const auto head = static_cast<unsigned char>(character[0]);
-  if (character.size() == 1) return head;
-  uint32_t code = head & (0x7F >> character.size());
-  for (char c : character.substr(1)) code = code << 6 | (static_cast<unsigned char>(c) & 0x3F);
-  return code;
-}
-
 void AppendHex(uint32_t value, int digits, std::string& out) {
   for (int shift = 4 * (digits - 1); shift >= 0; shift -= 4) {
     out += "0123456789abcdef"[value >> shift & 15];
@@ -82,6 +74,14 @@ std::vector<std::string_view> SplitSpace(std::string_view text, int64_t limit) {
 }
 
 }  // namespace
+
+uint32_t Decode(std::string_view character) {
+  const auto head = static_cast<unsigned char>(character[0]);
+  if (character.size() == 1) return head;
+  uint32_t code = head & (0x7F >> character.size());
+  for (char c : character.substr(1)) code = code << 6 | (static_cast<unsigned char>(c) & 0x3F);
+  return code;
+}
 
 size_t CountCharacters(std::string_view text) {
   return text.size() - static_cast<size_t>(std::count_if(text.begin(), text.end(), IsContinuation));
@@ -255,22 +255,28 @@ std::string Repr(std::string_view text) {
   return out;
 }
 
-std::string JsonText(std::string_view text) {
+std::string JsonText(std::string_view text, bool ascii) {
   std::string out = "\"";
-  for (char c : text) {
-    const char* escapes = "\b\f\n\r\t\"\\";
-    const char* names = "bfnrt\"\\";
-    const char* known = c == '\0' ? nullptr : std::strchr(escapes, c);
-    if (known != nullptr) {
+  ForEachCharacter(text, [&](std::string_view character) {
+    static constexpr std::string_view kEscapes = "\b\f\n\r\t\"\\";
+    static constexpr std::string_view kNames = "bfnrt\"\\";
+    const uint32_t code = Decode(character);
+    const size_t known = kEscapes.find(character);
+    if (known != std::string_view::npos) {
       out += '\\';
-      out += names[known - escapes];
-    } else if (static_cast<unsigned char>(c) < 0x20) {
+      out += kNames[known];
+    } else if (code < 0x20 || (ascii && code >= 0x7F && code < 0x10000)) {
       out += "\\u";
-      AppendHex(static_cast<unsigned char>(c), 4, out);
+      AppendHex(code, 4, out);
+    } else if (ascii && code >= 0x10000) {  // a pair of surrogates
+      out += "\\u";
+      AppendHex(0xD800 + ((code - 0x10000) >> 10), 4, out);
+      out += "\\u";
+      AppendHex(0xDC00 + ((code - 0x10000) & 0x3FF), 4, out);
     } else {
-      out += c;
+      out += character;
     }
-  }
+  });
   out += '"';
   return out;
 }

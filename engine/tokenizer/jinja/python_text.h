@@ -16,6 +16,7 @@ size_t CountCharacters(std::string_view text);
 std::vector<std::string_view> Characters(std::string_view text);
 /// The bytes that the first `characters` take.
 size_t ByteOffset(std::string_view text, size_t characters);
+uint32_t Decode(std::string_view character);
 bool IsSpace(std::string_view character);
 
 enum class Side { kBoth, kLeft, kRight };
@@ -42,8 +43,8 @@ std::string TitleWords(std::string_view text);
 
 /// In quotes, escaped as Python does.
 std::string Repr(std::string_view text);
-/// In double quotes, escaped as json.dumps(ensure_ascii=False) does.
-std::string JsonText(std::string_view text);
+/// In double quotes, escaped as json.dumps does; with `ascii` all beyond ASCII too.
+std::string JsonText(std::string_view text, bool ascii);
 void AppendUtf8(uint32_t code_point, std::string& out);
 
 }  // namespace nsa::engine::jinja

@@ -22,16 +22,19 @@ absl::Status AppendRepr(const Value& value, Budget& budget, std::string& out);
 
 absl::Status AppendSequence(const Sequence& sequence, Budget& budget, std::string& out) {
   const bool tuple = sequence.kind == Sequence::Kind::kTuple;
-  if (!tuple && sequence.kind != Sequence::Kind::kList) {
-    return Error("cannot print a range, a view or a generator; use |list first");
+  const bool view = sequence.kind == Sequence::Kind::kView;
+  if (sequence.kind == Sequence::Kind::kGenerator) {
+    return Error("cannot print a generator; use |list first");
   }
-  out += tuple ? '(' : '[';
+  out += sequence.label;
+  if (sequence.kind == Sequence::Kind::kRange) return absl::OkStatus();
+  out += tuple ? "(" : view ? "([" : "[";
   for (size_t i = 0; i < sequence.items.size(); ++i) {
     if (i > 0) out += ", ";
     JINJA_RETURN_IF_ERROR(AppendRepr(sequence.items[i], budget, out));
   }
   if (tuple && sequence.items.size() == 1) out += ',';
-  out += tuple ? ')' : ']';
+  out += tuple ? ")" : view ? "])" : "]";
   return absl::OkStatus();
 }
 
@@ -52,7 +55,7 @@ absl::Status AppendRepr(const Value& value, Budget& budget, std::string& out) {
   if (out.size() > kMaxTextBytes) return Error("a printed value is over 64 MiB");
   if (const std::string* text = value.AsText()) {
     JINJA_RETURN_IF_ERROR(budget.ChargeBytes(text->size()));
-    out += Repr(*text);
+    out += value.IsSafe() ? absl::StrCat("Markup(", Repr(*text), ")") : Repr(*text);
   } else if (const Sequence* sequence = value.AsSequence()) {
     return AppendSequence(*sequence, budget, out);
   } else if (const Dict* dict = value.AsDict()) {
@@ -108,7 +111,10 @@ absl::Status CheckDepth(int depth) {
 }  // namespace
 
 absl::Status Budget::Charge(uint64_t steps) {
-  if (steps > left_) return Error("the template takes more than ", kMaxSteps, " steps");
+  if (steps > left_) {
+    left_ = 0;
+    return Error("the template takes more than ", kMaxSteps, " steps");
+  }
   left_ -= steps;
   return absl::OkStatus();
 }
@@ -121,7 +127,13 @@ Value Value::OfText(std::string text) {
   return Value(Variant(std::make_shared<const std::string>(std::move(text))));
 }
 
+Value Value::AsSafe() const {
+  const Text* text = As<Text>();
+  return text == nullptr ? *this : Value(Variant(SafeText{*text}));
+}
+
 const std::string* Value::AsText() const {
+  if (const SafeText* safe = As<SafeText>()) return safe->text.get();
   const Text* text = As<Text>();
   return text == nullptr ? nullptr : text->get();
 }
@@ -186,6 +198,9 @@ absl::Status Namespace::Set(std::string_view name, Value value) {
     return Error("a namespace or a loop cannot be kept in a namespace (attribute '", View(name),
                  "')");
   }
+  if (name.substr(0, 1) == "_") {
+    return Error("a namespace keeps no attribute that begins with '_' ('", View(name), "')");
+  }
   for (auto& [key, old] : attributes) {
     if (key != name) continue;
     old = std::move(value);
@@ -201,16 +216,43 @@ absl::StatusOr<Value> MakeText(std::string text, Budget& budget) {
   return Value::OfText(std::move(text));
 }
 
-absl::StatusOr<Value> MakeSequence(Sequence::Kind kind, std::vector<Value> items, Budget& budget) {
+namespace {
+
+absl::StatusOr<Value> Finish(std::shared_ptr<Sequence> sequence, std::vector<Value> items,
+                             Budget& budget) {
   JINJA_RETURN_IF_ERROR(budget.Charge(items.size() + 1));
-  auto sequence = std::make_shared<Sequence>();
-  sequence->kind = kind;
   sequence->depth = 1;
   sequence->reaches_namespace = false;
   for (const Value& item : items) Cover(item, sequence->depth, sequence->reaches_namespace);
   JINJA_RETURN_IF_ERROR(CheckDepth(sequence->depth));
   sequence->items = std::move(items);
   return Value(Value::Variant(std::shared_ptr<const Sequence>(std::move(sequence))));
+}
+
+std::shared_ptr<Sequence> NewSequence(Sequence::Kind kind) {
+  auto sequence = std::make_shared<Sequence>();
+  sequence->kind = kind;
+  return sequence;
+}
+
+}  // namespace
+
+absl::StatusOr<Value> MakeSequence(Sequence::Kind kind, std::vector<Value> items, Budget& budget) {
+  return Finish(NewSequence(kind), std::move(items), budget);
+}
+
+absl::StatusOr<Value> MakeLabelled(Sequence::Kind kind, std::string label, std::vector<Value> items,
+                                   Budget& budget) {
+  auto sequence = NewSequence(kind);
+  sequence->label = std::move(label);
+  return Finish(std::move(sequence), std::move(items), budget);
+}
+
+absl::StatusOr<Value> MakeGenerator(std::vector<Value> items, absl::Status failure,
+                                    Budget& budget) {
+  auto sequence = NewSequence(Sequence::Kind::kGenerator);
+  sequence->failure = std::move(failure);
+  return Finish(std::move(sequence), std::move(items), budget);
 }
 
 absl::StatusOr<Value> MakeDict(std::vector<std::pair<Value, Value>> items, Budget& budget) {
@@ -232,16 +274,31 @@ absl::StatusOr<Value> MakeDict(std::vector<std::pair<Value, Value>> items, Budge
   return Value(Value::Variant(std::shared_ptr<const Dict>(std::move(dict))));
 }
 
-absl::StatusOr<const Value*> FindKey(const Dict& dict, const Value& key, Budget& budget) {
+namespace {
+
+absl::StatusOr<const Value*> Lookup(const std::vector<std::pair<Value, Value>>& items,
+                                    const Value& key, Budget& budget) {
   const Sequence* sequence = key.AsSequence();
   if (key.AsDict() || (sequence && sequence->kind == Sequence::Kind::kList)) {
     return Error("unhashable type: '", View(TypeName(key)), "'");
   }
-  for (const auto& [known, value] : dict.items) {
+  for (const auto& [known, value] : items) {
     JINJA_ASSIGN_OR_RETURN(bool equal, Equal(known, key, budget));
     if (equal) return &value;
   }
   return nullptr;
+}
+
+}  // namespace
+
+absl::StatusOr<const Value*> FindKey(const Dict& dict, const Value& key, Budget& budget) {
+  return Lookup(dict.items, key, budget);
+}
+
+absl::StatusOr<bool> HasKey(const std::vector<std::pair<Value, Value>>& items, const Value& key,
+                            Budget& budget) {
+  JINJA_ASSIGN_OR_RETURN(const Value* found, Lookup(items, key, budget));
+  return found != nullptr;
 }
 
 std::string_view TypeName(const Value& value) {
@@ -329,6 +386,7 @@ absl::StatusOr<std::vector<Value>> Iterate(const Value& value, Budget& budget) {
   if (const Sequence* sequence = value.AsSequence()) {
     if (sequence->consumed) return items;
     sequence->consumed = sequence->kind == Sequence::Kind::kGenerator;
+    JINJA_RETURN_IF_ERROR(sequence->failure);
     JINJA_RETURN_IF_ERROR(budget.Charge(sequence->items.size()));
     return sequence->items;
   }
@@ -369,6 +427,12 @@ absl::StatusOr<std::string> ToText(const Value& value, Budget& budget) {
     JINJA_RETURN_IF_ERROR(budget.ChargeBytes(text->size()));
     return *text;
   }
+  JINJA_RETURN_IF_ERROR(AppendRepr(value, budget, out));
+  return out;
+}
+
+absl::StatusOr<std::string> ToRepr(const Value& value, Budget& budget) {
+  std::string out;
   JINJA_RETURN_IF_ERROR(AppendRepr(value, budget, out));
   return out;
 }

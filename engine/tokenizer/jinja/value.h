@@ -28,10 +28,11 @@ class Budget {
   absl::Status ChargeBytes(uint64_t bytes) { return Charge(1 + bytes / kBytesPerStep); }
 
  private:
-  uint64_t left_ = kMaxSteps;
+  uint64_t left_ = kMaxSteps;  // 0 for good once it did not suffice
 };
 
 class Value;
+struct Arguments;
 struct Sequence;
 struct Dict;
 struct Namespace;
@@ -43,15 +44,19 @@ struct Undefined {
   Text reason;
 };
 struct None {};
+/// Text that HTML's escaping leaves as it is, for a filter has made it so or said so.
+struct SafeText {
+  Text text;
+};
 
 /// A value of the template language, with Python's meaning. Copies share. Immutable but for
 /// Namespace, which therefore holds no other namespace: values never form a cycle.
 class Value {
  public:
-  using Variant =
-      std::variant<Undefined, None, bool, int64_t, double, Text, std::shared_ptr<const Sequence>,
-                   std::shared_ptr<const Dict>, std::shared_ptr<Namespace>,
-                   std::shared_ptr<const Function>, std::shared_ptr<LoopObject>>;
+  using Variant = std::variant<Undefined, None, bool, int64_t, double, Text, SafeText,
+                               std::shared_ptr<const Sequence>, std::shared_ptr<const Dict>,
+                               std::shared_ptr<Namespace>, std::shared_ptr<const Function>,
+                               std::shared_ptr<LoopObject>>;
 
   Value() : data_(None{}) {}
   explicit Value(Variant data) : data_(std::move(data)) {}
@@ -61,12 +66,15 @@ class Value {
   static Value OfFloat(double value) { return Value(Variant(value)); }
   /// Not charged: for text that the template or the request already holds.
   static Value OfText(std::string text);
+  /// The same text, marked; what is no text remains what it is.
+  Value AsSafe() const;
 
   template <typename T>
   const T* As() const {
     return std::get_if<T>(&data_);
   }
-  const std::string* AsText() const;
+  const std::string* AsText() const;  // of both kinds
+  bool IsSafe() const { return As<SafeText>() != nullptr; }
   const Sequence* AsSequence() const;
   const Dict* AsDict() const;
   Namespace* AsNamespace() const;
@@ -94,6 +102,8 @@ struct Sequence {
   int depth;
   bool reaches_namespace;
   mutable bool consumed = false;  // of a generator; a value belongs to one rendering
+  absl::Status failure;           // of a generator: what it comes to after its items
+  std::string label;              // a range's text; a view's name
 };
 
 struct Dict {
@@ -121,20 +131,31 @@ struct Function {
 };
 
 /// The variable `loop` inside of a loop.
-class LoopObject {
+class LoopObject : public std::enable_shared_from_this<LoopObject> {
  public:
   virtual ~LoopObject() = default;
   virtual absl::StatusOr<Value> Attribute(std::string_view name) = 0;
+  /// Its methods; by an empty name the loop itself, which a recursive one takes for a loop further.
+  virtual absl::StatusOr<Value> Call(std::string_view name, const Arguments& arguments) = 0;
   virtual int depth() const = 0;
 };
 
 /// Charged and bounded. An error if too long.
 absl::StatusOr<Value> MakeText(std::string text, Budget& budget);
 absl::StatusOr<Value> MakeSequence(Sequence::Kind kind, std::vector<Value> items, Budget& budget);
+/// A range, or the view of a dict.
+absl::StatusOr<Value> MakeLabelled(Sequence::Kind kind, std::string label, std::vector<Value> items,
+                                   Budget& budget);
+/// In Python a generator works when it is read. Ours has worked already, so it keeps its error.
+absl::StatusOr<Value> MakeGenerator(std::vector<Value> items, absl::Status failure, Budget& budget);
 /// A later key replaces the value of an equal earlier one.
 absl::StatusOr<Value> MakeDict(std::vector<std::pair<Value, Value>> items, Budget& budget);
 /// Null if absent.
 absl::StatusOr<const Value*> FindKey(const Dict& dict, const Value& key, Budget& budget);
+
+/// True if a first part is equal to `key`; an error for a key that Python cannot hash.
+absl::StatusOr<bool> HasKey(const std::vector<std::pair<Value, Value>>& items, const Value& key,
+                            Budget& budget);
 
 /// Python's name of the type, for messages: "str", "int", ...
 std::string_view TypeName(const Value& value);
@@ -148,8 +169,10 @@ absl::StatusOr<bool> Less(const Value& a, const Value& b, Budget& budget);
 absl::StatusOr<std::vector<Value>> Iterate(const Value& value, Budget& budget);
 /// Python's len().
 absl::StatusOr<int64_t> Length(const Value& value, Budget& budget);
-/// Python's str(): what printing shows. An error for functions, views and the like.
+/// Python's str(): what printing shows. An error for functions, generators and the like.
 absl::StatusOr<std::string> ToText(const Value& value, Budget& budget);
+/// Python's repr().
+absl::StatusOr<std::string> ToRepr(const Value& value, Budget& budget);
 /// Python's repr() of a float.
 std::string FloatText(double value);
 
