@@ -57,14 +57,14 @@ struct ModelConfig {
 /// One layer's weights. Norm weights [hidden_size]; what is empty or null the model has not.
 struct DecoderLayer {
   std::vector<float> attention_norm;
-  std::unique_ptr<kernels::PackedMatrix>
-      qkv;                            // rows: query heads, (key heads, value heads) × num_kv
-  std::vector<float> qkv_bias;        // [rows of qkv]
-  std::vector<float> q_norm, k_norm;  // [head_dim_k], of each head
-  std::unique_ptr<kernels::PackedMatrix> gate_hidden;  // first layer of gates: [gate_hidden_size]
-  std::vector<float> gate_hidden_bias;
-  std::unique_ptr<kernels::PackedMatrix> gates;  // rows: query heads × branches
-  std::vector<float> gates_bias;
+  // Rows: query heads, then num_kv times key heads and value heads.
+  std::unique_ptr<kernels::PackedMatrix> qkv;
+  std::vector<float> qkv_bias;                         // [rows of qkv]
+  std::vector<float> q_norm, k_norm;                   // [head_dim_k], of each head
+  std::unique_ptr<kernels::PackedMatrix> gate_hidden;  // where gates are a perceptron's
+  std::vector<float> gate_hidden_bias;                 // [gate_hidden_size]
+  std::unique_ptr<kernels::PackedMatrix> gates;        // rows: query heads × branches
+  std::vector<float> gates_bias;                       // [rows of gates]
   std::optional<WindowPerceptron> compress_k, compress_v;
   std::unique_ptr<kernels::PackedMatrix> output;
   std::vector<float> output_bias;          // [hidden_size]

@@ -95,8 +95,8 @@ class Checkpoint:
     attention: nsa_eval.Attention = nsa_eval.Attention("auto", kv_cache_dtype="f32")
     max_context: int = 0  # that ours is made for; 0: as many as a sequence needs
 
-    def check(self, length: int, max_step_tokens: int = 0) -> None:
-        ours = nsa_eval.evaluate(
+    def logits_of(self, length: int, max_step_tokens: int = 0) -> np.ndarray:
+        return nsa_eval.evaluate(
             self.tokens[:length],
             self.attention,
             logits_from=0,
@@ -104,14 +104,18 @@ class Checkpoint:
             max_context=self.max_context,
             model=self.folder,
         ).logits
-        difference = np.abs(ours - self.logits[:length]).max(-1)
+
+    def check(self, length: int) -> None:
+        difference = np.abs(self.logits_of(length) - self.logits[:length]).max(-1)
         rows = (difference > TOLERANCE).sum()
         print(f"largest difference {difference.max():.2e}, rows above: {rows}")
         assert difference.max() <= TOLERANCE
 
     def check_chunks(self, chunk: int) -> None:
-        """Decoding token by token, and a prefill in chunks."""
-        self.check(300 if chunk == 1 else 1000, max_step_tokens=chunk)
+        """Decoding token by token, or a prefill in chunks, gives the bits of the whole."""
+        length = 300 if chunk == 1 else 1000
+        whole, chunked = self.logits_of(length), self.logits_of(length, max_step_tokens=chunk)
+        assert whole.tobytes() == chunked.tobytes()
 
 
 every_length = pytest.mark.parametrize("length", LENGTHS)
