@@ -151,13 +151,13 @@ class PageClusters {
     for (; dim < head_dim_; ++dim) sum[dim] += key[dim];
   }
 
-  /// Row c in pairs of dimensions; returns its scale.
+  /// Row c in fours of dimensions; returns its scale.
   float StoreInt8(const float* mean, int c, int8_t* keys) {
     auto* row = reinterpret_cast<int8_t*>(sums_);  // no longer needed
     const float scale = QuantiseRow(mean, head_dim_, row);
-    if (head_dim_ % 2 != 0) row[head_dim_] = 0;
-    for (int dim = 0; dim < head_dim_; dim += 2) {
-      std::memcpy(keys + (int64_t{dim / 2} * num_clusters_ + c) * 2, row + dim, 2);
+    for (int dim = head_dim_; dim % 4 != 0; ++dim) row[dim] = 0;
+    for (int dim = 0; dim < head_dim_; dim += 4) {
+      std::memcpy(keys + (int64_t{dim / 4} * num_clusters_ + c) * 4, row + dim, 4);
     }
     return scale;
   }

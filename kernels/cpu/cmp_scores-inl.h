@@ -111,8 +111,8 @@ class CmpScorer {
         query_page_(tile.Row(0).position / kPageSize),
         max_page_distance_(max_page_distance),
         uses_patterns_(rows_ < Lanes() && size_ % Lanes() == 0),
-        num_pairs_(rows_ < Lanes() ? (PairsOfKey() * rows_ + Lanes() - 1) / Lanes() * Lanes()
-                                   : PairsOfKey()) {
+        num_quads_(rows_ < Lanes() ? (QuadsOfKey() * rows_ + Lanes() - 1) / Lanes() * Lanes()
+                                   : QuadsOfKey()) {
     NSA_CHECK(!kIsInt8 || kv_.head_dim_k <= kMaxInt8HeadDim);
     NSA_CHECK(!kIsInt8 || kv_.cmp_bias_offset >= 0);
   }
@@ -126,8 +126,8 @@ class CmpScorer {
     const int64_t num_queries_of_all = int64_t{num_kv_heads_} * num_queries();
     near_of_all_ = memory;
     far_of_all_ = near_of_all_ + num_queries_of_all * NearFloats();
-    far_scales_of_all_ = far_of_all_ + num_queries_of_all * FarFloats();
-    page_ = far_scales_of_all_ + num_queries_of_all;
+    int8_of_all_ = reinterpret_cast<Int8Query*>(far_of_all_ + num_queries_of_all * FarFloats());
+    page_ = reinterpret_cast<float*>(int8_of_all_ + num_queries_of_all);
     tables_ = page_ + 2 * size_;
     row_ = tables_ + 2 * size_;
     const bool has_far = first_page < num_far_pages_;
@@ -144,7 +144,7 @@ class CmpScorer {
     const int64_t first = int64_t{index} * num_queries();
     near_ = near_of_all_ + first * NearFloats();
     far_ = far_of_all_ + first * FarFloats();
-    far_scales_ = far_scales_of_all_ + first;
+    int8_ = int8_of_all_ + first;
   }
 
   /// The chosen head's compressed rows of a page.
@@ -154,12 +154,13 @@ class CmpScorer {
   }
 
   /// scores[q·scores_stride + (page − first_page)·rows + slot] for pages [first_page, end_page).
-  /// Fetches pages behind them, up to `last_page`, which are to be scored next.
+  /// Fetches pages behind them, up to `last_page`, which are to be scored next: int8 rows as
+  /// `fetcher` has it, which they cannot do without.
   void Score(int64_t first_page, int64_t end_page, int64_t last_page, float* scores,
-             int64_t scores_stride) {
+             int64_t scores_stride, PageFetcher* fetcher = nullptr) {
     const int64_t far_end = std::clamp(num_far_pages_, first_page, end_page);
     if constexpr (kIsInt8) {
-      ScoreFarInt8(first_page, far_end, last_page, scores, scores_stride);
+      ScoreFarInt8(first_page, far_end, *fetcher, scores, scores_stride);
     } else {
       ForPairsOfPages(first_page, far_end, [&](auto num_pages, int64_t page) {
         const T* pages[num_pages.value];
@@ -183,9 +184,9 @@ class CmpScorer {
   static constexpr bool kIsInt8 = std::is_same_v<T, int8_t>;
   static int Lanes() { return static_cast<int>(hn::Lanes(F32Tag())); }
 
-  int PairsOfKey() const { return (kv_.head_dim_k + 1) / 2; }
+  int QuadsOfKey() const { return (kv_.head_dim_k + 3) / 4; }
   int64_t NearFloats() const { return uses_patterns_ ? size_ : kv_.head_dim_k; }
-  int64_t FarFloats() const { return kIsInt8 ? num_pairs_ : NearFloats(); }
+  int64_t FarFloats() const { return kIsInt8 ? num_quads_ : NearFloats(); }
 
   void CountFarPages() {
     const RopeView& rope = query_.rope;
@@ -219,7 +220,7 @@ class CmpScorer {
       RotateRow(rope.coarse_cos + coarse, rope.coarse_sin + coarse, half, kv_.head_dim_k, row_,
                 far_row);
       if constexpr (kIsInt8) {
-        far_scales_[q] = LayOutPairs(far_row, reinterpret_cast<int32_t*>(far_) + q * num_pairs_);
+        int8_[q] = LayOutQuads(far_row, reinterpret_cast<int32_t*>(far_) + q * num_quads_);
       } else {
         LayOutNear(far_row, far_ + q * FarFloats());
       }
@@ -234,16 +235,16 @@ class CmpScorer {
     }
   }
 
-  float LayOutPairs(const float* x, int32_t* out) const {
-    int32_t pairs[kMaxInt8HeadDim / 2];
-    const float scale = QuantiseQuery(x, kv_.head_dim_k, reinterpret_cast<int16_t*>(pairs));
+  Int8Query LayOutQuads(const float* x, int32_t* out) const {
+    int32_t quads[kMaxInt8HeadDim / 4];
+    const Int8Query query = QuantiseQuery(x, kv_.head_dim_k, quads);
     if (rows_ >= Lanes()) {
-      std::copy_n(pairs, PairsOfKey(), out);
-      return scale;
+      std::copy_n(quads, QuadsOfKey(), out);
+      return query;
     }
-    spread_(pairs, PairsOfKey(), out);
-    std::fill(out + PairsOfKey() * rows_, out + num_pairs_, 0);
-    return scale;
+    spread_(quads, QuadsOfKey(), out);
+    std::fill(out + QuadsOfKey() * rows_, out + num_quads_, 0);
+    return query;
   }
 
   const T* Keys(int64_t page) const { return reinterpret_cast<const T*>(Slot(page)); }
@@ -263,33 +264,30 @@ class CmpScorer {
     if (page < end_page) body(std::integral_constant<int, 1>(), page);
   }
 
-  void ScoreFarInt8(int64_t first_page, int64_t end_page, int64_t last_page, float* scores,
+  void ScoreFarInt8(int64_t first_page, int64_t end_page, PageFetcher& fetcher, float* scores,
                     int64_t stride) {
     constexpr int64_t kPagesAtOnce = 16;
-    Int8Rows rows[2 * kPagesAtOnce];  // of the pages at hand, then of as many to be read next
+    Int8Rows rows[kPagesAtOnce];
     for (int64_t page = first_page; page < end_page; page += kPagesAtOnce) {
       const int64_t count = std::min(kPagesAtOnce, end_page - page);
-      const bool has_next = page + 2 * count <= last_page;
-      for (int64_t p = 0; p < (has_next ? 2 : 1) * count; ++p) rows[p] = RowsOf(page + p);
-      ScoreInt8(rows, has_next ? rows + count : nullptr, static_cast<int>(count),
-                scores + (page - first_page) * rows_, stride);
+      for (int64_t p = 0; p < count; ++p) rows[p] = RowsOf(page + p);
+      ScoreInt8(rows, static_cast<int>(count), fetcher, scores + (page - first_page) * rows_,
+                stride);
     }
   }
 
-  void ScoreInt8(const Int8Rows* pages, const Int8Rows* next, int num_pages, float* scores,
+  void ScoreInt8(const Int8Rows* pages, int num_pages, PageFetcher& fetcher, float* scores,
                  int64_t stride) {
+    const Int8Queries all = {reinterpret_cast<const int32_t*>(far_), int8_, num_quads_};
     ForEachQueryBlock(num_queries(), [&](auto count, int first) {
-      const int32_t* pairs = reinterpret_cast<const int32_t*>(far_) + int64_t{first} * num_pairs_;
+      const Int8Queries queries = all.From(first);
       float* out = scores + first * stride;
       if (rows_ < Lanes()) {
-        ScoreInt8Patterns<count.value>(pages, next, num_pages, rows_, num_pairs_, pairs,
-                                       far_scales_ + first, out, stride);
-        next = nullptr;
+        ScoreInt8Patterns<count.value>(pages, num_pages, rows_, queries, fetcher, out, stride);
         return;
       }
       for (int p = 0; p < num_pages; ++p) {
-        ScoreInt8Vectors<count.value>(pages[p], rows_, num_pairs_, pairs, far_scales_ + first,
-                                      out + p * rows_, stride);
+        ScoreInt8Vectors<count.value>(pages[p], rows_, queries, out + p * rows_, stride);
       }
     });
   }
@@ -300,8 +298,10 @@ class CmpScorer {
     for (int p = 0; p < kPages; ++p) {
       float* rotated = page_ + p * size_;
       if constexpr (kIsInt8) {
-        WidenPage(Keys(first_page + p), kv_.head_dim_k, rows_, rotated);
-        RotatePage(first_page + p, rotated, rotated);
+        const int half = query_.rope.rotary_dim / 2;
+        const int64_t coarse = (query_page_ - first_page - p) * half;
+        TurnInt8Page(Keys(first_page + p), kv_.head_dim_k, rows_, query_.rope.coarse_cos + coarse,
+                     query_.rope.coarse_sin + coarse, half, rotated);
       } else {
         RotatePage(first_page + p, Keys(first_page + p), rotated);
       }
@@ -311,7 +311,7 @@ class CmpScorer {
                        stride);
   }
 
-  /// out = keys of a page turned back by its distance from the queries; may be in place.
+  /// out = keys of a page turned back by its distance from the queries.
   template <typename K>
   void RotatePage(int64_t page, const K* keys, float* out) {
     const RopeView& rope = query_.rope;
@@ -387,18 +387,18 @@ class CmpScorer {
   const int64_t query_page_;
   const int64_t max_page_distance_;
   const bool uses_patterns_;
-  const int num_pairs_;  // of a query as ScoreFar takes it where T is int8
+  const int num_quads_;  // of a query as Int8Queries has it
   int64_t num_far_pages_ = 0;
   int64_t far_distance_ = 0;
   // Of all KV heads, and of the chosen one. Near queries are rotated inside the page only, far ones
-  // by the longest distance; int8 rows take those as pairs of integers with a scale.
-  float* near_of_all_ = nullptr;        // [num_kv_heads, num_queries, NearFloats()]
-  float* far_of_all_ = nullptr;         // [num_kv_heads, num_queries, FarFloats()]
-  float* far_scales_of_all_ = nullptr;  // [num_kv_heads, num_queries]
+  // by the longest distance; int8 rows take those as quads of integers with a scale.
+  float* near_of_all_ = nullptr;      // [num_kv_heads, num_queries, NearFloats()]
+  float* far_of_all_ = nullptr;       // [num_kv_heads, num_queries, FarFloats()]
+  Int8Query* int8_of_all_ = nullptr;  // [num_kv_heads, num_queries]: of the far ones
   int kv_head_ = 0;
   float* near_ = nullptr;
   float* far_ = nullptr;
-  float* far_scales_ = nullptr;
+  Int8Query* int8_ = nullptr;
   float* page_ = nullptr;    // [2, size_]
   float* tables_ = nullptr;  // [2, size_]: cosines, sines
   float* row_ = nullptr;     // [2, head_dim_k]

@@ -114,7 +114,7 @@ inline int64_t CmpScorerFloats(int64_t num_queries, int64_t head_dim_k, int64_t 
   const int64_t page_floats = head_dim_k * rows_per_page;
   // Queries are laid out like a page, unless a page's rows fill a vector of any target.
   const int64_t query_floats = rows_per_page < 16 ? page_floats + 16 : head_dim_k + 1;
-  return num_queries * (2 * query_floats + 1) + 2 * head_dim_k + 4 * page_floats;
+  return num_queries * (2 * query_floats + 2) + 2 * head_dim_k + 4 * page_floats;
 }
 
 /// Attention of every row over the pieces that `pieces_of` gives (called from many threads).

@@ -37,9 +37,9 @@ struct RopeView {
 ///
 /// Where dtype is kInt8, each token's K and each token's V have a scale (float32): the largest
 /// magnitude of the rotated key, or the value, divided by 127; NaN where the row is not finite.
-/// Where cmp_dtype is kInt8, each compressed key has such a scale, and dimensions stand in pairs,
-/// as products of 16-bit integers take them: K̂ [⌈head_dim_k/2⌉, rows_per_page, 2], 0 for an odd
-/// last dimension's partner.
+/// Where cmp_dtype is kInt8, each compressed key has such a scale, and dimensions stand in fours,
+/// as products of 8-bit integers take them: K̂ [⌈head_dim_k/4⌉, rows_per_page, 4], 0 behind the
+/// last dimension.
 struct PagedKv {
   DType dtype = DType::kBF16;      // of K and V
   DType cmp_dtype = DType::kBF16;  // of the compressed rows; of clusters kF32 or kInt8
@@ -69,8 +69,8 @@ struct PagedKv {
 /// Bytes of a page's K̂ for one head where cmp_dtype is kInt8: whole cache lines, so that a vector
 /// may be read beyond the last row.
 constexpr int64_t CmpInt8KeyBytes(int head_dim_k, int rows_per_page) {
-  const int64_t pairs = int64_t{(head_dim_k + 1) / 2} * rows_per_page;
-  return (2 * pairs + 63) / 64 * 64;
+  const int64_t quads = int64_t{(head_dim_k + 3) / 4} * rows_per_page;
+  return (4 * quads + 63) / 64 * 64;
 }
 
 /// Consecutive query rows of one sequence, at consecutive positions.

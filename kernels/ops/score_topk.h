@@ -31,6 +31,8 @@ enum class GroupReduction : uint8_t { kSum, kMean };
 /// are pages, p = softmax over the clusters of all candidates of scale·q·K̂ + bias, and a block's
 /// score is the sum of its clusters' p, reduced over the group. It needs kOverlapSum and
 /// `window_size` > 0: a page is clustered when it is full.
+/// Where clusters are kInt8, the query of all pages at max_page_distance (of all pages, where
+/// rotary_dim is 0) is rounded to 8 bits as such a row is, after scale and rotation.
 struct ScoreTopkParams {
   AttentionQuery query;
   int length = 32;          // l

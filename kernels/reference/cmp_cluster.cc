@@ -93,14 +93,10 @@ void StoreMean(const PagedKv& kv, const Vector& mean, int num_clusters, int c, s
     }
     return;
   }
-  float largest = 0;
-  for (const float x : mean) {
-    largest = std::isnan(x) || std::fabs(x) > largest ? std::fabs(x) : largest;
-  }
-  const Int8RowScale scale(largest);
+  const Int8RowScale scale(LargestMagnitude(mean));
   StoreElement(DType::kF32, target + kv.cmp_scale_offset, c, scale.scale);
-  for (int dim = 0; dim < (kv.head_dim_k + 1) / 2 * 2; ++dim) {
-    const bool is_zero = dim == kv.head_dim_k || scale.inverse == 0;
+  for (int dim = 0; dim < (kv.head_dim_k + 3) / 4 * 4; ++dim) {
+    const bool is_zero = dim >= kv.head_dim_k || scale.inverse == 0;
     const float q = is_zero ? 0.0f : std::nearbyint(mean[dim] * scale.inverse);
     target[rows.KeyIndex(dim, c)] = static_cast<std::byte>(static_cast<int8_t>(q));
   }

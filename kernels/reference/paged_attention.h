@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/int8_rows.h"
 #include "kernels/ops/attention.h"
 #include "kernels/ops/cmp_pool.h"
 #include "kernels/quant.h"
@@ -81,7 +82,7 @@ struct PagedRows {
   int rows_per_page;
   int head_dim_k;
   int head_dim_v;
-  bool has_key_pairs = false;  // keys [⌈head_dim_k/2⌉, rows_per_page, 2]
+  bool has_key_quads = false;  // keys [⌈head_dim_k/4⌉, rows_per_page, 4]
 
   const std::byte* Head(int64_t page, int kv_head) const {
     return slots + page * page_stride + kv_head * head_stride;
@@ -90,8 +91,8 @@ struct PagedRows {
     return LoadElement(dtype, Head(page, kv_head), KeyIndex(dim, row)) * Scale(page, kv_head, row);
   }
   int64_t KeyIndex(int dim, int row) const {
-    if (!has_key_pairs) return int64_t{dim} * rows_per_page + row;
-    return (int64_t{dim / 2} * rows_per_page + row) * 2 + dim % 2;
+    if (!has_key_quads) return int64_t{dim} * rows_per_page + row;
+    return (int64_t{dim / 4} * rows_per_page + row) * 4 + dim % 4;
   }
   float Value(int64_t page, int kv_head, int row, int dim) const {
     return LoadElement(dtype, Head(page, kv_head) + v_offset, int64_t{row} * head_dim_v + dim) *
@@ -136,10 +137,30 @@ inline std::vector<float> LoadQuery(const AttentionQuery& query, int64_t row, in
   return q;
 }
 
-/// scale·q·k for each visible row. `q` as LoadQuery gives it.
+/// The largest magnitude; NaN where one is NaN.
+inline float LargestMagnitude(const std::vector<float>& x) {
+  float largest = 0;
+  for (const float v : x)
+    largest = std::isnan(v) || std::fabs(v) > largest ? std::fabs(v) : largest;
+  return largest;
+}
+
+/// x as 8-bit integers with one scale hold it.
+inline void RoundToInt8(std::vector<float>& x) {
+  const Int8RowScale scale(LargestMagnitude(x));
+  for (float& v : x) {
+    v = (scale.inverse == 0 ? 0.0f : std::nearbyint(v * scale.inverse)) * scale.scale;
+  }
+}
+
+/// scale·q·k for each visible row. `q` as LoadQuery gives it. Where rows are kInt8, the query of
+/// those at `shared_distance` is rounded to 8 bits (score_topk.h).
 inline std::vector<float> Scores(const AttentionQuery& query, const PagedRows& rows, int kv_head,
-                                 const std::vector<float>& q,
-                                 const std::vector<VisibleRow>& visible) {
+                                 std::vector<float> q, const std::vector<VisibleRow>& visible,
+                                 int64_t shared_distance = -1) {
+  for (float& x : q) x *= query.scale;
+  const bool has_one_rotation = query.rope.rotary_dim == 0;
+  const bool rounds = rows.has_key_quads;
   std::vector<float> scores;
   scores.reserve(visible.size());
   std::vector<float> rotated;
@@ -148,13 +169,14 @@ inline std::vector<float> Scores(const AttentionQuery& query, const PagedRows& r
     if (v.page_distance != rotated_by) {
       rotated = q;
       RotateCoarse(query.rope, v.page_distance, Direction::kForward, rotated.data());
+      if (rounds && (has_one_rotation || v.page_distance == shared_distance)) RoundToInt8(rotated);
       rotated_by = v.page_distance;
     }
     float dot = 0;
     for (int dim = 0; dim < rows.head_dim_k; ++dim) {
       dot += rotated[dim] * rows.Key(v.page, kv_head, dim, v.row);
     }
-    scores.push_back(dot * query.scale);
+    scores.push_back(dot);
   }
   return scores;
 }

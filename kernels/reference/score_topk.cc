@@ -53,7 +53,7 @@ std::vector<float> GroupProbabilities(const ScoreTopkParams& params,
   std::vector<float> probabilities(visible.size(), 0.0f);
   for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
     const std::vector<float> q = LoadQuery(query, row, head, position);
-    std::vector<float> scores = Scores(query, rows, kv_head, q, visible);
+    std::vector<float> scores = Scores(query, rows, kv_head, q, visible, params.max_page_distance);
     for (size_t i = 0; params.num_clusters > 0 && i < scores.size(); ++i) {
       const std::byte* biases = rows.Head(visible[i].page, kv_head) + query.kv.cmp_bias_offset;
       scores[i] += LoadElement(DType::kF32, biases, visible[i].row);

@@ -197,8 +197,9 @@ inline std::vector<double> OracleScores(const AttentionWorld& world, const TopkO
   const reference::PagedRows rows = reference::CmpRows(query.kv, kPageSize / c.CmpRowsPerPage());
   std::vector<double> p(visible.size(), 0.0);
   for (int head = kv_head * c.group; head < (kv_head + 1) * c.group; ++head) {
-    auto scores = reference::Scores(query, rows, kv_head,
-                                    reference::LoadQuery(query, row, head, position), visible);
+    auto scores =
+        reference::Scores(query, rows, kv_head, reference::LoadQuery(query, row, head, position),
+                          visible, options.max_page_distance);
     for (size_t i = 0; c.num_clusters > 0 && i < scores.size(); ++i) {
       scores[i] += reference::LoadElement(
           DType::kF32, rows.Head(visible[i].page, kv_head) + query.kv.cmp_bias_offset,
