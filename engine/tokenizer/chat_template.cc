@@ -112,12 +112,13 @@ class JinjaChatTemplate : public ChatTemplate {
 
  private:
   absl::StatusOr<std::string> Fill(Variables variables) const {
-    // Tools and documents are defined, and none: so does transformers call its templates.
-    const Variables defaults = {{"add_generation_prompt", jinja::Value::OfBool(false)},
-                                {"bos_token", Text(bos_token_)},
-                                {"eos_token", Text(eos_token_)},
-                                {"tools", jinja::Value()},
-                                {"documents", jinja::Value()}};
+    // Tools and documents are defined, and none, and a token that the checkpoint does not have is
+    // not defined: so does transformers call its templates.
+    Variables defaults = {{"add_generation_prompt", jinja::Value::OfBool(false)},
+                          {"tools", jinja::Value()},
+                          {"documents", jinja::Value()}};
+    if (!bos_token_.empty()) defaults.emplace_back("bos_token", Text(bos_token_));
+    if (!eos_token_.empty()) defaults.emplace_back("eos_token", Text(eos_token_));
     for (const auto& [name, value] : defaults) {
       const bool given = std::any_of(variables.begin(), variables.end(),
                                      [&](const auto& variable) { return variable.first == name; });

@@ -18,7 +18,8 @@ struct ChatMessage {
 /// A checkpoint's own chat template (a Jinja subset). Immutable: any thread.
 class ChatTemplate {
  public:
-  /// InvalidArgument names what the subset does not know and where.
+  /// InvalidArgument names what the subset does not know and where. Without a token (empty) the
+  /// template sees none.
   static absl::StatusOr<std::unique_ptr<ChatTemplate>> Parse(std::string_view source,
                                                              std::string bos_token,
                                                              std::string eos_token);

@@ -98,6 +98,8 @@ TEST(ChatTemplateTest, ErrorsNameTheLineAndWhatIsWrong) {
   EXPECT_THAT(ErrorOf("{{ 9223372036854775807 + 1 }}"), HasSubstr("over 64 bits"));
   EXPECT_THAT(ErrorOf("{{ (-9223372036854775807 - 1) // -1 }}"), HasSubstr("over 64 bits"));
   EXPECT_THAT(ErrorOf("{{ 9223372036854775808 }}"), HasSubstr("2^63-1"));
+  EXPECT_THAT(ErrorOf("{{ 1e20 | int }}{{ '99999999999999999999' | int(7) }}"),
+              HasSubstr("over 64 bits"));
   EXPECT_THAT(ErrorOf("{% if 1 %}\n{{ 1 | frobnicate }}{% endif %}"),
               HasSubstr("line 2: the filter 'frobnicate'"));
   EXPECT_THAT(ErrorOf("{% if 1 %}{{ 1 is frobnicated }}{% endif %}"),
@@ -133,6 +135,15 @@ TEST(ChatTemplateTest, JsonGivesEveryKindOfValueInOrder) {
                        R"({"messages": [{"role": "user", "content": [{"text": "t"}]}],
                            "tools": [{}, {}]})"),
             "t2");
+}
+
+TEST(ChatTemplateTest, TokensThatACheckpointLacksAreNotDefined) {
+  auto parsed = ChatTemplate::Parse(
+      "{{ bos_token is defined }}{{ bos_token }}{{ eos_token is defined }}{{ eos_token }}", "",
+      "e");
+  ASSERT_TRUE(parsed.ok());
+  EXPECT_EQ(*(*parsed)->Render({}, false), "FalseTruee");
+  EXPECT_EQ(*(*parsed)->RenderJson("{}"), "FalseTruee");
 }
 
 TEST(ChatTemplateTest, WhatJsonDoesNotGiveIsAsTransformersHasIt) {

@@ -44,7 +44,9 @@ std::string_view SubText(std::string_view text, size_t first, size_t last) {
 }
 
 // A part of a safe text is safe.
-Value LikeText(const Value& whole, Value part) { return whole.IsSafe() ? part.AsSafe() : part; }
+Value LikeText(const Value& whole, const Value& part) {
+  return whole.IsSafe() ? part.AsSafe() : part;
+}
 
 // The part of a value that a[key] finds, without the detour over methods.
 absl::StatusOr<std::optional<Value>> FindItem(const Value& value, const Value& key,
@@ -225,14 +227,14 @@ absl::StatusOr<Value> GetSlice(const Value& value, const Value& start, const Val
                              MakeText(std::string(SubText(*text, static_cast<size_t>(range.first),
                                                           static_cast<size_t>(range.last))),
                                       budget));
-      return LikeText(value, std::move(part));
+      return LikeText(value, part);
     }
     JINJA_RETURN_IF_ERROR(budget.Charge(text->size()));
     const std::vector<std::string_view> characters = Characters(*text);
     std::string out;
     for (size_t position : range.Positions()) out += characters[position];
     JINJA_ASSIGN_OR_RETURN(Value part, MakeText(std::move(out), budget));
-    return LikeText(value, std::move(part));
+    return LikeText(value, part);
   }
   const Sequence* sequence = value.AsSequence();
   if (sequence == nullptr || sequence->kind == Sequence::Kind::kView ||

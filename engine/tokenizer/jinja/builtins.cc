@@ -42,8 +42,6 @@ bool IsBoolean(const Value& value) { return value.As<bool>() != nullptr; }
 bool IsTrue(const Value& value) { return value.As<bool>() && *value.As<bool>(); }
 bool IsFalse(const Value& value) { return value.As<bool>() && !*value.As<bool>(); }
 bool IsEscaped(const Value& value) { return value.IsSafe(); }
-bool IsLowerText(const Value& value) { return value.AsText() && IsLower(*value.AsText()); }
-bool IsUpperText(const Value& value) { return value.AsText() && IsUpper(*value.AsText()); }
 bool IsCallable(const Value& value) { return value.AsFunction() != nullptr || value.IsUndefined(); }
 
 absl::StatusOr<const Value*> Operand(const Arguments& arguments) {
@@ -80,23 +78,28 @@ absl::StatusOr<bool> InTest(const Value& value, const Arguments& arguments, Budg
   return Contains(*whole, value, budget);
 }
 
-absl::StatusOr<bool> Divisible(const Value& value, const Value& by) {
-  const auto a = value.AsInt();
-  const auto b = by.AsInt();
-  if (!a || !b || *b == 0) return Error("the test needs integers, the divisor not zero");
-  return *b == -1 || *a % *b == 0;
+// value % by == rest
+absl::StatusOr<bool> Leaves(const Value& value, const Value& by, int64_t rest, Budget& budget) {
+  JINJA_ASSIGN_OR_RETURN(Value left, Modulo(value, by, budget));
+  return Equal(left, Value::OfInt(rest), budget);
 }
 
-template <bool Wanted>
-absl::StatusOr<bool> EvenTest(const Value& value, const Arguments& arguments, Budget&) {
+template <int64_t Rest>
+absl::StatusOr<bool> ParityTest(const Value& value, const Arguments& arguments, Budget& budget) {
   JINJA_RETURN_IF_ERROR(Bind(arguments, {}).status());
-  JINJA_ASSIGN_OR_RETURN(bool even, Divisible(value, Value::OfInt(2)));
-  return even == Wanted;
+  return Leaves(value, Value::OfInt(2), Rest, budget);
 }
 
-absl::StatusOr<bool> DivisibleTest(const Value& value, const Arguments& arguments, Budget&) {
+absl::StatusOr<bool> DivisibleTest(const Value& value, const Arguments& arguments, Budget& budget) {
   JINJA_ASSIGN_OR_RETURN(const Value* by, Operand(arguments));
-  return Divisible(value, *by);
+  return Leaves(value, *by, 0, budget);
+}
+
+template <bool (*Holds)(std::string_view)>
+absl::StatusOr<bool> CaseTest(const Value& value, const Arguments& arguments, Budget& budget) {
+  JINJA_RETURN_IF_ERROR(Bind(arguments, {}).status());
+  JINJA_ASSIGN_OR_RETURN(std::string text, ToText(value, budget));
+  return Holds(text);
 }
 
 // Python's `is`, where it does not hang on what an implementation keeps once only.
@@ -125,7 +128,7 @@ constexpr std::pair<std::string_view, TestFunction> kTests[] = {
     {"eq", EqualTest<false>},
     {"equalto", EqualTest<false>},
     {"escaped", Plain<IsEscaped>},
-    {"even", EvenTest<true>},
+    {"even", ParityTest<0>},
     {"false", Plain<IsFalse>},
     {"filter", NameTest<HasFilter>},
     {"float", Plain<IsFloat>},
@@ -137,20 +140,20 @@ constexpr std::pair<std::string_view, TestFunction> kTests[] = {
     {"iterable", Plain<IsIterable>},
     {"le", LessOrEqualTest<false>},
     {"lessthan", LessTest<false>},
-    {"lower", Plain<IsLowerText>},
+    {"lower", CaseTest<IsLower>},
     {"lt", LessTest<false>},
     {"mapping", Plain<IsMapping>},
     {"ne", EqualTest<true>},
     {"none", Plain<IsNone>},
     {"number", Plain<IsNumber>},
-    {"odd", EvenTest<false>},
+    {"odd", ParityTest<1>},
     {"sameas", SameTest},
     {"sequence", Plain<IsSequence>},
     {"string", Plain<IsText>},
     {"test", NameTest<HasTest>},
     {"true", Plain<IsTrue>},
     {"undefined", Plain<IsNotDefined>},
-    {"upper", Plain<IsUpperText>},
+    {"upper", CaseTest<IsUpper>},
     // The same by their signs, for selectattr and its like.
     {"==", EqualTest<false>},
     {"!=", EqualTest<true>},

@@ -45,6 +45,8 @@ absl::StatusOr<Value> CallGlobal(std::string_view name, const Arguments& argumen
 absl::StatusOr<bool> Contains(const Value& whole, const Value& part, Budget& budget);
 /// Python's a + b.
 absl::StatusOr<Value> Add(const Value& a, const Value& b, Budget& budget);
+/// Python's a % b.
+absl::StatusOr<Value> Modulo(const Value& a, const Value& b, Budget& budget);
 
 }  // namespace nsa::engine::jinja
 

@@ -86,7 +86,58 @@ bool AllCased(std::string_view text, bool (*wanted)(uint32_t), bool (*other)(uin
   return found;
 }
 
+bool IsCasedLetter(uint32_t code) {
+  return IsLowerLetter(code) || IsUpperLetter(code) || Category(code) == UTF8PROC_CATEGORY_LT;
+}
+
+// Unicode's Case_Ignorable: marks, modifiers, and the signs that may stand in a word.
+bool IsCaseIgnorable(uint32_t code) {
+  static constexpr Run kInWords[] = {
+      {0x27, 0x27},     {0x2E, 0x2E},     {0x3A, 0x3A},     {0xB7, 0xB7},
+      {0x387, 0x387},   {0x55F, 0x55F},   {0x5F4, 0x5F4},   {0x2018, 0x2019},
+      {0x2024, 0x2024}, {0x2027, 0x2027}, {0xFE13, 0xFE13}, {0xFE52, 0xFE52},
+      {0xFE55, 0xFE55}, {0xFF07, 0xFF07}, {0xFF0E, 0xFF0E}, {0xFF1A, 0xFF1A}};
+  switch (Category(code)) {
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_SK:
+      return true;
+    default:
+      return IsIn(kInWords, code);
+  }
+}
+
 }  // namespace
+
+bool IsPrintable(uint32_t code) {
+  switch (Category(code)) {
+    case UTF8PROC_CATEGORY_ZS:
+      return code == ' ';
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CS:
+    case UTF8PROC_CATEGORY_CO:
+    case UTF8PROC_CATEGORY_CN:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+      return false;
+    default:
+      return true;
+  }
+}
+
+bool EndsWord(std::string_view before, std::string_view after) {
+  while (!before.empty() && IsCaseIgnorable(Decode(LastCharacter(before)))) {
+    before.remove_suffix(LastCharacter(before).size());
+  }
+  if (before.empty() || !IsCasedLetter(Decode(LastCharacter(before)))) return false;
+  while (!after.empty() && IsCaseIgnorable(Decode(FirstCharacter(after)))) {
+    after.remove_prefix(FirstCharacter(after).size());
+  }
+  return after.empty() || !IsCasedLetter(Decode(FirstCharacter(after)));
+}
 
 bool IsAlphanumeric(std::string_view text) {
   return All(text, [](uint32_t code) { return IsLetter(code) || IsNumeric(code); });
@@ -104,7 +155,13 @@ std::string SwapCase(std::string_view text) {
   std::string out;
   for (std::string_view character : Characters(text)) {
     const uint32_t code = Decode(character);
-    IsUpperLetter(code) ? AppendLower(code, out) : AppendUpper(code, out);
+    if (IsUpperLetter(code)) {
+      AppendLowerIn(text, character, out);
+    } else if (IsLowerLetter(code)) {
+      AppendUpper(code, out);
+    } else {
+      out += character;
+    }
   }
   return out;
 }

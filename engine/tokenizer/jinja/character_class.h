@@ -1,6 +1,7 @@
 #ifndef NSA_ENGINE_TOKENIZER_JINJA_CHARACTER_CLASS_H_
 #define NSA_ENGINE_TOKENIZER_JINJA_CHARACTER_CLASS_H_
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -15,6 +16,10 @@ bool IsDigits(std::string_view text);
 bool IsBlank(std::string_view text);
 bool IsLower(std::string_view text);
 bool IsUpper(std::string_view text);
+/// What repr() shows as it is.
+bool IsPrintable(uint32_t code_point);
+/// True if a letter between the two is the last of a word that has others: a sigma there is final.
+bool EndsWord(std::string_view before, std::string_view after);
 std::string SwapCase(std::string_view text);
 
 }  // namespace nsa::engine::jinja

@@ -127,7 +127,6 @@ Result RoundFilter(const Value& input, const Arguments& arguments, Budget&) {
 
 Result TruncateFilter(const Value& input, const Arguments& arguments, Budget& budget) {
   JINJA_ASSIGN_OR_RETURN(auto bound, Bind(arguments, {"length", "killwords", "end", "leeway"}));
-  if (!input.AsText()) return Error("truncate needs a string");
   const auto length = bound[0] == nullptr ? std::optional<int64_t>(255) : bound[0]->AsInt();
   const bool default_leeway = bound[3] == nullptr || bound[3]->IsNone();
   const auto leeway = default_leeway ? std::optional<int64_t>(5) : bound[3]->AsInt();
@@ -136,10 +135,11 @@ Result TruncateFilter(const Value& input, const Arguments& arguments, Budget& bu
   if (!length || !leeway || *length < end_length || *leeway < 0) {
     return Error("truncate: the length must reach for the end, the leeway must not be negative");
   }
+  // What is short enough may be anything that has a length.
+  JINJA_ASSIGN_OR_RETURN(int64_t size, Length(input, budget));
+  if (size <= *length || size - *length <= *leeway) return input;
+  if (!input.AsText()) return Error("truncate needs a string");
   const std::string_view text = *input.AsText();
-  JINJA_RETURN_IF_ERROR(budget.ChargeBytes(text.size()));
-  const auto characters = static_cast<int64_t>(CountCharacters(text));
-  if (characters <= *length || characters - *length <= *leeway) return input;
   std::string_view kept =
       text.substr(0, ByteOffset(text, static_cast<size_t>(*length - end_length)));
   if (bound[1] == nullptr || !Truth(*bound[1])) kept = kept.substr(0, kept.rfind(' '));
@@ -199,20 +199,19 @@ std::optional<double> ParseNumber(const std::string& text) {
   return number;
 }
 
-std::optional<int64_t> ToInt(const Value& input) {
+// Python's int(); nothing for what is no number.
+absl::StatusOr<std::optional<int64_t>> ToInt(const Value& input) {
   if (const auto integer = input.AsInt()) return integer;
   std::optional<double> number = input.AsNumber();
+  if (number && std::isinf(*number)) return Error("cannot make an integer of infinity");
   if (const std::string* text = input.AsText()) {
     int64_t integer = 0;
-    if (absl::SimpleAtoi(Strip(*text, std::nullopt, Side::kBoth).empty()
-                             ? absl::string_view()
-                             : View(Strip(*text, std::nullopt, Side::kBoth)),
-                         &integer)) {
-      return integer;
-    }
+    const std::string_view trimmed = Strip(*text, std::nullopt, Side::kBoth);
+    if (absl::SimpleAtoi(View(trimmed), &integer)) return integer;
     number = ParseNumber(*text);
   }
-  if (!number || !(std::abs(*number) < 9.2e18)) return std::nullopt;
+  if (!number || !std::isfinite(*number)) return std::nullopt;
+  if (!(std::abs(*number) < 9.2e18)) return Error("an integer is over 64 bits");
   return static_cast<int64_t>(*number);
 }
 
@@ -221,7 +220,8 @@ Result IntFilter(const Value& input, const Arguments& arguments, Budget& budget)
   if (bound[1] != nullptr && bound[1]->AsInt() != 10) return Error("int: only base 10");
   if (input.IsUndefined()) return Error(*input.As<Undefined>()->reason);
   if (input.AsText()) JINJA_RETURN_IF_ERROR(budget.ChargeBytes(input.AsText()->size()));
-  if (const auto integer = ToInt(input)) return Value::OfInt(*integer);
+  JINJA_ASSIGN_OR_RETURN(std::optional<int64_t> integer, ToInt(input));
+  if (integer) return Value::OfInt(*integer);
   return bound[0] == nullptr ? Value::OfInt(0) : *bound[0];
 }
 

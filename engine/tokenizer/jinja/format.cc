@@ -169,7 +169,10 @@ class PercentValues {
 
   // A dict or a list that nothing asked for is let pass, as in Python.
   bool AllTaken() const {
-    const bool lenient = values_.AsDict() || (values_.AsSequence() && tuple_ == nullptr);
+    const Sequence* list = values_.AsSequence();
+    const bool indexed = list != nullptr && (list->kind == Sequence::Kind::kList ||
+                                             list->kind == Sequence::Kind::kRange);
+    const bool lenient = values_.AsDict() || values_.IsUndefined() || indexed;
     return by_name_ || next_ == size() || (lenient && next_ == 0);
   }
 

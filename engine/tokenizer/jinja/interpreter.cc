@@ -292,6 +292,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::Execute(const Stmt& stmt, const S
     }
     case Stmt::Kind::kFilter: {
       JINJA_ASSIGN_OR_RETURN(Value value, CaptureFiltered(stmt, scope));
+      if (!value.AsText()) return Error("the filters of a block must come to a string");
       JINJA_RETURN_IF_ERROR(PrintValue(value));
       break;
     }

@@ -222,6 +222,26 @@ void AppendUpper(uint32_t code, std::string& out) {
   }
 }
 
+void AppendTitle(uint32_t code, std::string& out) {
+  // Two letters in one: the first alone is a capital.
+  if (code >= 0x1C4 && code <= 0x1CC) return AppendUtf8(0x1C5 + (code - 0x1C4) / 3 * 3, out);
+  if (code >= 0x1F1 && code <= 0x1F3) return AppendUtf8(0x1F2, out);
+  // Georgian begins no word with a capital.
+  if (code >= 0x10D0 && code <= 0x10FF) return AppendUtf8(code, out);
+  // Greek letters with an iota below, which only their upper case writes beside.
+  if (code >= 0x1F80 && code <= 0x1FAF) return AppendUtf8(code | 8, out);
+  if (code == 0x1FB3 || code == 0x1FC3 || code == 0x1FF3) return AppendUtf8(code + 9, out);
+  if (code == 0x1FBC || code == 0x1FCC || code == 0x1FFC) return AppendUtf8(code, out);
+  const Special* special = FindSpecial(code);
+  const bool apostrophe = code == 0x149;  // its capital is the second
+  if (special == nullptr || apostrophe) return AppendUpper(code, out);
+  AppendUtf8(special->upper[0], out);
+  for (uint32_t part : {special->upper[1], special->upper[2]}) {
+    const bool iota = part == 0x399 && code >= 0x1F80;
+    if (part != 0) AppendUtf8(iota ? 0x345 : ToLower(part), out);
+  }
+}
+
 void AppendLower(uint32_t code, std::string& out) {
   AppendUtf8(ToLower(code), out);
   if (code == 0x130) out += "\u0307";  // the one letter whose lower case is two

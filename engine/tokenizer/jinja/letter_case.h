@@ -6,9 +6,10 @@
 
 namespace nsa::engine::jinja {
 
-/// Unicode's case mapping as Python's upper() and lower() have it, but for two things: a sigma at
-/// the end of a word is lowered as any other, and title case is upper case ("Ǆ", not "ǅ").
+/// Unicode's case mapping of a character by itself, as Python's upper(), title() and lower() have
+/// it.
 void AppendUpper(uint32_t code_point, std::string& out);
+void AppendTitle(uint32_t code_point, std::string& out);
 void AppendLower(uint32_t code_point, std::string& out);
 /// A letter that has case.
 bool IsCased(uint32_t code_point);

@@ -147,6 +147,7 @@ std::string_view Sign(Operator op) {
 }  // namespace
 
 absl::StatusOr<Value> Compute(Operator op, const Value& a, const Value& b, Budget& budget) {
+  if (op == Operator::kMod && a.AsText()) return FormatPercent(a, b, budget);
   for (const Value* value : {&a, &b}) {
     if (const Undefined* undefined = value->As<Undefined>()) return Error(*undefined->reason);
   }
@@ -164,7 +165,6 @@ absl::StatusOr<Value> Compute(Operator op, const Value& a, const Value& b, Budge
   }
   if (op == Operator::kMul && a.AsText() && b.AsInt()) return Repeat(a, *b.AsInt(), budget);
   if (op == Operator::kMul && a.AsInt() && b.AsText()) return Repeat(b, *a.AsInt(), budget);
-  if (op == Operator::kMod && a.AsText()) return FormatPercent(a, b, budget);
   const Sequence* left = a.AsSequence();
   const Sequence* right = b.AsSequence();
   if (op == Operator::kMul && IsListOrTuple(left) && b.AsInt()) {
@@ -185,6 +185,10 @@ absl::StatusOr<Value> Compute(Operator op, const Value& a, const Value& b, Budge
 
 absl::StatusOr<Value> Add(const Value& a, const Value& b, Budget& budget) {
   return Compute(Operator::kAdd, a, b, budget);
+}
+
+absl::StatusOr<Value> Modulo(const Value& a, const Value& b, Budget& budget) {
+  return Compute(Operator::kMod, a, b, budget);
 }
 
 absl::StatusOr<Value> Negate(const Value& value) {

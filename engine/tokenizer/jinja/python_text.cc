@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engine/tokenizer/jinja/character_class.h"
 #include "engine/tokenizer/jinja/letter_case.h"
 
 namespace nsa::engine::jinja {
@@ -15,10 +16,6 @@ size_t CharacterBytes(char head) {
 
 bool IsContinuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
 
-std::string_view FirstCharacter(std::string_view text) {
-  return text.substr(0, CharacterBytes(text.front()));
-}
-
 template <typename Visit>
 void ForEachCharacter(std::string_view text, Visit visit) {
   while (!text.empty()) {
@@ -28,25 +25,10 @@ void ForEachCharacter(std::string_view text, Visit visit) {
   }
 }
 
-std::string_view LastCharacter(std::string_view text) {
-  size_t at = text.size() - 1;
-  while (at > 0 && IsContinuation(text[at])) --at;
-  return text.substr(at);
-}
-
 void AppendHex(uint32_t value, int digits, std::string& out) {
   for (int shift = 4 * (digits - 1); shift >= 0; shift -= 4) {
     out += "0123456789abcdef"[value >> shift & 15];
   }
-}
-
-// Controls, and the spaces and marks that Python does not print as they are.
-bool IsPrintable(uint32_t code) {
-  if (code < 0x20 || (code >= 0x7F && code <= 0xA0) || code == 0xAD) return false;
-  if (code == 0x1680 || code == 0x180E || code == 0x202F || code == 0x205F) return false;
-  if ((code >= 0x2000 && code <= 0x200F) || (code >= 0x2028 && code <= 0x202E)) return false;
-  if ((code >= 0x2060 && code <= 0x206F) || code == 0x3000 || code == 0xFEFF) return false;
-  return !(code >= 0xE000 && code <= 0xF8FF) && code < 0xE0000;
 }
 
 bool IsLineEnd(std::string_view character) {
@@ -74,6 +56,16 @@ std::vector<std::string_view> SplitSpace(std::string_view text, int64_t limit) {
 }
 
 }  // namespace
+
+std::string_view FirstCharacter(std::string_view text) {
+  return text.substr(0, CharacterBytes(text.front()));
+}
+
+std::string_view LastCharacter(std::string_view text) {
+  size_t at = text.size() - 1;
+  while (at > 0 && IsContinuation(text[at])) --at;
+  return text.substr(at);
+}
 
 uint32_t Decode(std::string_view character) {
   const auto head = static_cast<unsigned char>(character[0]);
@@ -191,6 +183,16 @@ std::optional<std::string> Replace(std::string_view text, std::string_view old,
   return out;
 }
 
+void AppendLowerIn(std::string_view text, std::string_view character, std::string& out) {
+  constexpr uint32_t kSigma = 0x3A3;
+  constexpr uint32_t kFinalSigma = 0x3C2;
+  const uint32_t code = Decode(character);
+  if (code != kSigma) return AppendLower(code, out);
+  const auto at = static_cast<size_t>(character.data() - text.data());
+  const bool last = EndsWord(text.substr(0, at), text.substr(at + character.size()));
+  last ? AppendUtf8(kFinalSigma, out) : AppendLower(code, out);
+}
+
 std::string Upper(std::string_view text) {
   std::string out;
   ForEachCharacter(text, [&](std::string_view c) { AppendUpper(Decode(c), out); });
@@ -199,14 +201,18 @@ std::string Upper(std::string_view text) {
 
 std::string Lower(std::string_view text) {
   std::string out;
-  ForEachCharacter(text, [&](std::string_view c) { AppendLower(Decode(c), out); });
+  ForEachCharacter(text, [&](std::string_view c) { AppendLowerIn(text, c, out); });
   return out;
 }
 
 std::string Capitalize(std::string_view text) {
   if (text.empty()) return "";
   const std::string_view first = FirstCharacter(text);
-  return Upper(first) + Lower(text.substr(first.size()));
+  std::string out;
+  AppendTitle(Decode(first), out);
+  ForEachCharacter(text.substr(first.size()),
+                   [&](std::string_view c) { AppendLowerIn(text, c, out); });
+  return out;
 }
 
 std::string Title(std::string_view text) {
@@ -214,7 +220,7 @@ std::string Title(std::string_view text) {
   bool in_word = false;
   ForEachCharacter(text, [&](std::string_view character) {
     const uint32_t code = Decode(character);
-    in_word ? AppendLower(code, out) : AppendUpper(code, out);
+    in_word ? AppendLowerIn(text, character, out) : AppendTitle(code, out);
     in_word = IsCased(code);
   });
   return out;
@@ -222,14 +228,21 @@ std::string Title(std::string_view text) {
 
 std::string TitleWords(std::string_view text) {
   std::string out;
+  std::string_view word;  // behind its first letter
   bool at_start = true;
   ForEachCharacter(text, [&](std::string_view character) {
-    const uint32_t code = Decode(character);
-    at_start ? AppendUpper(code, out) : AppendLower(code, out);
-    at_start =
+    const bool splits =
         IsSpace(character) || std::string_view("-({[<").find(character) != std::string_view::npos;
+    if (splits || at_start) {
+      out += Lower(word);
+      word = std::string_view(character.data() + character.size(), 0);
+      splits ? out += character : out += Upper(character);
+    } else {
+      word = std::string_view(word.data(), word.size() + character.size());
+    }
+    at_start = splits;
   });
-  return out;
+  return out + Lower(word);
 }
 
 std::string Repr(std::string_view text) {

@@ -16,6 +16,9 @@ size_t CountCharacters(std::string_view text);
 std::vector<std::string_view> Characters(std::string_view text);
 /// The bytes that the first `characters` take.
 size_t ByteOffset(std::string_view text, size_t characters);
+/// Of a text that is not empty.
+std::string_view FirstCharacter(std::string_view text);
+std::string_view LastCharacter(std::string_view text);
 uint32_t Decode(std::string_view character);
 bool IsSpace(std::string_view character);
 
@@ -33,6 +36,8 @@ size_t Find(std::string_view text, std::string_view part, size_t from = 0);
 std::optional<std::string> Replace(std::string_view text, std::string_view old,
                                    std::string_view replacement, int64_t count, size_t max_bytes);
 
+/// The lower case of a character where it stands in `text`, of which it is a part.
+void AppendLowerIn(std::string_view text, std::string_view character, std::string& out);
 std::string Upper(std::string_view text);
 std::string Lower(std::string_view text);
 std::string Capitalize(std::string_view text);

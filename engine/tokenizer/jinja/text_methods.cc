@@ -88,7 +88,8 @@ Result SplitLinesMethod(const std::string& self, const Arguments& arguments, Bud
   if (bound[0] != nullptr && Truth(*bound[0])) {
     for (size_t i = 0; i < lines.size(); ++i) {
       const char* end = i + 1 < lines.size() ? lines[i + 1].data() : self.data() + self.size();
-      lines[i] = {lines[i].data(), static_cast<size_t>(end - lines[i].data())};
+      lines[i] = std::string_view(self).substr(static_cast<size_t>(lines[i].data() - self.data()),
+                                               static_cast<size_t>(end - lines[i].data()));
     }
   }
   return TextList(lines, budget);

@@ -27,7 +27,10 @@ absl::Status AppendSequence(const Sequence& sequence, Budget& budget, std::strin
     return Error("cannot print a generator; use |list first");
   }
   out += sequence.label;
-  if (sequence.kind == Sequence::Kind::kRange) return absl::OkStatus();
+  if (sequence.kind == Sequence::Kind::kRange) {
+    if (sequence.label.empty()) return Error("cannot print a part of a range; use |list first");
+    return absl::OkStatus();
+  }
   out += tuple ? "(" : view ? "([" : "[";
   for (size_t i = 0; i < sequence.items.size(); ++i) {
     if (i > 0) out += ", ";

@@ -211,7 +211,7 @@ SNIPPETS += [
     "{{ -1 | abs }} {{ 'a' ~ 'b' | upper }} {{ ('a' ~ 'b') | upper }} {{ 'a,b' | upper | lower | length + 1 }} {{ 'x' | default('y') | upper is string }}",
     # Methods.
     "{{ ' a '.strip() }}|{{ 'xax'.strip('x') }} {{ ' a '.lstrip() }}|{{ ' a '.rstrip() }}| {{ 'abcb'.rstrip('bc') }} {{ 'éaé'.strip('é') }} {{ ' a '.strip(none) }}|",
-    "{{ 'a b  c'.split() }} {{ 'a,b,,c'.split(',') }} {{ 'a,b,c'.split(',', 1) }} {{ ' a  b c '.split(none, 1) }} {{ ''.split() }} {{ ''.split(',') }} {{ 'aXXb'.split('XX')[1] }} {{ 'a b'.split(maxsplit=0) }} {{ 'a,b,c'.rsplit(',', 1) }}",
+    "{{ 'a b  c'.split() }} {{ 'a,b,c'.split(',') }} {{ 'a,b,c'.split(',', 1) }} {{ ' a  b c '.split(none, 1) }} {{ ''.split() }} {{ ''.split(',') }} {{ 'aXXb'.split('XX')[1] }} {{ 'a b'.split(maxsplit=0) }} {{ 'a,b,c'.rsplit(',', 1) }}",
     "{{ 'abc'.startswith('ab') }} {{ 'abc'.endswith('bc') }} {{ 'abc'.startswith(('x', 'a')) }} {{ ''.startswith('') }} {{ 'abc'.endswith(()) }}",
     "{{ 'aé'.upper() }} {{ 'ÀB'.lower() }} {{ 'they\\'re bill\\'s 3rd-x éa'.title() }} {{ 'aBC'.capitalize() }} {{ 'aXa'.replace('a', 'b') }} {{ 'aaa'.replace('a', 'b', 2) }} {{ 'abc'.replace('', '-') }} {{ 'abc'.replace('', '-', 2) }} {{ ''.replace('', 'x') }}",
     "{{ 'héllo'.find('l') }} {{ 'a'.find('z') }} {{ 'abab'.count('ab') }} {{ 'ab'.count('') }} {{ ', '.join(['a', 'b']) }} {{ ''.join([]) }}| {{ 'a\\r\\nb\\n\\nc\\n'.splitlines() }} {{ 'prefix-x'.removeprefix('prefix-') }} {{ 'x.md'.removesuffix('.md') }}",
@@ -288,6 +288,10 @@ SNIPPETS += [
     "{{ [1, 2, 1].count(1) }} {{ [1, 2].index(2) }} {{ (1, 2).index(1) }} {{ [1].copy() }} {{ {'a': 1}.copy() }} {{ range(5).index(3) }} {{ [].append is defined }} {{ {}.update is defined }}",
     # What printing shows.
     "{{ range(3) }} {{ range(1, 9, 2) }} {{ {'a': 1}.items() }} {{ {'a': 1}.keys() }} {{ {'a': 1}.values() }} {{ [range(2)] }} {{ range(5)[1:3] | list }}",
+    "{{ 'ΑΣ ΑΣΑ Σ Σ. ΑΣ.Α ΑΣ\u0301 Α\u0301Σ ǅΣ'.lower() }} {{ 'ΑΣ' | lower }} {{ 'ΑΣΣ ΑΣ'.title() }} {{ 'ΑΣ ΣΣ'.capitalize() }} {{ 'ΑΣ'.swapcase() }} {{ 'ΑΣ ΣΑΣ' | title }} {{ 'ΑΣ' | capitalize }}",
+    "{{ 'ǆ ß ŉ ﬁ ᾳ ᾲ ა և'.title() }} {{ 'ßa'.capitalize() }} {{ 'ǆx' | capitalize }} {{ 'ßA ǆ' | title }} {{ 'ᾼǅ'.swapcase() }} {{ ['\u0378\u200e\ue000\U000e0001\u3000 ´'] }}",
+    "{{ 3.0 is odd }} {{ 2.5 is even }} {{ 2.0 is divisibleby 1 }} {{ true is odd }} {{ none is lower }} {{ 1 is upper }} {{ [] | truncate(5) }} {{ 'x' % range(3) }} {{ 'x%s' % missing }}| {{ missing | truncate }}|",
+    "{{ 'inf' | int }} {{ 'nan' | int(3) }} {{ '1e3' | int }} {{ ' 12 ' | int }} {{ '' | int(4) }} {{ '-7.9' | int }}",
     "{{ dict([('a', 1), ['b', 2]], c=3) }} {{ dict({'a': 1}.items()) }} {{ namespace([('a', 1)], b=2).b }} {{ dict(['ab']) }}",
 ]
 
@@ -319,6 +323,7 @@ ERRORS = [
     "{% if true %}{{ 1 | nope }}{% endif %}", "{% if true %}{{ 1 is nope }}{% endif %}", "{% if false %}{% for i in [] %}{{ 1 | nope }}{% endfor %}{% endif %}", "{% for i in [] %}{{ 1 is nope }}{% endfor %}", "{% if false %}{% set x %}{{ 1 | nope }}{% endset %}{% endif %}", "{{ 1 | nope if true }}",
     "{% macro f() %}{% endmacro %}{% call f() %}{% endcall %}", "{% macro f() %}{{ caller(1) }}{% endmacro %}{% call f() %}{% endcall %}", "{% call 1 %}{% endcall %}", "{% macro f() %}{{ caller() }}{% endmacro %}{{ f() }}", "{{ dict(*[1], *[2]) }}", "{{ dict(**{}, a=1) }}", "{{ dict(**[1]) }}", "{{ range(*5) }}", "{{ dict(*[], 1) }}",
     "{% for i in [1] %}{{ loop([2]) }}{% endfor %}", "{% for i in [1] %}{{ loop.cycle() }}{% endfor %}", "{% for i in [[1]] recursive %}{{ loop(5) }}{% endfor %}", "{% raw %}a", "{% with a %}{% endwith %}", "{% filter nope %}a{% endfilter %}", "{% filter %}a{% endfilter %}", "{% set x | nope %}{% endset %}", "{% endraw %}", "{% call f() %}",
+    "{% filter int %}1{% endfilter %}", "{{ 'a' is odd }}", "{{ (messages[0].content[:0] ~ 'inf') | float | int }}", "{{ none is even }}", "{{ 'x' % {}.items() }}", "{{ 'x' % ([1] | map('string')) }}",
     "{{ 'abc'.index('x') }}", "{{ 'a'.partition('') }}", "{{ 'a'.center(3, 'ab') }}", "{{ [].index(1) }}", "{{ {}.update({}) }}", "{{ [].pop() }}", "{{ dict([1]) }}", "{{ dict(['abc']) }}",
     "{% for i in [1] %}{% generation %}{% break %}{% endgeneration %}{% endfor %}",
     "{% set ns = namespace(a=1) %}{{ ns.b.c }}", "{% if 1 %}{% endfor %}", "{{ 012 }}", "{{ namespace(1) }}", "{{ dict(1) }}", "{{ [].append(1) }}", "{{ ('x' if 0).y }}",
