@@ -89,7 +89,8 @@ CmpPoolKernel(NSA_ARGS Args args) {
   const PagedKv& kv = p.kv;
   const SegmentRow row = FindRow(p.segments, args.one_row_each, CtaX());
   const int64_t end = row.position + 1;
-  if (end < p.length || end % p.stride != 0) return;
+  // A page is 64 tokens and stride divides 64, so that offsets in a page tell which rows close one.
+  if (end < p.length || end % kPageSize % p.stride != 0) return;
   const int64_t index = (end - p.length) / p.stride;
   const CmpSlot place = FindCmpSlot(index, p.length, p.stride);
   const Window w = {row.page_table, index * p.stride, place.page_index, CtaY()};

@@ -8,7 +8,7 @@
 /// NSA_DEVICE before a function makes it a device function; NSA_KERNEL(n) opens a kernel for CTAs
 /// of at most n threads, with one argument declared NSA_ARGS; NSA_SHARED(T, name, n) is a static
 /// shared array, of whose name only elements and the address of the first may be used; NSA_UNROLL
-/// stands before a loop that is to be unrolled.
+/// and NSA_UNROLL_BY(n) stand before a loop that is to be unrolled.
 /// CTAs are one-dimensional, and every call that waits is made by all threads that it waits for.
 #ifdef __CUDACC__
 #include "kernels/cuda/device_gpu.h"

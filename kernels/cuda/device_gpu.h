@@ -10,9 +10,13 @@
 
 /// device.h by nvcc. Instructions without an intrinsic are PTX, named here as the PTX ISA does.
 #define NSA_DEVICE __device__ __forceinline__
-#define NSA_KERNEL(num_threads) __global__ void __launch_bounds__(num_threads)
+// With one CTA as the least on a multiprocessor: without a number, ptxas of CUDA 13 limits
+// registers for more of them, and spills.
+#define NSA_KERNEL(num_threads) __global__ void __launch_bounds__(num_threads, 1)
 #define NSA_ARGS const __grid_constant__
 #define NSA_UNROLL _Pragma("unroll")
+#define NSA_PRAGMA(text) _Pragma(#text)
+#define NSA_UNROLL_BY(count) NSA_PRAGMA(unroll count)
 #define NSA_SHARED(type, name, count) __shared__ type name[count]
 
 namespace nsa::kernels::cuda {
@@ -69,6 +73,8 @@ NSA_DEVICE Bf16 ToBf16(float x) { return {__bfloat16_as_ushort(__float2bfloat16_
 NSA_DEVICE F16 ToF16(float x) { return {__half_as_ushort(__float2half_rn(x))}; }
 
 NSA_DEVICE float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+/// Within two units in the last place for |b| in [2⁻¹²⁶, 2¹²⁶]; no subroutine, as a / b has.
+NSA_DEVICE float FastDivide(float a, float b) { return __fdividef(a, b); }
 NSA_DEVICE float Sqrt(float x) { return __fsqrt_rn(x); }
 NSA_DEVICE float Exp(float x) { return expf(x); }
 NSA_DEVICE float Log(float x) { return logf(x); }

@@ -38,6 +38,17 @@ struct LaunchShape {
 
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+/// An index below 2³¹, such as a CTA's, as (quotient, remainder). A GPU divides 64 bits in a
+/// subroutine, around which registers are spilled.
+struct Split {
+  int64_t quotient;
+  int64_t remainder;
+};
+constexpr Split SplitIndex(int64_t index, int64_t divisor) {
+  const auto i = static_cast<uint32_t>(index), d = static_cast<uint32_t>(divisor);
+  return {i / d, i % d};
+}
+
 }  // namespace nsa::kernels::cuda
 
 #endif  // NSA_KERNELS_CUDA_DEVICE_TYPES_H_

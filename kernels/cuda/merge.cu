@@ -45,7 +45,8 @@ NSA_KERNEL(kThreads)
 MergeKernel(NSA_ARGS MergeParams p) {
   const int64_t item = CtaX() * kWarps + WarpIndex();
   if (item >= p.num_rows * p.num_q_heads) return;
-  const int64_t row = item / p.num_q_heads, head = item % p.num_q_heads;
+  const Split by_head = SplitIndex(item, p.num_q_heads);
+  const int64_t row = by_head.quotient, head = by_head.remainder;
   float weights[kMaxBranches];
   BranchWeights<kGated>(p, row, head, weights);
   float* y = p.y + row * p.y_stride + head * p.head_dim_v;
@@ -62,6 +63,7 @@ MergeKernel(NSA_ARGS MergeParams p) {
 }  // namespace
 
 void Merge(Stream& stream, const MergeParams& params) {
+  NSA_CHECK(params.num_rows * params.num_q_heads <= INT32_MAX);
   const LaunchShape shape = {.name = "merge",
                              .grid_x = CeilDiv(params.num_rows * params.num_q_heads, kWarps),
                              .num_threads = kThreads};

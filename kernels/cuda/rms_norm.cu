@@ -32,10 +32,12 @@ NSA_DEVICE void Normalise(const RmsNormParams& p, const float* x, float* y, floa
 }
 
 NSA_DEVICE const float* SourceOf(const RmsNormParams& p, int64_t item) {
-  return p.x + item / p.num_groups * p.x_stride + item % p.num_groups * p.num_columns;
+  const Split by_group = SplitIndex(item, p.num_groups);
+  return p.x + by_group.quotient * p.x_stride + by_group.remainder * p.num_columns;
 }
 NSA_DEVICE float* TargetOf(const RmsNormParams& p, int64_t item) {
-  return p.y + item / p.num_groups * p.y_stride + item % p.num_groups * p.num_columns;
+  const Split by_group = SplitIndex(item, p.num_groups);
+  return p.y + by_group.quotient * p.y_stride + by_group.remainder * p.num_columns;
 }
 
 /// A warp a group.
@@ -64,6 +66,7 @@ NSA_KERNEL(kThreads) RmsNormByCtas(NSA_ARGS RmsNormParams p) {
 // The kernel, and with it the order of the sum, depends on the number of columns alone.
 void RmsNorm(Stream& stream, const RmsNormParams& params) {
   const int64_t items = params.num_rows * params.num_groups;
+  NSA_CHECK(items <= INT32_MAX);
   LaunchShape shape = {.name = "rms_norm", .grid_x = items, .num_threads = kThreads};
   if (params.num_columns > kMaxWarpColumns) return Launch(stream, shape, RmsNormByCtas, params);
   shape.grid_x = CeilDiv(items, kWarps);

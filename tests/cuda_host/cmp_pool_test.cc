@@ -11,7 +11,7 @@
 namespace nsa::kernels {
 namespace {
 
-constexpr int64_t kNumTokens = 300;
+constexpr int64_t kNumTokens = 200;
 
 /// One sequence of tokens in a cache, none pooled yet.
 struct PoolWorld {

@@ -19,6 +19,7 @@
 #define NSA_KERNEL(num_threads) void
 #define NSA_ARGS const
 #define NSA_UNROLL
+#define NSA_UNROLL_BY(count)
 #define NSA_SHARED(type, name, count)                                 \
   type* const name = static_cast<type*>(nsa::cuda_host::StaticShared( \
       int64_t{count} * int64_t{sizeof(type)}, std::source_location::current()))
@@ -114,6 +115,7 @@ inline Bf16 ToBf16(float x) { return {std::isnan(x) ? uint16_t{0x7FFF} : F32ToBF
 inline F16 ToF16(float x) { return {std::isnan(x) ? uint16_t{0x7FFF} : F32ToF16(x)}; }
 
 inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
+inline float FastDivide(float a, float b) { return a / b; }
 inline float Sqrt(float x) { return std::sqrt(x); }
 inline float Exp(float x) { return std::exp(x); }
 inline float Log(float x) { return std::log(x); }

@@ -128,11 +128,9 @@ TEST(EmulatorTest, AThreadThatEndsBeforeABarrier) {
 
 TEST(EmulatorTest, ThreadsAtTwoBarriers) {
   const std::string error = ErrorOf({.name = "apart", .num_threads = 64}, [] {
-    if (ThreadIndex() < 32) {
-      SyncThreads();
-    } else {
-      SyncThreads();
-    }
+    const bool is_first = ThreadIndex() < 32;
+    if (is_first) SyncThreads();
+    if (!is_first) SyncThreads();
   });
   EXPECT_THAT(error, AllOf(HasSubstr("apart: CTA (0, 0), thread"),
                            HasSubstr("waits in SyncThreads"), HasSubstr("but thread")));

@@ -1,7 +1,5 @@
 #include "tests/cuda_host/fiber.h"
 
-#include <cstdint>
-
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -13,7 +11,9 @@ namespace {
 // Room for a kernel's frames with the sanitizer's redzones; pages are taken when they are touched.
 constexpr size_t kStackBytes = size_t{256} * 1024;
 
-Fiber* left = nullptr;  // by the switch that is under way
+// Of the switch that is under way.
+Fiber* left = nullptr;
+Fiber* reached = nullptr;
 
 }  // namespace
 
@@ -28,10 +28,7 @@ void Fiber::Start(void (*body)(void*), void* argument) {
   context_.uc_stack.ss_sp = stack_.get();
   context_.uc_stack.ss_size = kStackBytes;
   context_.uc_link = nullptr;
-  // makecontext passes ints only.
-  const auto self = reinterpret_cast<uintptr_t>(this);
-  makecontext(&context_, reinterpret_cast<void (*)()>(&Fiber::Enter), 2,
-              static_cast<unsigned>(self >> 32), static_cast<unsigned>(self));
+  makecontext(&context_, &Fiber::Enter, 0);
 #ifdef __SANITIZE_ADDRESS__
   // A body that was given up left its frames' redzones. From here on they are kept up to date by
   // the code itself; without bounds in the context, swapcontext does not wipe them at every switch.
@@ -40,14 +37,15 @@ void Fiber::Start(void (*body)(void*), void* argument) {
 #endif
 }
 
-void Fiber::Enter(unsigned high, unsigned low) {
-  auto* self = reinterpret_cast<Fiber*>((static_cast<uintptr_t>(high) << 32) | low);
-  self->Arrive();
-  self->body_(self->argument_);
+void Fiber::Enter() {
+  Fiber& self = *reached;
+  self.Arrive();
+  self.body_(self.argument_);
 }
 
 void Fiber::SwitchTo(Fiber& target) {
   left = this;
+  reached = &target;
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_start_switch_fiber(&fake_stack_, target.bottom_, target.size_);
 #endif

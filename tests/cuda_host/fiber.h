@@ -23,7 +23,7 @@ class Fiber {
   void SwitchTo(Fiber& target);
 
  private:
-  static void Enter(unsigned high, unsigned low);
+  static void Enter();
   void Arrive();
 
   ucontext_t context_ = {};
