@@ -227,7 +227,8 @@ NSA_DEVICE void StorePart(const SplitAttention& a, const Task& task, const Token
   }
 }
 
-/// Makes the weights of one split; all threads may read them afterwards.
+/// Makes the weights of one split; all threads may read them afterwards. Of the split before, they
+/// may be read until all threads are here again: only queries are written before the first barrier.
 template <typename T, int kHeads>
 NSA_DEVICE void MakeWeights(const SplitAttention& a, const Task& task, const Tokens& tokens,
                             const Shared<kHeads>& shared) {
@@ -253,7 +254,6 @@ NSA_DEVICE void AttendWhole(const SplitAttention& a, const Task& task, const Sha
     const Tokens tokens = TokensOfSplit(task.visible, split);
     MakeWeights<T>(a, task, tokens, shared);
     JoinSplit<T>(a, task, tokens, shared, so_far, out);
-    SyncThreads();  // the next split writes what this one read
   }
   NSA_UNROLL
   for (int h = 0; h < kHeads; ++h) {

@@ -8,6 +8,7 @@
 #include <exception>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <string>
 #include <string_view>
@@ -77,6 +78,12 @@ class Machine {
     return machine;
   }
   void SetOrder(Order order) { order_ = order; }
+  std::vector<std::source_location>& barriers() { return barriers_; }
+  void SkipBarrier(const std::source_location* where) {
+    skipped_.reset();
+    if (where != nullptr) skipped_ = *where;
+  }
+  bool IsSkipped(const std::source_location& barrier);
   void Run(const LaunchShape& shape, const std::function<void()>& kernel);
 
   Thread& self() { return *threads_[static_cast<size_t>(running_)]; }
@@ -102,6 +109,8 @@ class Machine {
   int FillByte() const;
 
   Order order_;
+  std::vector<std::source_location> barriers_;
+  std::optional<std::source_location> skipped_;
   std::mt19937_64 random_;
   LaunchShape shape_;
   const std::function<void()>* kernel_ = nullptr;
@@ -241,7 +250,14 @@ void Machine::ReportDeadlock() const {
   Fail(waiting, Waits(one) + ", and nobody comes");
 }
 
+bool Machine::IsSkipped(const std::source_location& barrier) {
+  const auto is_same = [&](const std::source_location& other) { return SamePlace(barrier, other); };
+  if (std::none_of(barriers_.begin(), barriers_.end(), is_same)) barriers_.push_back(barrier);
+  return skipped_.has_value() && is_same(*skipped_);
+}
+
 void Machine::Barrier(const std::source_location& where) {
+  if (IsSkipped(where)) return;
   Thread& thread = self();
   thread.state = State::kAtBarrier;
   thread.instruction = "SyncThreads";
@@ -335,6 +351,12 @@ void* Machine::DynamicShared(int index, int64_t bytes) {
 
 void SetOrder(Order order) { Machine::The().SetOrder(order); }
 
+const std::vector<std::source_location>& BarriersSeen() { return Machine::The().barriers(); }
+
+void ForgetBarriers() { Machine::The().barriers().clear(); }
+
+void SkipBarrier(const std::source_location* where) { Machine::The().SkipBarrier(where); }
+
 void RunLaunch(const LaunchShape& shape, const std::function<void()>& kernel) {
   Machine::The().Run(shape, kernel);
 }
@@ -347,6 +369,8 @@ void Barrier(const std::source_location& where) { Machine::The().Barrier(where);
 
 void WarpStep(const char* instruction, uint32_t mask, void* mine, void (*combine)(const Lanes&),
               const std::source_location& where) {
+  const bool is_barrier = mine == nullptr;
+  if (is_barrier && Machine::The().IsSkipped(where)) return;
   Thread& thread = Machine::The().self();
   thread.state = State::kInWarp;
   thread.instruction = instruction;

@@ -8,6 +8,7 @@
 #include <source_location>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "kernels/cuda/device_types.h"
 
@@ -35,6 +36,12 @@ struct Order {
 /// Of all launches from now on.
 void SetOrder(Order order);
 
+/// Where threads waited in SyncThreads or SyncWarp since the last ForgetBarriers.
+const std::vector<std::source_location>& BarriersSeen();
+void ForgetBarriers();
+/// From now on the barrier at this place lets everybody pass; null: none does.
+void SkipBarrier(const std::source_location* where);
+
 /// Runs kernel() in every thread of the launch; throws Error. Afterwards the next launch may run.
 void RunLaunch(const kernels::cuda::LaunchShape& shape, const std::function<void()>& kernel);
 
@@ -58,7 +65,7 @@ void Barrier(const std::source_location& where);
 using Lanes = std::array<void*, kernels::cuda::kWarpSize>;
 
 /// Waits for the lanes of `mask` at the same line with the same mask; then `combine` runs once and
-/// leaves each lane's result in what it brought.
+/// leaves each lane's result in what it brought. A barrier brings null.
 void WarpStep(const char* instruction, uint32_t mask, void* mine, void (*combine)(const Lanes&),
               const std::source_location& where);
 

@@ -59,6 +59,11 @@ TEST(EmulatorTest, AMissingBarrierShows) {
   EXPECT_FALSE(IsSameInEveryOrder([] { return RunReverse(false); }));
 }
 
+TEST(EmulatorTest, EveryBarrierIsMissed) {
+  ExpectEveryBarrierIsMissed([] { return RunReverse(true); });
+  EXPECT_EQ(BarriersSeen().size(), 1);
+}
+
 // The first barrier of a loop is there, the one behind the reads is not.
 TEST(EmulatorTest, AMissingSecondBarrierShows) {
   for (const bool has_both : {true, false}) {

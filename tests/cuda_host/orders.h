@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <source_location>
 #include <utility>
 #include <vector>
 
@@ -39,6 +40,21 @@ template <typename Run>
 auto InEveryOrder(Run&& run) {
   EXPECT_TRUE(IsSameInEveryOrder(run)) << "a race: results depend on the order of threads";
   return run();
+}
+
+/// Whether the race checker misses each barrier of run()'s kernels in turn: that it would see the
+/// race if somebody forgot it, and that there is none too many. Names those that it does not miss.
+template <typename Run>
+void ExpectEveryBarrierIsMissed(Run&& run) {
+  ForgetBarriers();
+  run();
+  const std::vector<std::source_location> barriers = BarriersSeen();
+  EXPECT_FALSE(barriers.empty());
+  for (const std::source_location& barrier : barriers) {
+    SkipBarrier(&barrier);
+    EXPECT_FALSE(IsSameInEveryOrder(run)) << barrier.file_name() << ":" << barrier.line();
+  }
+  SkipBarrier(nullptr);
 }
 
 }  // namespace nsa::cuda_host

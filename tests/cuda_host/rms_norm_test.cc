@@ -85,6 +85,11 @@ TEST(CudaRmsNormTest, IsRowInvariantAndWorksInPlace) {
   }
 }
 
+TEST(CudaRmsNormTest, EveryBarrierIsMissed) {
+  const Norm norm(2, 1, 600);
+  cuda_host::ExpectEveryBarrierIsMissed([&] { return norm.Run(false); });
+}
+
 TEST(CudaRmsNormTest, NanStaysInItsGroup) {
   for (const int64_t columns : {40, 400}) {
     Norm norm(3, 1, columns);

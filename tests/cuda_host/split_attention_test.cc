@@ -92,6 +92,14 @@ TEST(CudaAttentionTest, LongContextWithSteepScores) {
   ExpectExact(world, {});
 }
 
+TEST(CudaAttentionTest, EveryBarrierIsMissed) {
+  const AttentionWorld world({.name = "", .group = 4, .sequences = {{1090, 1}}});
+  for (const bool is_split : {true, false}) {
+    cuda_host::ExpectEveryBarrierIsMissed(
+        [&] { return Attend(world, kOps[0], world.segments(), is_split); });
+  }
+}
+
 TEST(CudaAttentionTest, OneWildQueryLeavesTheOthersAlone) {
   const AttentionCase c = {.name = "", .sequences = {{600, 3}}};
   AttentionWorld world(c);
