@@ -351,7 +351,7 @@ void* Machine::DynamicShared(int index, int64_t bytes) {
 
 void SetOrder(Order order) { Machine::The().SetOrder(order); }
 
-const std::vector<std::source_location>& BarriersSeen() { return Machine::The().barriers(); }
+std::vector<std::source_location> BarriersSeen() { return Machine::The().barriers(); }
 
 void ForgetBarriers() { Machine::The().barriers().clear(); }
 

@@ -37,7 +37,7 @@ struct Order {
 void SetOrder(Order order);
 
 /// Where threads waited in SyncThreads or SyncWarp since the last ForgetBarriers.
-const std::vector<std::source_location>& BarriersSeen();
+std::vector<std::source_location> BarriersSeen();
 void ForgetBarriers();
 /// From now on the barrier at this place lets everybody pass; null: none does.
 void SkipBarrier(const std::source_location* where);
