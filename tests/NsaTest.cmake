@@ -1,11 +1,12 @@
-# nsa_add_tests(LIBRARIES a b [LABELS l])
+# nsa_add_tests(LIBRARIES a b [LABELS l] [PREFIX p])
 # One executable and one ctest entry for each *_test.cc of the calling folder, so that each builds,
-# runs and fails by itself.
+# runs and fails by itself. A prefix keeps names of two folders apart.
 function(nsa_add_tests)
-  cmake_parse_arguments(ARG "" "" "LIBRARIES;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "PREFIX" "LIBRARIES;LABELS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_test.cc)
   foreach(source ${sources})
     get_filename_component(name ${source} NAME_WE)
+    string(PREPEND name "${ARG_PREFIX}")
     add_executable(${name} ${source})
     target_link_libraries(${name} PRIVATE nsa_options ${ARG_LIBRARIES} GTest::gtest GTest::gmock
                                           GTest::gtest_main Threads::Threads)

@@ -66,6 +66,9 @@ fi
 if $oracles; then
   try_stage "oracles" run_oracles
 fi
+if command -v nvcc >/dev/null; then
+  try_stage "CUDA kernels for every architecture" .venv/bin/python -m tests.cuda_host.check_ptxas
+fi
 if $quick; then
   try_stage "Python tests" run_pytest .venv/bin/python tests -m "not oracle and not slow"
 else

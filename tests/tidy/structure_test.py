@@ -15,12 +15,16 @@ ACROSS = {
 }
 
 
+# Tests of kernels/cuda on an emulator, and of the emulator.
+LAYER_OF = {"cuda_host": "kernels/cuda"}
+
+
 def mirrored(test: str, tracked: set[str]) -> bool:
     """tests/LAYER/NAME_test.cc stands for a NAME.h or NAME.cc somewhere in LAYER."""
     path = pathlib.PurePosixPath(test)
     layer, name = path.parts[1], path.stem.removesuffix("_test")
     wanted = {f"{name}.h", f"{name}.cc", f"{name}-inl.h", f"{name}.cu", f"{name}.proto"}
-    roots = (f"{layer}/", f"tests/{layer}/")
+    roots = (f"{LAYER_OF.get(layer, layer)}/", f"tests/{layer}/")
     return any(p.startswith(roots) and p.rsplit("/", 1)[-1] in wanted for p in tracked)
 
 
@@ -70,3 +74,5 @@ def test_the_mirror_check_can_fail():
     assert mirrored("tests/kernels/gemm_test.cc", tracked)
     assert mirrored("tests/engine/sampler_test.cc", tracked)
     assert not mirrored("tests/engine/gemm_test.cc", tracked)
+    assert mirrored("tests/cuda_host/glu_test.cc", {"kernels/cuda/glu.cu"})
+    assert not mirrored("tests/cuda_host/gemm_test.cc", tracked)

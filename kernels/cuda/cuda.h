@@ -1,0 +1,53 @@
+#ifndef NSA_KERNELS_CUDA_CUDA_H_
+#define NSA_KERNELS_CUDA_CUDA_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/device_types.h"
+
+/// The operators on a GPU. Every pointer in a parameter struct, segments and page tables included,
+/// is the device's. Calls enqueue work on the stream and return.
+namespace nsa::kernels::cuda {
+
+/// What the host knows of a call's segments, for the grid.
+struct SegmentsShape {
+  int64_t num_rows = 0;
+  int64_t max_tokens = 0;     // that a row sees
+  bool one_row_each = false;  // a decode step: row i is segment i's
+};
+
+/// Of segments in host memory.
+inline SegmentsShape ShapeOf(const AttentionSegment* segments, int num_segments) {
+  SegmentsShape shape = {0, 0, true};
+  for (int s = 0; s < num_segments; ++s) {
+    shape.num_rows += segments[s].num_rows;
+    shape.max_tokens = std::max(shape.max_tokens, segments[s].position + segments[s].num_rows);
+    shape.one_row_each = shape.one_row_each && segments[s].num_rows == 1;
+  }
+  return shape;
+}
+
+/// Device memory for what a launch leaves to the next of the same call. Where it is too small for a
+/// call, each row is worked on by fewer CTAs; results have the same bits.
+struct Workspace {
+  float* data = nullptr;
+  int64_t num_floats = 0;
+};
+
+void Embed(Stream& stream, const EmbedParams& params);
+void RmsNorm(Stream& stream, const RmsNormParams& params);
+void Glu(Stream& stream, const GluParams& params);
+void Merge(Stream& stream, const MergeParams& params);
+void RopeKvWrite(Stream& stream, const RopeKvWriteParams& params, const SegmentsShape& shape);
+void CmpPool(Stream& stream, const CmpPoolParams& params, const SegmentsShape& shape);
+
+void FullAttn(Stream& stream, const FullAttnParams& params, const SegmentsShape& shape,
+              const Workspace& workspace);
+void WinAttn(Stream& stream, const WinAttnParams& params, const SegmentsShape& shape,
+             const Workspace& workspace);
+
+}  // namespace nsa::kernels::cuda
+
+#endif  // NSA_KERNELS_CUDA_CUDA_H_

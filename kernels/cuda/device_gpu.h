@@ -1,0 +1,172 @@
+#ifndef NSA_KERNELS_CUDA_DEVICE_GPU_H_
+#define NSA_KERNELS_CUDA_DEVICE_GPU_H_
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/device_types.h"
+
+/// device.h by nvcc. Instructions without an intrinsic are PTX, named here as the PTX ISA does.
+#define NSA_DEVICE __device__ __forceinline__
+// With one CTA as the least on a multiprocessor: without a number, ptxas of CUDA 13 limits
+// registers for more of them, and spills.
+#define NSA_KERNEL(num_threads) __global__ void __launch_bounds__(num_threads, 1)
+#define NSA_ARGS const __grid_constant__
+#define NSA_UNROLL _Pragma("unroll")
+#define NSA_PRAGMA(text) _Pragma(#text)
+#define NSA_UNROLL_BY(count) NSA_PRAGMA(unroll count)
+#define NSA_SHARED(type, name, count) __shared__ type name[count]
+
+namespace nsa::kernels::cuda {
+
+NSA_DEVICE int ThreadIndex() { return static_cast<int>(threadIdx.x); }
+NSA_DEVICE int NumThreads() { return static_cast<int>(blockDim.x); }
+NSA_DEVICE int LaneIndex() { return ThreadIndex() % kWarpSize; }
+NSA_DEVICE int WarpIndex() { return ThreadIndex() / kWarpSize; }
+NSA_DEVICE int64_t CtaX() { return blockIdx.x; }
+NSA_DEVICE int64_t CtaY() { return blockIdx.y; }
+
+/// Ends the launch: an invariant of ours is broken.
+NSA_DEVICE void DeviceCheck(bool condition) {
+  if (!condition) __trap();
+}
+
+/// The launch's dynamic shared memory, taken piece by piece, in the same order by every thread.
+class SharedArena {
+ public:
+  template <typename T>
+  NSA_DEVICE T* Take(int count) {
+    extern __shared__ U32x4 nsa_dynamic_shared[];
+    T* piece = reinterpret_cast<T*>(nsa_dynamic_shared + begin_);
+    begin_ += (count * static_cast<int>(sizeof(T)) + 15) / 16;
+    return piece;
+  }
+
+ private:
+  int begin_ = 0;  // in 16 bytes
+};
+
+NSA_DEVICE void SyncThreads() { __syncthreads(); }
+NSA_DEVICE void SyncWarp(uint32_t mask = kAllLanes) { __syncwarp(mask); }
+
+template <typename T>
+NSA_DEVICE T Shuffle(T value, int source_lane, uint32_t mask = kAllLanes) {
+  static_assert(sizeof(T) == 4);
+  return __shfl_sync(mask, value, source_lane);
+}
+template <typename T>
+NSA_DEVICE T ShuffleXor(T value, int lane_mask, uint32_t mask = kAllLanes) {
+  static_assert(sizeof(T) == 4);
+  return __shfl_xor_sync(mask, value, lane_mask);
+}
+NSA_DEVICE uint32_t Ballot(bool predicate, uint32_t mask = kAllLanes) {
+  return __ballot_sync(mask, predicate);
+}
+
+NSA_DEVICE float ToFloat(float x) { return x; }
+NSA_DEVICE float ToFloat(Bf16 x) { return __uint_as_float(uint32_t{x.bits} << 16); }
+NSA_DEVICE float ToFloat(F16 x) { return __half2float(__ushort_as_half(x.bits)); }
+/// To nearest even; a NaN becomes 0x7FFF (PTX ISA, "cvt").
+NSA_DEVICE Bf16 ToBf16(float x) { return {__bfloat16_as_ushort(__float2bfloat16_rn(x))}; }
+NSA_DEVICE F16 ToF16(float x) { return {__half_as_ushort(__float2half_rn(x))}; }
+
+NSA_DEVICE float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+/// Within two units in the last place for |b| in [2⁻¹²⁶, 2¹²⁶]; no subroutine, as a / b has.
+NSA_DEVICE float FastDivide(float a, float b) { return __fdividef(a, b); }
+NSA_DEVICE float Sqrt(float x) { return __fsqrt_rn(x); }
+NSA_DEVICE float Exp(float x) { return expf(x); }
+NSA_DEVICE float Log(float x) { return logf(x); }
+NSA_DEVICE float Tanh(float x) { return tanhf(x); }
+NSA_DEVICE float Max(float x, float y) { return fmaxf(x, y); }  // the other where one is NaN
+NSA_DEVICE float Abs(float x) { return fabsf(x); }
+NSA_DEVICE float RoundEven(float x) { return rintf(x); }
+NSA_DEVICE float Infinity() { return __int_as_float(0x7F800000); }
+NSA_DEVICE float NotANumber() { return __int_as_float(0x7FC00000); }
+
+NSA_DEVICE uint32_t SharedAddress(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+
+/// d += a·b by a warp, a [16, 16] row-major and b [16, 8] column-major; who holds what is told in
+/// tests/cuda_host/fragments.h. PTX ISA: "Matrix Fragments for mma.m16n8k16 with floating point
+/// type".
+NSA_DEVICE void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Bf16) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+NSA_DEVICE void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], F16) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/// PTX ISA, "ldmatrix": kCount matrices of 8 × 8 elements of 16 bits. Lane 8·i + j brings the
+/// address of row j of matrix i, 16 bytes in shared memory.
+template <bool kTranspose>
+NSA_DEVICE void LoadMatrix(uint32_t (&r)[1], const void* row) {
+  if constexpr (kTranspose) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];"
+                 : "=r"(r[0])
+                 : "r"(SharedAddress(row))
+                 : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
+                 : "=r"(r[0])
+                 : "r"(SharedAddress(row))
+                 : "memory");
+  }
+}
+template <bool kTranspose>
+NSA_DEVICE void LoadMatrix(uint32_t (&r)[2], const void* row) {
+  if constexpr (kTranspose) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(r[0]), "=r"(r[1])
+                 : "r"(SharedAddress(row))
+                 : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(r[0]), "=r"(r[1])
+                 : "r"(SharedAddress(row))
+                 : "memory");
+  }
+}
+template <bool kTranspose>
+NSA_DEVICE void LoadMatrix(uint32_t (&r)[4], const void* row) {
+  if constexpr (kTranspose) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(SharedAddress(row))
+                 : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(SharedAddress(row))
+                 : "memory");
+  }
+}
+
+/// PTX ISA, "cp.async": 16 bytes from global to shared memory; zeros where not `valid`. They are
+/// there for this thread after WaitCopies, and for others after a barrier behind that.
+NSA_DEVICE void CopyAsync(void* shared, const void* global, bool valid = true) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(shared)),
+               "l"(__cvta_generic_to_global(global)), "r"(valid ? 16 : 0)
+               : "memory");
+}
+/// Closes a group of this thread's copies.
+NSA_DEVICE void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Waits for this thread's groups but the last kPending.
+template <int kPending>
+NSA_DEVICE void WaitCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+}  // namespace nsa::kernels::cuda
+
+#endif  // NSA_KERNELS_CUDA_DEVICE_GPU_H_

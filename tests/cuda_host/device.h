@@ -1,0 +1,173 @@
+#ifndef NSA_TESTS_CUDA_HOST_DEVICE_H_
+#define NSA_TESTS_CUDA_HOST_DEVICE_H_
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <source_location>
+
+#include "kernels/cuda/device_types.h"
+#include "kernels/quant.h"
+#include "tests/cuda_host/emulator.h"
+#include "tests/cuda_host/fragments.h"
+
+/// The names of kernels/cuda/device_gpu.h on the emulator.
+#define NSA_DEVICE inline
+#define NSA_KERNEL(num_threads) void
+#define NSA_ARGS const
+#define NSA_UNROLL
+#define NSA_UNROLL_BY(count)
+#define NSA_SHARED(type, name, count)                                 \
+  type* const name = static_cast<type*>(nsa::cuda_host::StaticShared( \
+      int64_t{count} * int64_t{sizeof(type)}, std::source_location::current()))
+
+namespace nsa::kernels::cuda {
+
+using SourceLocation = std::source_location;
+
+inline void RunOnHost(const LaunchShape& shape, const std::function<void()>& kernel) {
+  cuda_host::RunLaunch(shape, kernel);
+}
+
+inline int ThreadIndex() { return cuda_host::Here().thread; }
+inline int NumThreads() { return cuda_host::Here().num_threads; }
+inline int LaneIndex() { return ThreadIndex() % kWarpSize; }
+inline int WarpIndex() { return ThreadIndex() / kWarpSize; }
+inline int64_t CtaX() { return cuda_host::Here().cta_x; }
+inline int64_t CtaY() { return cuda_host::Here().cta_y; }
+
+inline void DeviceCheck(bool condition, SourceLocation where = SourceLocation::current()) {
+  if (!condition) cuda_host::Fail("check failed in line " + std::to_string(where.line()));
+}
+
+class SharedArena {
+ public:
+  template <typename T>
+  T* Take(int count) {
+    return static_cast<T*>(cuda_host::DynamicShared(index_++, int64_t{count} * int64_t{sizeof(T)}));
+  }
+
+ private:
+  int index_ = 0;
+};
+
+inline void SyncThreads(SourceLocation where = SourceLocation::current()) {
+  cuda_host::Barrier(where);
+}
+inline void SyncWarp(uint32_t mask = kAllLanes, SourceLocation where = SourceLocation::current()) {
+  cuda_host::WarpStep("SyncWarp", mask, nullptr, [](const cuda_host::Lanes&) {}, where);
+}
+
+/// What a lane brings to a shuffle, and gets of it.
+template <typename T>
+struct ShuffleStep {
+  T value;
+  int source_lane;
+  T result;
+
+  static void Combine(const cuda_host::Lanes& lanes) {
+    for (void* lane : lanes) {
+      if (lane == nullptr) continue;
+      auto& step = *static_cast<ShuffleStep*>(lane);
+      if (step.source_lane < 0 || step.source_lane >= kWarpSize ||
+          lanes[static_cast<size_t>(step.source_lane)] == nullptr) {
+        cuda_host::Fail("a shuffle reads a lane that takes no part");
+      }
+      step.result = static_cast<ShuffleStep*>(lanes[static_cast<size_t>(step.source_lane)])->value;
+    }
+  }
+};
+
+template <typename T>
+T Shuffle(T value, int source_lane, uint32_t mask = kAllLanes,
+          SourceLocation where = SourceLocation::current()) {
+  static_assert(sizeof(T) == 4);
+  ShuffleStep<T> step = {value, source_lane, {}};
+  cuda_host::WarpStep("Shuffle", mask, &step, &ShuffleStep<T>::Combine, where);
+  return step.result;
+}
+template <typename T>
+T ShuffleXor(T value, int lane_mask, uint32_t mask = kAllLanes,
+             SourceLocation where = SourceLocation::current()) {
+  return Shuffle(value, LaneIndex() ^ lane_mask, mask, where);
+}
+
+struct BallotStep {
+  bool predicate;
+  uint32_t result;
+  static void Combine(const cuda_host::Lanes& lanes);
+};
+inline uint32_t Ballot(bool predicate, uint32_t mask = kAllLanes,
+                       SourceLocation where = SourceLocation::current()) {
+  BallotStep step = {predicate, 0};
+  cuda_host::WarpStep("Ballot", mask, &step, &BallotStep::Combine, where);
+  return step.result;
+}
+
+inline float ToFloat(float x) { return x; }
+inline float ToFloat(Bf16 x) { return BF16ToF32(x.bits); }
+inline float ToFloat(F16 x) { return F16ToF32(x.bits); }
+// The device makes every NaN 0x7FFF.
+inline Bf16 ToBf16(float x) { return {std::isnan(x) ? uint16_t{0x7FFF} : F32ToBF16(x)}; }
+inline F16 ToF16(float x) { return {std::isnan(x) ? uint16_t{0x7FFF} : F32ToF16(x)}; }
+
+inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
+inline float FastDivide(float a, float b) { return a / b; }
+inline float Sqrt(float x) { return std::sqrt(x); }
+inline float Exp(float x) { return std::exp(x); }
+inline float Log(float x) { return std::log(x); }
+inline float Tanh(float x) { return std::tanh(x); }
+inline float Max(float x, float y) { return std::fmax(x, y); }
+inline float Abs(float x) { return std::fabs(x); }
+inline float RoundEven(float x) { return std::nearbyint(x); }
+inline float Infinity() { return std::numeric_limits<float>::infinity(); }
+inline float NotANumber() { return std::numeric_limits<float>::quiet_NaN(); }
+
+/// What a lane brings to Mma: its fragments; the sum stays in `d`.
+struct MmaStep {
+  float* d;
+  const uint32_t* a;
+  const uint32_t* b;
+  float (*to_float)(uint16_t);
+  static void Combine(const cuda_host::Lanes& lanes);
+};
+template <typename T>
+void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], T,
+         SourceLocation where = SourceLocation::current()) {
+  MmaStep step = {d, a, b, [](uint16_t bits) { return ToFloat(T{bits}); }};
+  cuda_host::WarpStep("Mma", kAllLanes, &step, &MmaStep::Combine, where);
+}
+
+/// What a lane brings to LoadMatrix: the address of a row, and room for `count` registers.
+struct LoadMatrixStep {
+  const void* row;
+  uint32_t* registers;
+  int count;
+  bool transpose;
+  static void Combine(const cuda_host::Lanes& lanes);
+};
+template <bool kTranspose, int kCount>
+void LoadMatrix(uint32_t (&r)[kCount], const void* row,
+                SourceLocation where = SourceLocation::current()) {
+  static_assert(kCount == 1 || kCount == 2 || kCount == 4);
+  // Lanes whose address is not read may bring any.
+  if (LaneIndex() < 8 * kCount) cuda_host::CheckShared(row, 16, "LoadMatrix");
+  LoadMatrixStep step = {row, r, kCount, kTranspose};
+  cuda_host::WarpStep("LoadMatrix", kAllLanes, &step, &LoadMatrixStep::Combine, where);
+}
+
+inline void CopyAsync(void* shared, const void* global, bool valid = true) {
+  cuda_host::StartCopy(shared, global, 16, valid ? 16 : 0);
+}
+inline void CommitCopies() { cuda_host::CloseCopies(); }
+template <int kPending>
+void WaitCopies() {
+  cuda_host::FinishCopies(kPending);
+}
+
+}  // namespace nsa::kernels::cuda
+
+#endif  // NSA_TESTS_CUDA_HOST_DEVICE_H_

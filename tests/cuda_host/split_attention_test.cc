@@ -1,0 +1,120 @@
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "kernels/cuda/cuda.h"
+#include "kernels/reference/reference.h"
+#include "tests/cuda_host/orders.h"
+#include "tests/kernels/attention_cases.h"
+
+namespace nsa::kernels {
+namespace {
+
+/// full_attn, or win_attn with a window, by the reference or by the kernels.
+struct Op {
+  int64_t window_size = -1;  // −1: full_attn
+  bool page_aligned = false;
+
+  void Reference(const AttentionQuery& query, const BranchOutput& result) const {
+    if (window_size < 0) return reference::FullAttn({query, result});
+    reference::WinAttn({query, window_size, page_aligned, result});
+  }
+  void Cuda(const AttentionQuery& query, const BranchOutput& result,
+            std::vector<float>& workspace) const {
+    cuda::Stream stream;
+    const cuda::SegmentsShape shape = cuda::ShapeOf(query.segments, query.num_segments);
+    const cuda::Workspace space = {workspace.data(), static_cast<int64_t>(workspace.size())};
+    if (window_size < 0) return cuda::FullAttn(stream, {query, result}, shape, space);
+    cuda::WinAttn(stream, {query, window_size, page_aligned, result}, shape, space);
+  }
+};
+
+constexpr Op kOps[] = {{}, {1, false}, {63, false}, {512, false}, {128, true}, {512, true}};
+
+/// Output and log-sum-exp in one vector. `is_split`: splits have CTAs of their own.
+std::vector<float> Attend(const AttentionWorld& world, const Op& op,
+                          const std::vector<AttentionSegment>& segments, bool is_split) {
+  AttentionResult result = world.MakeResult();
+  std::vector<float> workspace(is_split ? 4'000'000 : 0);
+  op.Cuda(world.Query(segments), result.branch(), workspace);
+  result.out.insert(result.out.end(), result.lse.begin(), result.lse.end());
+  return result.out;
+}
+
+/// Against the reference; with and without splits, and row by row, the same bits.
+void ExpectExact(const AttentionWorld& world, const Op& op) {
+  AttentionResult expected = world.MakeResult();
+  op.Reference(world.Query(world.segments()), expected.branch());
+  const std::vector<float> whole = Attend(world, op, world.segments(), false);
+  const auto middle = whole.begin() + static_cast<int64_t>(expected.out.size());
+  ExpectClose({whole.begin(), middle}, expected.out, kTolerance);
+  ExpectClose({middle, whole.end()}, expected.lse, kTolerance);
+  EXPECT_TRUE(SameBits(Attend(world, op, world.segments(), true), whole)) << "splits show";
+  for (const int32_t max_rows : {1, 3}) {
+    std::vector<AttentionSegment> chunks = CutSegments(world.segments(), max_rows);
+    std::shuffle(chunks.begin(), chunks.end(), std::mt19937(5));
+    EXPECT_TRUE(SameBits(Attend(world, op, chunks, max_rows == 1), whole)) << "chunks show";
+  }
+}
+
+/// The shared cases, with few rows: around the borders of pages and of splits.
+AttentionCase Small(AttentionCase c) {
+  c.sequences = {{0, 2}, {62, 3}, {37, 0}, {511, 2}, {1090, 1}};
+  return c;
+}
+
+TEST_P(AttentionTest, CudaAttentionIsExact) {
+  const AttentionWorld world(Small(GetParam()));
+  for (const Op& op : kOps) {
+    SCOPED_TRACE(op.window_size);
+    ExpectExact(world, op);
+  }
+}
+
+TEST_P(AttentionTest, CudaAttentionHasNoRaces) {
+  const AttentionWorld world(Small(GetParam()));
+  for (const bool is_split : {true, false}) {
+    cuda_host::InEveryOrder([&] { return Attend(world, kOps[0], world.segments(), is_split); });
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(, AttentionTest, testing::ValuesIn(AttentionCases()), CaseName);
+
+// Many splits, and scores so far apart that most weights underflow.
+TEST(CudaAttentionTest, LongContextWithSteepScores) {
+  AttentionWorld world(
+      {.name = "", .dtype = DType::kBF16, .num_kv_heads = 1, .sequences = {{4094, 3}}});
+  for (float& x : world.q()) x *= 60;
+  ExpectExact(world, {});
+}
+
+TEST(CudaAttentionTest, EveryBarrierIsMissed) {
+  const AttentionWorld world({.name = "", .group = 4, .sequences = {{1090, 1}}});
+  for (const bool is_split : {true, false}) {
+    cuda_host::ExpectEveryBarrierIsMissed(
+        [&] { return Attend(world, kOps[0], world.segments(), is_split); });
+  }
+}
+
+TEST(CudaAttentionTest, OneWildQueryLeavesTheOthersAlone) {
+  const AttentionCase c = {.name = "", .sequences = {{600, 3}}};
+  AttentionWorld world(c);
+  const std::vector<float> expected = Attend(world, {}, world.segments(), true);
+  world.q()[world.q_stride()] = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> actual = Attend(world, {}, world.segments(), true);
+  const int64_t head = int64_t{world.num_q_heads()} * c.head_dim_v;  // the first of row 1
+  for (int64_t i = 0; i < 3 * head; ++i) {
+    if (i >= head && i < head + c.head_dim_v) {
+      ASSERT_TRUE(std::isnan(actual[i])) << i;
+    } else {
+      ASSERT_EQ(actual[i], expected[i]) << i;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nsa::kernels
