@@ -10,53 +10,28 @@
 #include "kernels/reference/reference.h"
 #include "tests/cuda_host/orders.h"
 #include "tests/kernels/attention_cases.h"
+#include "tests/kernels/new_kv_rows.h"
 
 namespace nsa::kernels {
 namespace {
 
-/// Several sequences of new rows, written into a fresh cache.
-struct NewRows {
+struct NewRows : NewKvRows {
   explicit NewRows(const AttentionCase& test_case)
-      : c(test_case), rope(c.rotary_dim, 4), table(12) {
-    std::iota(table.begin(), table.end(), 0);
-    std::shuffle(table.begin(), table.end(), std::mt19937(1));
-    int32_t row = 0;
-    const int32_t* next = table.data();
-    for (const SequenceRows& s : {SequenceRows{0, 7}, {63, 1}, {64, 0}, {100, 40}}) {
-      segments.push_back({next, s.position, row, s.num_rows});
-      row += s.num_rows;
-      next += (s.position + s.num_rows) / kPageSize + 1;
-    }
-    k = RandomFloats(row * KStride(), 2);
-    v = RandomFloats(row * VStride(), 3);
-    k[5] = std::numeric_limits<float>::quiet_NaN();
-    v[6] = -std::numeric_limits<float>::infinity();
-    v[7] = 1e30f;
-    v[8] = 1e-42f;
+      : NewKvRows(test_case, {{0, 7}, {63, 1}, {64, 0}, {100, 40}}) {
     k[KStride() + 1] = 1e-6f;
   }
-  int64_t KStride() const { return int64_t{c.num_kv_heads} * c.head_dim_k + 2; }
-  int64_t VStride() const { return int64_t{c.num_kv_heads} * c.head_dim_v + 3; }
 
   std::vector<std::byte> Write(const std::vector<AttentionSegment>& chunks, bool reference) const {
-    TestCache cache(c, static_cast<int64_t>(table.size()));
-    const auto num_segments = static_cast<int>(chunks.size());
-    const RopeKvWriteParams params = {k.data(),      KStride(),    v.data(),     VStride(),
-                                      chunks.data(), num_segments, cache.view(), rope.view()};
+    const TestCache cache = EmptyCache();
+    const RopeKvWriteParams params = Params(chunks, cache);
     cuda::Stream stream;
     if (reference) {
       reference::RopeKvWrite(params);
     } else {
-      cuda::RopeKvWrite(stream, params, cuda::ShapeOf(chunks.data(), num_segments));
+      cuda::RopeKvWrite(stream, params, cuda::ShapeOf(chunks.data(), params.num_segments));
     }
     return cache.slots();
   }
-
-  AttentionCase c;
-  TestRope rope;
-  std::vector<int32_t> table;
-  std::vector<AttentionSegment> segments;
-  std::vector<float> k, v;
 };
 
 /// NaNs of 16 bits all as the device writes them.

@@ -2,39 +2,19 @@
 
 #include "kernels/quant.h"
 #include "tests/kernels/attention_cases.h"
+#include "tests/kernels/new_kv_rows.h"
 
 namespace nsa::kernels {
 namespace {
 
-/// Several sequences of new rows on a fresh cache.
-struct NewRows {
+struct NewRows : NewKvRows {
   explicit NewRows(const AttentionCase& test_case)
-      : c(test_case), rope(c.rotary_dim, 4), table(40) {
-    std::iota(table.begin(), table.end(), 0);
-    std::shuffle(table.begin(), table.end(), std::mt19937(1));
-    int32_t row = 0;
-    const int32_t* next = table.data();
-    for (const SequenceRows& s : {SequenceRows{0, 70}, {63, 1}, {64, 0}, {100, 130}}) {
-      segments.push_back({next, s.position, row, s.num_rows});
-      row += s.num_rows;
-      next += (s.position + s.num_rows) / kPageSize + 1;
-    }
-    k = RandomFloats(row * KStride(), 2);
-    v = RandomFloats(row * VStride(), 3);
-    k[5] = std::numeric_limits<float>::quiet_NaN();
-    v[6] = -std::numeric_limits<float>::infinity();
-    v[7] = 1e30f;
-    v[8] = 1e-42f;
-  }
-  int64_t KStride() const { return int64_t{c.num_kv_heads} * c.head_dim_k + 2; }
-  int64_t VStride() const { return int64_t{c.num_kv_heads} * c.head_dim_v + 3; }
+      : NewKvRows(test_case, {{0, 70}, {63, 1}, {64, 0}, {100, 130}}) {}
 
   std::vector<std::byte> Write(Backend& backend, const std::vector<AttentionSegment>& chunks,
                                bool one_call) const {
-    TestCache cache(c, static_cast<int64_t>(table.size()));
-    RopeKvWriteParams params = {k.data(),     KStride(),     v.data(),
-                                VStride(),    chunks.data(), static_cast<int>(chunks.size()),
-                                cache.view(), rope.view()};
+    const TestCache cache = EmptyCache();
+    RopeKvWriteParams params = Params(chunks, cache);
     if (one_call) {
       backend.RopeKvWrite(params);
       return cache.slots();
@@ -46,12 +26,6 @@ struct NewRows {
     }
     return cache.slots();
   }
-
-  AttentionCase c;
-  TestRope rope;
-  std::vector<int32_t> table;
-  std::vector<AttentionSegment> segments;
-  std::vector<float> k, v;
 };
 
 TEST_P(AttentionTest, RopeKvWriteIsRowInvariant) {

@@ -80,8 +80,8 @@ def best_blocks(scores, count: int):
     return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, True)
 
 
-def swiglu(x, weights: dict, prefix: str):
-    gate = torch.nn.functional.silu(x @ weights[prefix + "gate_proj.weight"].T)
+def swiglu(x, weights: dict, prefix: str, activation=torch.nn.functional.silu):
+    gate = activation(x @ weights[prefix + "gate_proj.weight"].T)
     return (gate * (x @ weights[prefix + "up_proj.weight"].T)) @ weights[prefix + "down_proj.weight"].T
 
 
@@ -118,5 +118,26 @@ class Checkpoint:
         assert whole.tobytes() == chunked.tobytes()
 
 
-every_length = pytest.mark.parametrize("length", LENGTHS)
-every_chunk = pytest.mark.parametrize("chunk", [1, 37])
+def checkpoint_fixture(cases, write, reference, **of_checkpoint):
+    """`checkpoint`, for each case: write(case, folder) -> weights, reference(case, weights, tokens)
+    -> logits. `of_checkpoint`: further fields, each from the case."""
+
+    @pytest.fixture(scope="module", params=cases, ids=lambda case: case.name)
+    def checkpoint(request, tmp_path_factory):
+        case, folder = request.param, tmp_path_factory.mktemp(request.param.name) / "model"
+        weights, tokens = write(case, folder), random_tokens()
+        fields = {name: field(case) for name, field in of_checkpoint.items()}
+        return Checkpoint(folder, tokens, reference(case, weights, tokens), **fields)
+
+    return checkpoint
+
+
+# Of every module that has a `checkpoint` and imports these.
+@pytest.mark.parametrize("length", LENGTHS)
+def test_logits(checkpoint, length):
+    checkpoint.check(length)
+
+
+@pytest.mark.parametrize("chunk", [1, 37])
+def test_cached_decode_and_chunks(checkpoint, chunk):
+    checkpoint.check_chunks(chunk)

@@ -9,7 +9,11 @@ import math
 import pytest
 
 from tests.parity import equations
-from tests.parity.equations import every_chunk, every_length, torch
+from tests.parity.equations import (  # noqa: F401  (tests of this module too)
+    test_cached_decode_and_chunks,
+    test_logits,
+    torch,
+)
 from tests.support import nsa_eval, tiny_folder
 
 pytestmark = pytest.mark.oracle
@@ -188,27 +192,14 @@ def reference(case: Case, weights: dict, tokens: list[int]):
     return (x @ head.T).numpy()
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
-def checkpoint(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param.name) / "model"
-    weights = write(request.param, folder)
-    tokens = equations.random_tokens()
-    # Long rope has one set of factors for a server's life: the long ones where it is to serve
-    # contexts beyond the original.
-    return equations.Checkpoint(
-        folder,
-        tokens,
-        reference(request.param, weights, tokens),
-        nsa_eval.Attention("auto" if request.param.sparse else "full", kv_cache_dtype="f32"),
-        max_context=CONTEXT,
-    )
-
-
-@every_length
-def test_logits(checkpoint, length):
-    checkpoint.check(length)
-
-
-@every_chunk
-def test_cached_decode_and_chunks(checkpoint, chunk):
-    checkpoint.check_chunks(chunk)
+# Long rope has one set of factors for a server's life: the long ones where it is to serve contexts
+# beyond the original.
+checkpoint = equations.checkpoint_fixture(
+    CASES,
+    write,
+    reference,
+    attention=lambda case: nsa_eval.Attention(
+        "auto" if case.sparse else "full", kv_cache_dtype="f32"
+    ),
+    max_context=lambda case: CONTEXT,
+)

@@ -10,7 +10,11 @@ import dataclasses
 import pytest
 
 from tests.parity import equations
-from tests.parity.equations import every_chunk, every_length, torch
+from tests.parity.equations import (  # noqa: F401  (tests of this module too)
+    test_cached_decode_and_chunks,
+    test_logits,
+    torch,
+)
 from tests.support import tiny_folder
 
 pytestmark = pytest.mark.oracle
@@ -188,19 +192,4 @@ def reference(case: Case, weights: dict, tokens: list[int]) :
     return (x @ head.T).numpy()
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
-def checkpoint(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param.name) / "model"
-    weights = write(request.param, folder)
-    tokens = equations.random_tokens()
-    return equations.Checkpoint(folder, tokens, reference(request.param, weights, tokens))
-
-
-@every_length
-def test_logits(checkpoint, length):
-    checkpoint.check(length)
-
-
-@every_chunk
-def test_cached_decode_and_chunks(checkpoint, chunk):
-    checkpoint.check_chunks(chunk)
+checkpoint = equations.checkpoint_fixture(CASES, write, reference)

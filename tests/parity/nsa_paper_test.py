@@ -2,11 +2,16 @@
 written down for whole sequences, nothing cached, nothing shared with ours."""
 
 import dataclasses
+import functools
 
 import pytest
 
 from tests.parity import equations
-from tests.parity.equations import every_chunk, every_length, torch
+from tests.parity.equations import (  # noqa: F401  (tests of this module too)
+    test_cached_decode_and_chunks,
+    test_logits,
+    torch,
+)
 from tests.support import tiny_folder
 
 pytestmark = pytest.mark.oracle
@@ -111,11 +116,18 @@ def write(case: Case, folder) -> dict:
     return weights
 
 
+def activation(case: Case):
+    if case.activation == "silu":
+        return torch.nn.functional.silu
+    return functools.partial(torch.nn.functional.gelu, approximate="tanh")
+
+
 class Attention:
     """One layer's attention over a whole sequence."""
 
     def __init__(self, case: Case, weights: dict, name: str):
         self.case, self.weights, self.name = case, weights, name
+        self.act = activation(case)
         self.scale = case.dim_k**-0.5
         self.frequencies = equations.frequencies(THETA, case.dim_k)
 
@@ -123,11 +135,6 @@ class Attention:
         y = x @ self.weights[f"{self.name}{part}.weight"].T
         bias = self.weights.get(f"{self.name}{part}.bias")
         return y if bias is None else y + bias
-
-    def act(self, x):
-        if self.case.activation == "silu":
-            return torch.nn.functional.silu(x)
-        return torch.nn.functional.gelu(x, approximate="tanh")
 
     def compress(self, part: str, x):
         """Eq. 7: φ of each whole window; x [t, kv heads, dim] -> [w, kv heads, dim]."""
@@ -199,31 +206,9 @@ def reference(case: Case, weights: dict, tokens: list[int]):
         h = norm(x, (HIDDEN,), weights[layer + "input_layernorm.weight"], EPSILON)
         x = x + Attention(case, weights, layer + "self_attn.")(h)
         h = norm(x, (HIDDEN,), weights[layer + "post_attention_layernorm.weight"], EPSILON)
-        if case.activation == "silu":
-            x = x + equations.swiglu(h, weights, layer + "mlp.")
-        else:
-            gate = torch.nn.functional.gelu(
-                h @ weights[layer + "mlp.gate_proj.weight"].T, approximate="tanh"
-            )
-            up = h @ weights[layer + "mlp.up_proj.weight"].T
-            x = x + (gate * up) @ weights[layer + "mlp.down_proj.weight"].T
+        x = x + equations.swiglu(h, weights, layer + "mlp.", activation(case))
     x = norm(x, (HIDDEN,), weights["model.norm.weight"], EPSILON)
     return (x @ weights["model.embed_tokens.weight"].T).numpy()
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
-def checkpoint(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param.name) / "model"
-    weights = write(request.param, folder)
-    tokens = equations.random_tokens()
-    return equations.Checkpoint(folder, tokens, reference(request.param, weights, tokens))
-
-
-@every_length
-def test_logits(checkpoint, length):
-    checkpoint.check(length)
-
-
-@every_chunk
-def test_cached_decode_and_chunks(checkpoint, chunk):
-    checkpoint.check_chunks(chunk)
+checkpoint = equations.checkpoint_fixture(CASES, write, reference)
