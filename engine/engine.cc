@@ -318,8 +318,10 @@ void EngineImpl::Deliver(Sequence& sequence, float* logits, absl::Time now) {
   const int64_t vocabulary = loaded_->info.vocabulary_size;
   const int32_t token_id = sequence.sampler.Sample(*loaded_->backend, logits, vocabulary);
   if (token_id < 0) {
-    const bool nan =
-        std::any_of(logits, logits + vocabulary, [](float x) { return std::isnan(x); });
+    std::vector<float> values(static_cast<size_t>(vocabulary));
+    loaded_->backend->Read(values.data(), logits,
+                           static_cast<int64_t>(values.size() * sizeof(float)));
+    const bool nan = std::ranges::any_of(values, [](float x) { return std::isnan(x); });
     ended_.push_back({sequence.id(),
                       nan ? absl::InternalError("the model's logits are not numbers (NaN)")
                           : absl::InvalidArgumentError(

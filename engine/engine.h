@@ -26,11 +26,16 @@ enum class KvCacheDtype : uint8_t { kF16, kBF16, kInt8, kF32 };
 inline constexpr std::string_view kKvCacheDtypeNames[] = {"f16", "bf16", "int8", "f32"};
 inline constexpr std::string_view kWeightDtypeNames[] = {"auto", "bf16", "q8_0", "q4_0"};
 
+/// Where the model runs; kAuto: on a GPU where this build and machine have one.
+enum class Device : uint8_t { kAuto, kCpu, kCuda };
+inline constexpr std::string_view kDeviceNames[] = {"auto", "cpu", "cuda"};
+
 /// Where drafts of next tokens come from. They never show in the output, only in its speed.
 enum class Speculation : uint8_t { kNone, kPromptLookup };
 
 struct EngineOptions {
   std::string model_path;
+  Device device = Device::kAuto;
   AttentionFlag attention = AttentionFlag::kAuto;
   int32_t num_selected_blocks = 0;  // 0: the spec's own
   int64_t max_context = 0;          // tokens; 0: design.md §8's default

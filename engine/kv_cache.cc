@@ -1,10 +1,5 @@
 #include "engine/kv_cache.h"
 
-#include <sys/mman.h>
-
-#include <cerrno>
-#include <cstring>
-
 #include "absl/memory/memory.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
@@ -81,26 +76,17 @@ int64_t KvLayout::SlotBytes() const { return num_kv_heads * HeadBytes(*this); }
 int64_t KvLayout::CmpSlotBytes() const { return num_kv_heads * CmpHeadBytes(*this); }
 int64_t KvLayout::PageBytes() const { return num_layers * (num_kv * SlotBytes() + CmpSlotBytes()); }
 
-absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(const KvLayout& layout,
+absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(kernels::Backend& backend,
+                                                         const KvLayout& layout,
                                                          int32_t num_pages) {
   auto cache = absl::WrapUnique(new KvCache(layout, num_pages));
-  cache->num_bytes_ = static_cast<size_t>(layout.PageBytes()) * static_cast<size_t>(num_pages);
-  void* memory =
-      mmap(nullptr, cache->num_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("KV cache: cannot take %d bytes for %d pages (%s); lower --kv_cache_gib",
-                        cache->num_bytes_, num_pages, std::strerror(errno)));
+  const int64_t num_bytes = layout.PageBytes() * num_pages;
+  cache->memory_ = backend.Allocate(num_bytes);
+  if (cache->memory_.data() == nullptr) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "KV cache: cannot take %d bytes for %d pages; lower --kv_cache_gib", num_bytes, num_pages));
   }
-  // Fewer TLB misses when a query jumps between selected pages. Advice only: failure changes
-  // nothing.
-  (void)madvise(memory, cache->num_bytes_, MADV_HUGEPAGE);
-  cache->memory_ = static_cast<std::byte*>(memory);
   return cache;
-}
-
-KvCache::~KvCache() {
-  if (memory_ != nullptr) munmap(memory_, num_bytes_);
 }
 
 kernels::PagedKv KvCache::view(int layer, int branch) const {
@@ -112,7 +98,7 @@ kernels::PagedKv KvCache::view(int layer, int branch) const {
   view.num_kv_heads = layout_.num_kv_heads;
   view.head_dim_k = layout_.head_dim_k;
   view.head_dim_v = layout_.head_dim_v;
-  view.slots = memory_ + (int64_t{layer} * layout_.num_kv + branch) * slots_bytes;
+  view.slots = memory_.data() + (int64_t{layer} * layout_.num_kv + branch) * slots_bytes;
   view.page_stride = layout_.SlotBytes();
   view.head_stride = HeadBytes(layout_);
   view.v_offset = int64_t{layout_.head_dim_k} * kernels::kPageSize *
@@ -120,7 +106,7 @@ kernels::PagedKv KvCache::view(int layer, int branch) const {
   if (layout_.dtype == kernels::DType::kInt8) view.scale_offset = ElementBytes(layout_);
   if (layout_.cmp_rows_per_page > 0) {
     view.cmp_slots =
-        memory_ + int64_t{layout_.num_layers} * layout_.num_kv * slots_bytes + layer * cmp_bytes;
+        memory_.data() + int64_t{layout_.num_layers} * layout_.num_kv * slots_bytes + layer * cmp_bytes;
     view.cmp_page_stride = layout_.CmpSlotBytes();
     view.cmp_head_stride = CmpHeadBytes(layout_);
     const int64_t key_bytes = CmpKeyBytes(layout_);

@@ -1,13 +1,14 @@
 #ifndef NSA_ENGINE_KV_CACHE_H_
 #define NSA_ENGINE_KV_CACHE_H_
 
-#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/attention/plan.h"
+#include "kernels/backend.h"
+#include "kernels/memory.h"
 #include "kernels/ops/attention.h"
 
 namespace nsa::engine {
@@ -37,14 +38,12 @@ struct KvLayout {
 
 /// The memory of the paged cache: for each layer an array of slots (K and V; one for each
 /// branch where these have their own) and one of compressed rows, apart so that the latter can stay
-/// when slots move. Address space is taken at once, memory as pages are first written. Written by
-/// operators on the engine thread alone.
+/// when slots move. On the CPU, address space is taken at once, memory as pages are first written.
+/// Written by operators on the engine thread alone.
 class KvCache {
  public:
-  static absl::StatusOr<std::unique_ptr<KvCache>> Create(const KvLayout& layout, int32_t num_pages);
-  ~KvCache();
-  KvCache(const KvCache&) = delete;
-  KvCache& operator=(const KvCache&) = delete;
+  static absl::StatusOr<std::unique_ptr<KvCache>> Create(kernels::Backend& backend,
+                                                         const KvLayout& layout, int32_t num_pages);
 
   const KvLayout& layout() const { return layout_; }
   int32_t num_pages() const { return num_pages_; }
@@ -56,8 +55,7 @@ class KvCache {
 
   KvLayout layout_;
   int32_t num_pages_;
-  std::byte* memory_ = nullptr;
-  size_t num_bytes_ = 0;
+  kernels::Memory memory_;
 };
 
 }  // namespace nsa::engine

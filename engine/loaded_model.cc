@@ -121,10 +121,11 @@ kernels::DType ElementType(KvCacheDtype dtype) {
 }
 
 /// Pages of the pool: what --kv_cache_gib says, or what memory allows up to all that could run.
-absl::Status DecidePool(const EngineOptions& options, int64_t weight_bytes, Sizing& sizing) {
+absl::Status DecidePool(const EngineOptions& options, const kernels::Backend& backend,
+                        int64_t weight_bytes, Sizing& sizing) {
   const int64_t page_bytes = sizing.layout.PageBytes();
   const int64_t workspace = ModelRunner::WorkspaceBytes(sizing.config, sizing.runner);
-  const int64_t available = AvailableMemoryBytes();
+  const int64_t available = backend.free_bytes().value_or(AvailableMemoryBytes());
   const int64_t context_pages = (sizing.max_context + kPageSize - 1) / kPageSize;
   int64_t pool_bytes = 0;
   if (options.kv_cache_gib != 0) {
@@ -161,6 +162,22 @@ absl::Status DecidePool(const EngineOptions& options, int64_t weight_bytes, Sizi
   }
   sizing.num_pages = static_cast<int32_t>(num_pages);
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<kernels::Backend>> OpenBackend(const EngineOptions& options) {
+  std::unique_ptr<kernels::Backend> backend;
+  if (options.device != Device::kCpu) {
+    kernels::CudaDevice device = kernels::OpenCudaDevice();
+    if (device.backend == nullptr && options.device == Device::kCuda) {
+      return absl::FailedPreconditionError(absl::StrCat("--device=cuda: ", device.error));
+    }
+    backend = std::move(device.backend);
+  }
+  if (backend == nullptr) {
+    backend = kernels::MakeCpuBackend(options.num_threads > 0 ? options.num_threads
+                                                              : NumUsableCores());
+  }
+  return options.wrap_backend ? options.wrap_backend(std::move(backend)) : std::move(backend);
 }
 
 ModelInfo Describe(const EngineOptions& options, const LoadedModel& loaded, const Sizing& sizing) {
@@ -275,18 +292,21 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(const EngineOpti
       .spec = sizing.spec, .max_rows = options.max_step_tokens, .max_context = sizing.max_context};
   sizing.layout = KvLayout::For(sizing.spec, sizing.config.attention, sizing.config.num_layers,
                                 ElementType(options.kv_cache_dtype));
+  auto backend = OpenBackend(options);
+  if (!backend.ok()) return backend.status();
+  loaded->backend = *std::move(backend);
   const int64_t weight_bytes = EstimateWeightBytes(*loaded->checkpoint, options.weight_dtype);
-  if (absl::Status status = DecidePool(options, weight_bytes, sizing); !status.ok()) return status;
+  if (absl::Status status = DecidePool(options, *loaded->backend, weight_bytes, sizing);
+      !status.ok()) {
+    return status;
+  }
   sizing.runner.max_context = sizing.max_context;
 
-  const int num_threads = options.num_threads > 0 ? options.num_threads : NumUsableCores();
-  loaded->backend = kernels::MakeCpuBackend(num_threads);
-  if (options.wrap_backend) loaded->backend = options.wrap_backend(std::move(loaded->backend));
   auto model = LoadDecoder(loaded->checkpoint->weights(), sizing.config, description->names,
                            options.weight_dtype, *loaded->backend, options.on_load_progress);
   if (!model.ok()) return model.status();
   loaded->model = *std::move(model);
-  auto cache = KvCache::Create(sizing.layout, sizing.num_pages);
+  auto cache = KvCache::Create(*loaded->backend, sizing.layout, sizing.num_pages);
   if (!cache.ok()) return cache.status();
   loaded->cache = *std::move(cache);
   auto runner = ModelRunner::Create(loaded->model.get(), loaded->backend.get(), loaded->cache.get(),

@@ -37,10 +37,6 @@ int32_t WorkspaceBlocks(const AttentionSpec& spec, int64_t trained_context) {
                    static_cast<int32_t>(dense)});
 }
 
-std::vector<float> Floats(int64_t rows, int64_t columns) {
-  return std::vector<float>(static_cast<size_t>(rows * columns));
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Model* model,
@@ -64,20 +60,23 @@ ModelRunner::ModelRunner(const Model* model, kernels::Backend* backend, KvCache*
       cache_(cache),
       plan_(std::move(plan)),
       full_plan_(std::move(full_plan)),
-      workspace_(model->config.attention, options.max_rows,
+      workspace_(*backend, model->config.attention, options.max_rows,
                  WorkspaceBlocks(options.spec, model->config.trained_context)) {
   const ModelConfig& config = model_->config;
   const AttentionShape& a = config.attention;
   ids_.resize(static_cast<size_t>(options.max_rows));
   num_selected_.resize(static_cast<size_t>(options.max_rows));
-  hidden_ = Floats(options.max_rows, config.hidden_size);
-  normed_ = Floats(options.max_rows, config.hidden_size);
-  qkv_ = Floats(options.max_rows, QkvWidth(config));
-  attention_ = Floats(options.max_rows, int64_t{a.num_q_heads} * a.head_dim_v);
-  gates_ = Floats(options.max_rows, GatesWidth(config));
-  gate_hidden_ = Floats(options.max_rows, config.gate_hidden_size);
-  gate_up_ = Floats(options.max_rows, int64_t{2} * config.ffn_size);
-  logits_ = Floats(kLogitRows, config.vocabulary_size);
+  const auto floats = [&](int64_t rows, int64_t columns) {
+    return kernels::Array<float>(*backend_, rows * columns);
+  };
+  hidden_ = floats(options.max_rows, config.hidden_size);
+  normed_ = floats(options.max_rows, config.hidden_size);
+  qkv_ = floats(options.max_rows, QkvWidth(config));
+  attention_ = floats(options.max_rows, int64_t{a.num_q_heads} * a.head_dim_v);
+  gates_ = floats(options.max_rows, GatesWidth(config));
+  gate_hidden_ = floats(options.max_rows, config.gate_hidden_size);
+  gate_up_ = floats(options.max_rows, int64_t{2} * config.ffn_size);
+  logits_ = floats(kLogitRows, config.vocabulary_size);
   logits_rows_.reserve(kLogitRows);
 }
 
@@ -91,7 +90,7 @@ absl::Status ModelRunner::PrepareLayers(const Options& options) {
       return absl::UnimplementedError(
           "a rope with an attention factor that turns a part of each head is not served");
     }
-    ropes_.emplace_back(rope->inverse_frequencies, options.max_context);
+    ropes_.emplace_back(*backend_, rope->inverse_frequencies, options.max_context);
     factors.push_back(rope->attention_factor);
   }
   for (const LayerAttention& layer : config.layers) {
@@ -163,7 +162,8 @@ void ModelRunner::LayOut(const Batch& batch) {
 
 void ModelRunner::Run(const Batch& batch, const LogitsConsumer& consumer) {
   LayOut(batch);
-  backend_->Embed({.table = model_->embedding,
+  backend_->BeginStep();
+  backend_->Embed({.table = model_->embedding.matrix,
                    .ids = ids_.data(),
                    .y = hidden_.data(),
                    .num_rows = num_rows_,
@@ -174,17 +174,17 @@ void ModelRunner::Run(const Batch& batch, const LogitsConsumer& consumer) {
 
 void ModelRunner::Product(const float* x, int64_t x_stride, const kernels::PackedMatrix& w,
                           float* y, int64_t y_stride, int64_t num_rows,
-                          const std::vector<float>& bias) {
+                          const kernels::Array<float>& bias) {
   backend_->Gemm({.x = x,
                   .x_stride = x_stride,
                   .y = y,
                   .y_stride = y_stride,
                   .num_rows = num_rows,
                   .w = &w,
-                  .bias = bias.empty() ? nullptr : bias.data()});
+                  .bias = bias.data()});
 }
 
-void ModelRunner::Norm(const float* x, const std::vector<float>& weight, float* y,
+void ModelRunner::Norm(const float* x, const kernels::Array<float>& weight, float* y,
                        bool accumulate) {
   const int64_t hidden = model_->config.hidden_size;
   backend_->RmsNorm({.x = x,
@@ -199,7 +199,7 @@ void ModelRunner::Norm(const float* x, const std::vector<float>& weight, float* 
 }
 
 void ModelRunner::AddToResidual(const float* x, int64_t x_stride, const kernels::PackedMatrix& w,
-                                const std::vector<float>& bias, const std::vector<float>& norm) {
+                                const kernels::Array<float>& bias, const kernels::Array<float>& norm) {
   const int64_t hidden = model_->config.hidden_size;
   const bool direct = norm.empty();
   backend_->Gemm({.x = x,
@@ -208,7 +208,7 @@ void ModelRunner::AddToResidual(const float* x, int64_t x_stride, const kernels:
                   .y_stride = hidden,
                   .num_rows = num_rows_,
                   .w = &w,
-                  .bias = bias.empty() ? nullptr : bias.data(),
+                  .bias = bias.data(),
                   .accumulate = direct,
                   .scale = model_->config.residual_scale});
   if (!direct) Norm(normed_.data(), norm, hidden_.data(), true);
@@ -264,7 +264,7 @@ void ModelRunner::RunGates(const DecoderLayer& layer) {
 void ModelRunner::NormaliseHeads(const DecoderLayer& layer) {
   const AttentionShape& a = model_->config.attention;
   const int64_t width = QkvWidth(model_->config);
-  const auto normalise = [&](float* x, const std::vector<float>& weight, int num_heads) {
+  const auto normalise = [&](float* x, const kernels::Array<float>& weight, int num_heads) {
     if (weight.empty()) return;
     backend_->RmsNorm({.x = x,
                        .x_stride = width,

@@ -13,6 +13,7 @@
 #include "engine/batch.h"
 #include "engine/kv_cache.h"
 #include "engine/models/model.h"
+#include "kernels/array.h"
 #include "kernels/backend.h"
 
 namespace nsa::engine {
@@ -29,7 +30,7 @@ class ModelRunner {
   };
 
   /// Told the logits [vocabulary_size] of row `row` of entry `entry` (row counts within the entry).
-  /// The logits may be changed; they are valid during the call.
+  /// They are in the backend's memory, may be changed, and are valid during the call.
   using LogitsConsumer = std::function<void(size_t entry, int64_t row, float* logits)>;
 
   static absl::StatusOr<std::unique_ptr<ModelRunner>> Create(const Model* model,
@@ -75,12 +76,12 @@ class ModelRunner {
   void RunAttention(int index);
   AttentionInputs InputsOf(int index, const PlanRows& rows);
   void NormaliseHeads(const DecoderLayer& layer);
-  void Norm(const float* x, const std::vector<float>& weight, float* y, bool accumulate = false);
+  void Norm(const float* x, const kernels::Array<float>& weight, float* y, bool accumulate = false);
   void AddToResidual(const float* x, int64_t x_stride, const kernels::PackedMatrix& w,
-                     const std::vector<float>& bias, const std::vector<float>& norm);
+                     const kernels::Array<float>& bias, const kernels::Array<float>& norm);
   void EmitLogits(const Batch& batch, const LogitsConsumer& consumer);
   void Product(const float* x, int64_t x_stride, const kernels::PackedMatrix& w, float* y,
-               int64_t y_stride, int64_t num_rows, const std::vector<float>& bias = {});
+               int64_t y_stride, int64_t num_rows, const kernels::Array<float>& bias = {});
 
   const Model* model_;
   kernels::Backend* backend_;
@@ -98,14 +99,14 @@ class ModelRunner {
   std::vector<int64_t> entry_row_begin_;  // [entries]
   PlanRows plan_rows_[2];
 
-  std::vector<float> hidden_;       // [max_rows, hidden_size]
-  std::vector<float> normed_;       // [max_rows, hidden_size]
-  std::vector<float> qkv_;          // [max_rows, q + (k + v) · num_kv]
-  std::vector<float> attention_;    // [max_rows, num_q_heads · head_dim_v]
-  std::vector<float> gates_;        // [max_rows, num_q_heads · branches], where the model has gates
-  std::vector<float> gate_hidden_;  // [max_rows, gate_hidden_size]
-  std::vector<float> gate_up_;      // [max_rows, 2 · ffn_size]
-  std::vector<float> logits_;       // [kLogitRows, vocabulary_size]
+  kernels::Array<float> hidden_;       // [max_rows, hidden_size]
+  kernels::Array<float> normed_;       // [max_rows, hidden_size]
+  kernels::Array<float> qkv_;          // [max_rows, q + (k + v) · num_kv]
+  kernels::Array<float> attention_;    // [max_rows, num_q_heads · head_dim_v]
+  kernels::Array<float> gates_;        // [max_rows, num_q_heads · branches], where the model has gates
+  kernels::Array<float> gate_hidden_;  // [max_rows, gate_hidden_size]
+  kernels::Array<float> gate_up_;      // [max_rows, 2 · ffn_size]
+  kernels::Array<float> logits_;       // [kLogitRows, vocabulary_size]
   struct LogitsRow {
     size_t entry;
     int64_t row;  // in the entry

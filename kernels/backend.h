@@ -1,10 +1,13 @@
 #ifndef NSA_KERNELS_BACKEND_H_
 #define NSA_KERNELS_BACKEND_H_
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
+#include "kernels/memory.h"
 #include "kernels/ops/cmp_attn.h"
 #include "kernels/ops/cmp_cluster.h"
 #include "kernels/ops/cmp_gather.h"
@@ -22,15 +25,42 @@
 
 namespace nsa::kernels {
 
-/// One device's implementation of every operator. Calls come from one thread at a time; each
-/// returns when its results are written. Every operator is row-invariant (design.md §2): the bits
-/// of a row's result do not depend on how many rows, segments, threads or calls there are.
+/// A weight matrix in the form of its file, where a backend's operators can read it.
+struct StoredMatrix {
+  WeightMatrix matrix;
+  Memory memory;  // of the matrix, unless the file's own serves
+};
+
+/// One device's implementation of every operator. Calls come from one thread at a time, and take
+/// effect in their order. Every operator is row-invariant (design.md §2): the bits of a row's
+/// result do not depend on how many rows, segments, threads or calls there are.
+///
+/// What operators read and write is memory of this backend (Allocate, Array), but for what changes
+/// with every step and comes from the host: segments and their page tables, ids, n of each row
+/// (row_num_selected_blocks), and all of SampleParams but the logits. The host may touch what was
+/// written after Read, and at once where a backend has no memory of its own (free_bytes() is
+/// nothing).
 class Backend {
  public:
   virtual ~Backend() = default;
 
   /// For logs: backend, instruction set, threads.
   virtual std::string Description() const = 0;
+
+  /// Bytes that Allocate may still give, where the device has memory of its own.
+  virtual std::optional<int64_t> free_bytes() const { return std::nullopt; }
+  /// Zeroed, 64-byte aligned; without data where there is not enough.
+  virtual Memory Allocate(int64_t num_bytes);
+  /// Copies to and from memory of Allocate, in order with operators; done when they return.
+  virtual void Write(void* target, const void* source, int64_t num_bytes);
+  virtual void Read(void* target, const void* source, int64_t num_bytes);
+
+  /// Opens a step: what the host gave to operators before may have changed, or be gone. Within a
+  /// step it stays as it is.
+  virtual void BeginStep() {}
+
+  /// The matrix for Embed. `matrix` outlives what is returned.
+  virtual StoredMatrix Store(const WeightMatrix& matrix);
 
   /// Brings matrices with the same number of columns, of the same or of different types, into this
   /// backend's layout as one matrix: their rows stand one after the other. Copies; `parts` may go.
@@ -59,6 +89,14 @@ std::unique_ptr<Backend> MakeReferenceBackend();
 
 /// Highway with run-time dispatch over the CPU's instruction sets. num_threads ≥ 1.
 std::unique_ptr<Backend> MakeCpuBackend(int num_threads);
+
+/// The first GPU that CUDA shows this process, or why there is none: built without CUDA, no device,
+/// too old a driver or a device.
+struct CudaDevice {
+  std::unique_ptr<Backend> backend;
+  std::string error;  // where there is no backend
+};
+CudaDevice OpenCudaDevice();
 
 }  // namespace nsa::kernels
 

@@ -143,10 +143,11 @@ absl::Status ReadWords(ServerOptions& options) {
     return Bad("speculative", speculative, "none or prompt_lookup");
   }
   const std::string device = absl::GetFlag(FLAGS_device);
-  if (device == "cuda") {
-    return absl::UnimplementedError("--device=cuda: this build has no CUDA backend; use cpu");
+  const auto* device_name = std::ranges::find(engine::kDeviceNames, device);
+  if (device_name == std::end(engine::kDeviceNames)) {
+    return Bad("device", device, "auto, cpu or cuda");
   }
-  if (device != "auto" && device != "cpu") return Bad("device", device, "auto, cpu or cuda");
+  e.device = static_cast<engine::Device>(device_name - std::begin(engine::kDeviceNames));
   const std::string format = absl::GetFlag(FLAGS_log_format);
   if (format != "text" && format != "json") return Bad("log_format", format, "text or json");
   options.json_log = format == "json";

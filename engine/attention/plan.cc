@@ -106,7 +106,8 @@ struct AttentionPlan::StepRunner {
       const int64_t end = segment.position + segment.num_rows;
       num_pages = std::max(num_pages, (end + kernels::kPageSize - 1) / kernels::kPageSize);
     }
-    return workspace.cmp_scores(inputs.row_begin + inputs.num_rows, num_pages, compression_stride);
+    return workspace.cmp_scores(backend, inputs.row_begin + inputs.num_rows, num_pages,
+                                compression_stride);
   }
 
   kernels::AttentionQuery QueryOf(AttentionBranch branch) const {
@@ -145,30 +146,31 @@ kernels::ScoreTopkParams ScoreParams(const AttentionSpec& spec) {
 
 }  // namespace
 
-AttentionWorkspace::AttentionWorkspace(const AttentionShape& shape, int64_t max_rows,
-                                       int32_t max_selected_blocks)
-    : max_selected_blocks_(max_selected_blocks), num_q_heads_(shape.num_q_heads) {
-  const size_t heads = static_cast<size_t>(max_rows * shape.num_q_heads);
+AttentionWorkspace::AttentionWorkspace(kernels::Backend& backend, const AttentionShape& shape,
+                                       int64_t max_rows, int32_t max_selected_blocks)
+    : max_selected_blocks_(max_selected_blocks),
+      num_q_heads_(shape.num_q_heads),
+      selected_(backend, max_rows * shape.num_kv_heads * max_selected_blocks),
+      num_selected_(backend, max_rows * shape.num_kv_heads) {
+  const int64_t heads = max_rows * shape.num_q_heads;
   for (int b = 0; b < kernels::kMaxBranches; ++b) {
-    out_[b].resize(heads * static_cast<size_t>(shape.head_dim_v));
-    lse_[b].resize(heads);
+    out_[b] = kernels::Array<float>(backend, heads * shape.head_dim_v);
+    lse_[b] = kernels::Array<float>(backend, heads);
   }
-  num_selected_.resize(static_cast<size_t>(max_rows * shape.num_kv_heads));
-  selected_.resize(num_selected_.size() * static_cast<size_t>(max_selected_blocks));
 }
 
 kernels::BranchOutput AttentionWorkspace::branch(int index) {
   return {.out = out_[index].data(), .lse = lse_[index].data()};
 }
 
-kernels::CmpScores AttentionWorkspace::cmp_scores(int64_t num_rows, int64_t num_pages,
-                                                  int compression_stride) {
+kernels::CmpScores AttentionWorkspace::cmp_scores(kernels::Backend& backend, int64_t num_rows,
+                                                  int64_t num_pages, int compression_stride) {
   constexpr int64_t kMaxRows = 16;
   if (num_rows > kMaxRows) return {};
   const int64_t stride = kernels::CmpScoreStride(num_pages, compression_stride);
-  const auto size = static_cast<size_t>(num_rows * num_q_heads_ * stride);
+  const int64_t size = num_rows * num_q_heads_ * stride;
   // Doubled, so that a growing context seldom takes memory.
-  if (cmp_scores_.size() < size) cmp_scores_.resize(2 * size);
+  if (cmp_scores_.size() < size) cmp_scores_ = kernels::Array<float>(backend, 2 * size);
   return {.data = cmp_scores_.data(), .stride = stride};
 }
 
@@ -181,7 +183,7 @@ void AttentionWorkspace::CountAges(const kernels::AttentionQuery& query, int sel
       const int64_t first = (int64_t{segment.row_begin} + i) * num_kv_heads;
       for (int64_t list = first; list < first + num_kv_heads; ++list) {
         const int32_t* blocks = selected_.data() + list * max_selected_blocks_;
-        for (int32_t b = 0; b < num_selected_[static_cast<size_t>(list)]; ++b) {
+        for (int32_t b = 0; b < num_selected_.data()[list]; ++b) {
           ++ages_[PageAge(page - int64_t{blocks[b]} * sel_block_size / kernels::kPageSize)];
         }
       }

@@ -10,6 +10,7 @@
 #include "engine/attention/page_ages.h"
 #include "engine/attention/spec.h"
 #include "engine/attention/window_perceptron.h"
+#include "kernels/array.h"
 #include "kernels/backend.h"
 
 namespace nsa::engine {
@@ -28,7 +29,8 @@ struct AttentionShape {
 class AttentionWorkspace {
  public:
   /// For up to `max_rows` rows and `max_selected_blocks` per (row, KV head).
-  AttentionWorkspace(const AttentionShape& shape, int64_t max_rows, int32_t max_selected_blocks);
+  AttentionWorkspace(kernels::Backend& backend, const AttentionShape& shape, int64_t max_rows,
+                     int32_t max_selected_blocks);
 
   kernels::BranchOutput branch(int index);
   int32_t* selected() { return selected_.data(); }
@@ -36,7 +38,8 @@ class AttentionWorkspace {
   int32_t max_selected_blocks() const { return max_selected_blocks_; }
   /// Room for the compressed branch's scores of rows [0, num_rows) that see `num_pages` pages,
   /// until the next call; none for many rows, whose scores are cheaper to make again than to keep.
-  kernels::CmpScores cmp_scores(int64_t num_rows, int64_t num_pages, int compression_stride);
+  kernels::CmpScores cmp_scores(kernels::Backend& backend, int64_t num_rows, int64_t num_pages,
+                                int compression_stride);
   WindowCompressor& compressor() { return compressor_; }
 
   /// Adds what stands in selected() for the query's rows.
@@ -47,11 +50,11 @@ class AttentionWorkspace {
  private:
   int32_t max_selected_blocks_;
   int num_q_heads_;
-  std::vector<float> cmp_scores_;                  // grows with the context
-  std::vector<float> out_[kernels::kMaxBranches];  // [max_rows, num_q_heads, head_dim_v]
-  std::vector<float> lse_[kernels::kMaxBranches];  // [max_rows, num_q_heads]
-  std::vector<int32_t> selected_;                  // [max_rows, num_kv_heads, max_selected_blocks]
-  std::vector<int32_t> num_selected_;              // [max_rows, num_kv_heads]
+  kernels::Array<float> cmp_scores_;                  // grows with the context
+  kernels::Array<float> out_[kernels::kMaxBranches];  // [max_rows, num_q_heads, head_dim_v]
+  kernels::Array<float> lse_[kernels::kMaxBranches];  // [max_rows, num_q_heads]
+  kernels::Array<int32_t> selected_;      // [max_rows, num_kv_heads, max_selected_blocks]
+  kernels::Array<int32_t> num_selected_;  // [max_rows, num_kv_heads]
   WindowCompressor compressor_;
   PageAges ages_{};
 };

@@ -8,28 +8,31 @@
 namespace nsa::engine {
 namespace {
 
-void FillTable(const std::vector<double>& inverse_frequencies, int64_t num_rows,
-               int64_t tokens_per_row, std::vector<float>& cosines, std::vector<float>& sines) {
-  const size_t half = inverse_frequencies.size();
-  cosines.resize(static_cast<size_t>(num_rows) * half);
-  sines.resize(cosines.size());
+/// Cosines, or sines, of the rotations by 0, 1, … num_rows − 1 times `tokens_per_row` tokens.
+kernels::Array<float> Table(kernels::Backend& backend,
+                            const std::vector<double>& inverse_frequencies, int64_t num_rows,
+                            int64_t tokens_per_row, double (*function)(double)) {
+  std::vector<float> table;
+  table.reserve(static_cast<size_t>(num_rows) * inverse_frequencies.size());
   for (int64_t row = 0; row < num_rows; ++row) {
-    for (size_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(row * tokens_per_row) * inverse_frequencies[i];
-      cosines[static_cast<size_t>(row) * half + i] = static_cast<float>(std::cos(angle));
-      sines[static_cast<size_t>(row) * half + i] = static_cast<float>(std::sin(angle));
+    for (const double frequency : inverse_frequencies) {
+      table.push_back(
+          static_cast<float>(function(static_cast<double>(row * tokens_per_row) * frequency)));
     }
   }
+  return {backend, table};
 }
 
 }  // namespace
 
-RopeTable::RopeTable(const std::vector<double>& inverse_frequencies, int64_t max_distance)
+RopeTable::RopeTable(kernels::Backend& backend, const std::vector<double>& inverse_frequencies,
+                     int64_t max_distance)
     : rotary_dim_(static_cast<int>(inverse_frequencies.size()) * 2),
-      num_coarse_(max_distance / kernels::kPageSize + 2) {
-  FillTable(inverse_frequencies, kernels::kPageSize, 1, fine_cos_, fine_sin_);
-  FillTable(inverse_frequencies, num_coarse_, kernels::kPageSize, coarse_cos_, coarse_sin_);
-}
+      num_coarse_(max_distance / kernels::kPageSize + 2),
+      fine_cos_(Table(backend, inverse_frequencies, kernels::kPageSize, 1, std::cos)),
+      fine_sin_(Table(backend, inverse_frequencies, kernels::kPageSize, 1, std::sin)),
+      coarse_cos_(Table(backend, inverse_frequencies, num_coarse_, kernels::kPageSize, std::cos)),
+      coarse_sin_(Table(backend, inverse_frequencies, num_coarse_, kernels::kPageSize, std::sin)) {}
 
 kernels::RopeView RopeTable::view() const {
   return {.fine_cos = fine_cos_.data(),

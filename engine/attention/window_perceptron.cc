@@ -8,6 +8,10 @@ namespace {
 /// Rows at a time. Bounds memory; results do not depend on it, products being row-invariant.
 constexpr int64_t kRows = 128;
 
+void Grow(kernels::Backend& backend, int64_t size, kernels::Array<float>& array) {
+  if (array.size() < size) array = kernels::Array<float>(backend, size);
+}
+
 }  // namespace
 
 int64_t WindowCompressor::NumBytes(int64_t window_floats, int64_t hidden_size) {
@@ -17,14 +21,13 @@ int64_t WindowCompressor::NumBytes(int64_t window_floats, int64_t hidden_size) {
 void WindowCompressor::Apply(kernels::Backend& backend, const WindowPerceptron& phi,
                              int64_t num_rows) {
   const int64_t columns = phi.up->num_columns(), hidden = phi.up->num_rows();
-  const auto bias = [](const std::vector<float>& b) { return b.empty() ? nullptr : b.data(); };
-  backend.Gemm({.x = windows_.data(),
+    backend.Gemm({.x = windows_.data(),
                 .x_stride = columns,
                 .y = hidden_.data(),
                 .y_stride = hidden,
                 .num_rows = num_rows,
                 .w = phi.up.get(),
-                .bias = bias(phi.up_bias)});
+                .bias = phi.up_bias.data()});
   backend.Glu({.gate = hidden_.data(),
                .gate_stride = hidden,
                .y = hidden_.data(),
@@ -38,7 +41,7 @@ void WindowCompressor::Apply(kernels::Backend& backend, const WindowPerceptron& 
                 .y_stride = phi.down->num_rows(),
                 .num_rows = num_rows,
                 .w = phi.down.get(),
-                .bias = bias(phi.down_bias)});
+                .bias = phi.down_bias.data()});
 }
 
 void WindowCompressor::Run(kernels::Backend& backend, const ClosingWindows& windows,
@@ -48,9 +51,9 @@ void WindowCompressor::Run(kernels::Backend& backend, const ClosingWindows& wind
                                                           windows.length, windows.stride);
   if (total == 0) return;
   for (const WindowPerceptron* phi : {&keys, &values}) {
-    windows_.resize(std::max(windows_.size(), static_cast<size_t>(kRows * phi->up->num_columns())));
-    hidden_.resize(std::max(hidden_.size(), static_cast<size_t>(kRows * phi->up->num_rows())));
-    rows_.resize(std::max(rows_.size(), static_cast<size_t>(kRows * phi->down->num_rows())));
+    Grow(backend, kRows * phi->up->num_columns(), windows_);
+    Grow(backend, kRows * phi->up->num_rows(), hidden_);
+    Grow(backend, kRows * phi->down->num_rows(), rows_);
     for (int64_t first = 0; first < total; first += kRows) {
       kernels::CompressedRows rows{.segments = windows.segments,
                                    .num_segments = windows.num_segments,

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 #include <memory>
-#include <vector>
 
+#include "kernels/array.h"
 #include "kernels/backend.h"
 
 namespace nsa::engine {
@@ -13,11 +13,11 @@ namespace nsa::engine {
 /// the encoding of its place in the window is added; the same for all KV heads.
 ///   φ(x) = down · act(up · vec(x + position) + up_bias) + down_bias
 struct WindowPerceptron {
-  std::vector<float> position;                  // [length, head_dim]
+  kernels::Array<float> position;                  // [length, head_dim]
   std::unique_ptr<kernels::PackedMatrix> up;    // [hidden size, length · head_dim]
-  std::vector<float> up_bias;                   // [hidden size], or empty
+  kernels::Array<float> up_bias;                   // [hidden size], or empty
   std::unique_ptr<kernels::PackedMatrix> down;  // [head_dim, hidden size]
-  std::vector<float> down_bias;                 // [head_dim], or empty
+  kernels::Array<float> down_bias;                 // [head_dim], or empty
   kernels::GateActivation activation = kernels::GateActivation::kSilu;
 };
 
@@ -44,9 +44,9 @@ class WindowCompressor {
  private:
   void Apply(kernels::Backend& backend, const WindowPerceptron& phi, int64_t num_rows);
 
-  std::vector<float> windows_;  // [rows at a time, length · head_dim]
-  std::vector<float> hidden_;   // [rows at a time, hidden size]
-  std::vector<float> rows_;     // [rows at a time, head_dim]
+  kernels::Array<float> windows_;  // [rows at a time, length · head_dim]
+  kernels::Array<float> hidden_;   // [rows at a time, hidden size]
+  kernels::Array<float> rows_;     // [rows at a time, head_dim]
 };
 
 }  // namespace nsa::engine

@@ -69,8 +69,9 @@ class Loader {
   }
 
   absl::Status Pack(const std::vector<Part>& parts, int64_t num_columns, Packed& packed);
-  absl::Status ReadBiases(const std::vector<Part>& parts, std::vector<float>& biases) const;
-  absl::Status ReadNorm(const std::string& name, int64_t size, std::vector<float>& norm) const;
+  absl::Status ReadBiases(const std::vector<Part>& parts, kernels::Array<float>& biases) const;
+  absl::Status ReadNorm(const std::string& name, int64_t size, float scale,
+                        kernels::Array<float>& norm) const;
   absl::Status LoadNorms(const std::string& prefix, DecoderLayer& layer) const;
   absl::Status LoadAttention(const std::string& prefix, DecoderLayer& layer);
   absl::Status LoadGates(const std::string& prefix, DecoderLayer& layer);
@@ -115,25 +116,29 @@ absl::Status Loader::Pack(const std::vector<Part>& parts, int64_t num_columns, P
 }
 
 /// All parts have a bias, or none has: [sum of num_rows], or empty.
-absl::Status Loader::ReadBiases(const std::vector<Part>& parts, std::vector<float>& biases) const {
+absl::Status Loader::ReadBiases(const std::vector<Part>& parts,
+                                kernels::Array<float>& biases) const {
   const bool any =
       std::ranges::any_of(parts, [&](const Part& part) { return Has(part.name, ".bias"); });
   if (!any) return absl::OkStatus();
+  std::vector<float> values;
   for (const Part& part : parts) {
     const auto bias = ReadVector(weights_, absl::StrCat(part.name, ".bias"), part.num_rows);
     if (!bias.ok()) return bias.status();
-    if (part.order.empty()) biases.insert(biases.end(), bias->begin(), bias->end());
-    for (const int64_t row : part.order) biases.push_back((*bias)[static_cast<size_t>(row)]);
+    if (part.order.empty()) values.insert(values.end(), bias->begin(), bias->end());
+    for (const int64_t row : part.order) values.push_back((*bias)[static_cast<size_t>(row)]);
   }
+  biases = kernels::Array<float>(backend_, values);
   return absl::OkStatus();
 }
 
-absl::Status Loader::ReadNorm(const std::string& name, int64_t size,
-                              std::vector<float>& norm) const {
+/// The weight is multiplied by `scale`.
+absl::Status Loader::ReadNorm(const std::string& name, int64_t size, float scale,
+                              kernels::Array<float>& norm) const {
   auto weight = ReadVector(weights_, absl::StrCat(name, ".weight"), size);
   if (!weight.ok()) return weight.status();
-  norm = *std::move(weight);
-  for (float& element : norm) element += names_.norm_offset;
+  for (float& element : *weight) element = (element + names_.norm_offset) * scale;
+  norm = kernels::Array<float>(backend_, *weight);
   return absl::OkStatus();
 }
 
@@ -141,7 +146,7 @@ absl::Status Loader::LoadNorms(const std::string& prefix, DecoderLayer& layer) c
   struct Norm {
     const std::string& name;
     int64_t size;
-    std::vector<float>& target;
+    kernels::Array<float>& target;
   };
   const int64_t hidden = config_.hidden_size, head = config_.attention.head_dim_k;
   const Norm norms[] = {{names_.attention_norm, hidden, layer.attention_norm},
@@ -153,7 +158,7 @@ absl::Status Loader::LoadNorms(const std::string& prefix, DecoderLayer& layer) c
   for (const Norm& norm : norms) {
     if (norm.name.empty()) continue;
     const std::string name = absl::StrCat(prefix, norm.name);
-    if (absl::Status status = ReadNorm(name, norm.size, norm.target); !status.ok()) return status;
+    if (absl::Status status = ReadNorm(name, norm.size, 1, norm.target); !status.ok()) return status;
   }
   return absl::OkStatus();
 }
@@ -216,7 +221,7 @@ absl::Status Loader::LoadPerceptron(const std::string& name, int head_dim,
   const int64_t hidden = config_.compress_hidden_size;
   auto position = ReadMatrixFloats(weights_, absl::StrCat(name, ".position"), length, head_dim);
   if (!position.ok()) return position.status();
-  phi->position = *std::move(position);
+  phi->position = kernels::Array<float>(backend_, *position);
   const std::vector<Part> up = {{absl::StrCat(name, ".up_proj"), hidden, {}}};
   if (absl::Status s = Pack(up, int64_t{length} * head_dim, phi->up); !s.ok()) return s;
   if (absl::Status s = ReadBiases(up, phi->up_bias); !s.ok()) return s;
@@ -249,13 +254,13 @@ absl::Status Loader::LoadEmbeddingAndHead() {
   const auto embedding =
       ReadMatrix(weights_, absl::StrCat(names_.embedding, ".weight"), vocabulary, hidden);
   if (!embedding.ok()) return embedding.status();
-  model_.embedding = *embedding;
-  if (absl::Status status = ReadNorm(names_.output_norm, hidden, model_.output_norm);
+  model_.embedding = backend_.Store(*embedding);
+  // The output matrix is linear: its input scaled is its output scaled.
+  if (absl::Status status =
+          ReadNorm(names_.output_norm, hidden, config_.logits_scale, model_.output_norm);
       !status.ok()) {
     return status;
   }
-  // The output matrix is linear: its input scaled is its output scaled.
-  for (float& element : model_.output_norm) element *= config_.logits_scale;
   // Without a matrix of its own the output shares the embedding's (tied weights).
   const bool tied = config_.tied_embeddings || !Has(names_.head, ".weight");
   return Pack({{tied ? names_.embedding : names_.head, vocabulary, {}}}, hidden, model_.lm_head);

@@ -10,6 +10,7 @@
 #include "engine/attention/plan.h"
 #include "engine/attention/window_perceptron.h"
 #include "engine/models/rope_scaling.h"
+#include "kernels/array.h"
 #include "kernels/backend.h"
 
 namespace nsa::engine {
@@ -56,34 +57,34 @@ struct ModelConfig {
 
 /// One layer's weights. Norm weights [hidden_size]; what is empty or null the model has not.
 struct DecoderLayer {
-  std::vector<float> attention_norm;
+  kernels::Array<float> attention_norm;
   // Rows: query heads, then num_kv times key heads and value heads.
   std::unique_ptr<kernels::PackedMatrix> qkv;
-  std::vector<float> qkv_bias;                         // [rows of qkv]
-  std::vector<float> q_norm, k_norm;                   // [head_dim_k], of each head
+  kernels::Array<float> qkv_bias;                         // [rows of qkv]
+  kernels::Array<float> q_norm, k_norm;                   // [head_dim_k], of each head
   std::unique_ptr<kernels::PackedMatrix> gate_hidden;  // where gates are a perceptron's
-  std::vector<float> gate_hidden_bias;                 // [gate_hidden_size]
+  kernels::Array<float> gate_hidden_bias;                 // [gate_hidden_size]
   std::unique_ptr<kernels::PackedMatrix> gates;        // rows: query heads × branches
-  std::vector<float> gates_bias;                       // [rows of gates]
+  kernels::Array<float> gates_bias;                       // [rows of gates]
   std::optional<WindowPerceptron> compress_k, compress_v;
   std::unique_ptr<kernels::PackedMatrix> output;
-  std::vector<float> output_bias;          // [hidden_size]
-  std::vector<float> post_attention_norm;  // of what attention adds
-  std::vector<float> ffn_norm;
+  kernels::Array<float> output_bias;          // [hidden_size]
+  kernels::Array<float> post_attention_norm;  // of what attention adds
+  kernels::Array<float> ffn_norm;
   std::unique_ptr<kernels::PackedMatrix> gate_up;  // rows: gate [ffn_size], up [ffn_size]
-  std::vector<float> gate_up_bias;                 // [2 · ffn_size]
+  kernels::Array<float> gate_up_bias;                 // [2 · ffn_size]
   std::unique_ptr<kernels::PackedMatrix> down;
-  std::vector<float> down_bias;      // [hidden_size]
-  std::vector<float> post_ffn_norm;  // of what the feed-forward half adds
+  kernels::Array<float> down_bias;      // [hidden_size]
+  kernels::Array<float> post_ffn_norm;  // of what the feed-forward half adds
 };
 
 /// A loaded model: what a family file makes of a checkpoint, in the form that ModelRunner runs.
 /// Q and K rows are in half-split rotary order whatever the file's. Immutable.
 struct Model {
   ModelConfig config;
-  kernels::WeightMatrix embedding;  // [vocabulary_size, hidden_size], in the mapped checkpoint
+  kernels::StoredMatrix embedding;  // [vocabulary_size, hidden_size]; may be in the mapped file
   std::vector<DecoderLayer> layers;
-  std::vector<float> output_norm;
+  kernels::Array<float> output_norm;
   std::unique_ptr<kernels::PackedMatrix> lm_head;  // [vocabulary_size, hidden_size]
   int64_t packed_bytes = 0;
 };

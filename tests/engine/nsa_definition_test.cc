@@ -200,12 +200,12 @@ std::vector<float> RunPlan(kernels::Backend& backend, const AttentionSpec& spec,
   EXPECT_TRUE(plan.ok()) << plan.status();
   const int32_t num_pages = kNumTokens / kernels::kPageSize + 1;
   const auto cache =
-      KvCache::Create(KvLayout::For(spec, kShape, 1, kernels::DType::kF32), num_pages);
+      KvCache::Create(backend, KvLayout::For(spec, kShape, 1, kernels::DType::kF32), num_pages);
   EXPECT_TRUE(cache.ok()) << cache.status();
   std::vector<int32_t> table(static_cast<size_t>(num_pages));
   std::iota(table.rbegin(), table.rend(), 0);
-  const RopeTable rope(InverseFrequencies(10000, kShape.head_dim_k), kNumTokens);
-  AttentionWorkspace workspace(kShape, chunk, spec.num_selected_blocks);
+  const RopeTable rope(backend, InverseFrequencies(10000, kShape.head_dim_k), kNumTokens);
+  AttentionWorkspace workspace(backend, kShape, chunk, spec.num_selected_blocks);
   const std::vector<int32_t> num_selected(static_cast<size_t>(chunk), spec.num_selected_blocks);
   const int64_t width = int64_t{kShape.num_q_heads} * kShape.head_dim_v;
   std::vector<float> y(static_cast<size_t>(kNumTokens * width));

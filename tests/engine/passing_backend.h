@@ -1,7 +1,9 @@
 #ifndef NSA_TESTS_ENGINE_PASSING_BACKEND_H_
 #define NSA_TESTS_ENGINE_PASSING_BACKEND_H_
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -15,6 +17,18 @@ class PassingBackend : public kernels::Backend {
  public:
   explicit PassingBackend(std::unique_ptr<kernels::Backend> inner) : inner_(std::move(inner)) {}
   std::string Description() const override { return inner_->Description(); }
+  std::optional<int64_t> free_bytes() const override { return inner_->free_bytes(); }
+  kernels::Memory Allocate(int64_t num_bytes) override { return inner_->Allocate(num_bytes); }
+  void Write(void* target, const void* source, int64_t num_bytes) override {
+    inner_->Write(target, source, num_bytes);
+  }
+  void Read(void* target, const void* source, int64_t num_bytes) override {
+    inner_->Read(target, source, num_bytes);
+  }
+  void BeginStep() override { inner_->BeginStep(); }
+  kernels::StoredMatrix Store(const kernels::WeightMatrix& matrix) override {
+    return inner_->Store(matrix);
+  }
   std::unique_ptr<kernels::PackedMatrix> Pack(std::span<const kernels::WeightMatrix> p) override {
     return inner_->Pack(p);
   }

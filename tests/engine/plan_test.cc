@@ -74,7 +74,8 @@ TEST(AttentionPlan, ShortSequencesAreReadWhole) {
 }
 
 TEST(AttentionWorkspace, CountsThePagesThatWereSelectedByAge) {
-  AttentionWorkspace workspace(kShape, 4, 3);
+  const auto backend = kernels::MakeReferenceBackend();
+  AttentionWorkspace workspace(*backend, kShape, 4, 3);
   std::fill_n(workspace.num_selected(), 4 * 3, 0);
   std::fill_n(workspace.selected(), 4 * 3 * 3, -1);
   // Row 2 stands at position 640, page 10; it is the second row of the second segment.
@@ -128,7 +129,7 @@ TEST(KvLayout, RowsAndBiasesFillTheSlot) {
     const int64_t scale_bytes = c.dtype == kernels::DType::kInt8 ? 2 * 4 : 0;
     const auto element = static_cast<int64_t>(kernels::SizeOf(c.dtype));
     EXPECT_EQ(layout.SlotBytes(), 3 * 64 * ((64 + 48) * element + scale_bytes));
-    const auto cache = KvCache::Create(layout, 5);
+    const auto cache = KvCache::Create(*kernels::MakeReferenceBackend(), layout, 5);
     ASSERT_TRUE(cache.ok()) << cache.status();
     const kernels::PagedKv view = (*cache)->view(1);
     EXPECT_EQ(view.cmp_v_offset, c.v_offset);

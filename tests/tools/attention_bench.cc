@@ -77,14 +77,14 @@ class DecodeWorld {
         num_layers_(num_layers),
         backend_(backend),
         plan_(*AttentionPlan::Resolve(spec, shape)),
-        rope_(engine::InverseFrequencies(10000, shape.head_dim_k), context + kPageSize),
-        workspace_(shape, 1, std::max(1, spec.num_selected_blocks)),
+        rope_(backend, engine::InverseFrequencies(10000, shape.head_dim_k), context + kPageSize),
+        workspace_(backend, shape, 1, std::max(1, spec.num_selected_blocks)),
         table_(static_cast<size_t>(context / kPageSize + 1)) {
     // Pages scattered over the pool, as a busy server leaves them.
     std::iota(table_.begin(), table_.end(), 0);
     std::shuffle(table_.begin(), table_.end(), std::mt19937(1));
     const auto layout = engine::KvLayout::For(spec, shape, num_layers, dtype);
-    cache_ = *engine::KvCache::Create(layout, static_cast<int32_t>(table_.size()));
+    cache_ = *engine::KvCache::Create(backend, layout, static_cast<int32_t>(table_.size()));
     q_ = RandomFloats(int64_t{shape.num_q_heads} * shape.head_dim_k, 2);
     gates_ = RandomFloats(int64_t{shape.num_q_heads} * 3, 3);
     y_.resize(static_cast<size_t>(shape.num_q_heads * shape.head_dim_v));

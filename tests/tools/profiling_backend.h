@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "kernels/backend.h"
@@ -26,6 +27,18 @@ class ProfilingBackend final : public kernels::Backend {
   void Reset() { profiles_.clear(); }
 
   std::string Description() const override { return inner_->Description(); }
+  std::optional<int64_t> free_bytes() const override { return inner_->free_bytes(); }
+  kernels::Memory Allocate(int64_t num_bytes) override { return inner_->Allocate(num_bytes); }
+  void Write(void* target, const void* source, int64_t num_bytes) override {
+    inner_->Write(target, source, num_bytes);
+  }
+  void Read(void* target, const void* source, int64_t num_bytes) override {
+    inner_->Read(target, source, num_bytes);
+  }
+  void BeginStep() override { inner_->BeginStep(); }
+  kernels::StoredMatrix Store(const kernels::WeightMatrix& matrix) override {
+    return inner_->Store(matrix);
+  }
   std::unique_ptr<kernels::PackedMatrix> Pack(
       std::span<const kernels::WeightMatrix> parts) override {
     return inner_->Pack(parts);

@@ -12,6 +12,7 @@
 #include "kernels/tensor.h"
 
 ABSL_FLAG(std::string, model, "", "path of a GGUF file or of a folder");
+ABSL_FLAG(std::string, device, "cpu", "auto, cpu or cuda");
 ABSL_FLAG(std::string, weight_dtype, "auto", "auto, bf16, q8_0 or q4_0");
 ABSL_FLAG(std::string, attention, "auto", "auto, nsa or full");
 ABSL_FLAG(int32_t, num_selected_blocks, 0, "n; 0: the model's own");
@@ -50,8 +51,12 @@ void SingleSequence::Append(const std::vector<int32_t>& tokens, int64_t chunk, i
     batch.entries.push_back(
         EntryFor(all.subspan(static_cast<size_t>(begin), static_cast<size_t>(size)),
                  static_cast<int32_t>(wanted)));
-    model_->runner->Run(batch,
-                        [&](size_t, int64_t row, float* logits) { consumer(first + row, logits); });
+    std::vector<float> host(static_cast<size_t>(model_->model->config.vocabulary_size));
+    model_->runner->Run(batch, [&](size_t, int64_t row, const float* logits) {
+      model_->backend->Read(host.data(), logits,
+                            static_cast<int64_t>(host.size() * sizeof(float)));
+      consumer(first + row, host.data());
+    });
     num_tokens_ += size;
   }
 }
@@ -75,6 +80,11 @@ absl::StatusOr<engine::EngineOptions> OptionsFromFlags(int64_t max_context, int 
     return absl::InvalidArgumentError(
         absl::StrCat("--attention is '", attention, "', expected auto, nsa or full"));
   }
+  const auto* device = std::ranges::find(engine::kDeviceNames, absl::GetFlag(FLAGS_device));
+  if (device == std::end(engine::kDeviceNames)) {
+    return absl::InvalidArgumentError("--device: expected auto, cpu or cuda");
+  }
+  options.device = static_cast<engine::Device>(device - std::begin(engine::kDeviceNames));
   const auto* dtype =
       std::ranges::find(engine::kKvCacheDtypeNames, absl::GetFlag(FLAGS_kv_cache_dtype));
   if (dtype == std::end(engine::kKvCacheDtypeNames)) {
