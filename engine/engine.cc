@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <random>
@@ -43,10 +44,12 @@ class EngineImpl final : public Engine {
         observer_(options.metrics != nullptr ? options.metrics : &no_metrics_),
         pool_(loaded_->cache->num_pages()),
         scheduler_(&pool_, {.max_step_tokens = options.max_step_tokens,
-                            .max_running = options.max_running_requests}),
+                            .max_running = options.max_running_requests,
+                            .prefix_cache = options.prefix_cache,
+                            .default_blocks = loaded_->info.num_selected_blocks}),
         max_queued_tokens_(options.max_queued_tokens > 0 ? options.max_queued_tokens
                                                          : 8 * loaded_->info.max_context) {
-    pages_free_ = pool_.num_free();
+    pages_free_ = scheduler_.num_pages_available();
     thread_ = std::thread([this] { Loop(); });
   }
 
@@ -62,6 +65,7 @@ class EngineImpl final : public Engine {
   absl::Status Admit(int64_t prompt_bytes) const override;
   absl::Status Submit(Request request, std::shared_ptr<OutputSink> sink) override;
   void Abort(std::string_view request_id) override;
+  void FlushCache(std::function<void(int32_t)> done) override;
   void Drain(absl::Time deadline) override;
   EngineLoad load() const override;
   const ModelInfo& model_info() const override { return loaded_->info; }
@@ -107,6 +111,7 @@ class EngineImpl final : public Engine {
   std::condition_variable idle_;
   std::vector<std::unique_ptr<Sequence>> inbox_;
   std::vector<std::string> aborts_;
+  std::vector<std::function<void(int32_t)>> flushes_;
   absl::flat_hash_set<std::string> ids_;  // accepted and not done
   int64_t num_open_ = 0;                  // accepted, and their sinks not told of the end
   int64_t inbox_tokens_ = 0;
@@ -202,6 +207,18 @@ void EngineImpl::Abort(std::string_view request_id) {
   wake_.notify_all();
 }
 
+void EngineImpl::FlushCache(std::function<void(int32_t)> done) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (alive_) {
+      flushes_.push_back(std::move(done));
+      wake_.notify_all();
+      return;
+    }
+  }
+  done(0);
+}
+
 void EngineImpl::Drain(absl::Time deadline) {
   std::unique_lock<std::mutex> lock(mutex_);
   draining_ = true;
@@ -236,13 +253,17 @@ bool EngineImpl::healthy() const {
 bool EngineImpl::TakeInbox() {
   std::vector<std::unique_ptr<Sequence>> arrived;
   std::vector<std::string> aborts;
+  std::vector<std::function<void(int32_t)>> flushes;
   bool abort_all = false;
   {
     std::unique_lock<std::mutex> lock(mutex_);
-    const auto news = [this] { return stop_ || abort_all_ || !inbox_.empty() || !aborts_.empty(); };
+    const auto news = [this] {
+      return stop_ || abort_all_ || !inbox_.empty() || !aborts_.empty() || !flushes_.empty();
+    };
     if (scheduler_.idle()) wake_.wait(lock, news);
     arrived.swap(inbox_);
     aborts.swap(aborts_);
+    flushes.swap(flushes_);
     inbox_tokens_ = 0;
     // Counted as waiting at once: a full queue must not look empty until the next step has ended.
     waiting_ += static_cast<int32_t>(arrived.size());
@@ -257,6 +278,8 @@ bool EngineImpl::TakeInbox() {
     }
   }
   if (abort_all) AbortAll();
+  for (const auto& done : flushes) done(scheduler_.FlushCache());
+  ended_outside_step_ = ended_outside_step_ || !flushes.empty();  // gauges have changed
   const std::lock_guard<std::mutex> lock(mutex_);
   return !stop_;
 }
@@ -308,7 +331,7 @@ void EngineImpl::End(std::unique_ptr<Sequence> sequence, const absl::Status& sta
 
 void EngineImpl::Publish() {
   running_ = scheduler_.num_running();
-  pages_free_ = pool_.num_free();
+  pages_free_ = scheduler_.num_pages_available();
   const std::lock_guard<std::mutex> lock(mutex_);
   waiting_ = scheduler_.num_waiting();
   waiting_tokens_ = scheduler_.num_waiting_tokens();
@@ -369,7 +392,9 @@ StepStats EngineImpl::CountStep(const Batch& batch, absl::Duration duration) {
   stats.num_running = scheduler_.num_running();
   stats.num_waiting = scheduler_.num_waiting();
   stats.num_pages_total = pool_.num_pages();
-  stats.num_pages_active = pool_.num_active();
+  stats.num_pages_cached = scheduler_.num_pages_cached();
+  stats.num_pages_active = pool_.num_active() - stats.num_pages_cached;
+  stats.prefixes = scheduler_.TakePrefixCounts();
   return stats;
 }
 
@@ -405,7 +430,7 @@ void EngineImpl::Loop() {
     if (std::exchange(ended_outside_step_, false)) {
       observer_->OnStep(CountStep(Batch{}, absl::ZeroDuration()));
     }
-    const Batch batch = scheduler_.Schedule(loaded_->info.num_selected_blocks, absl::Now());
+    const Batch batch = scheduler_.Schedule(absl::Now());
     const Preemptions preemptions = scheduler_.TakePreemptions();
     if (preemptions.num_sequences > 0) observer_->OnPreemptions(preemptions);
     Publish();  // what was admitted no longer waits: a step takes long enough to be refused for it
@@ -420,9 +445,14 @@ void EngineImpl::Loop() {
   }
   AbortAll();
   Publish();
-  const std::lock_guard<std::mutex> lock(mutex_);
-  alive_ = false;
-  idle_.notify_all();
+  std::vector<std::function<void(int32_t)>> flushes;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    alive_ = false;
+    flushes.swap(flushes_);
+    idle_.notify_all();
+  }
+  for (const auto& done : flushes) done(0);
 }
 
 }  // namespace

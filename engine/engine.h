@@ -45,6 +45,7 @@ struct EngineOptions {
   int num_threads = 0;            // 0: the cores that this process may use
   int64_t max_step_tokens = 512;  // token budget of a step, so the longest prefill chunk
   Speculation speculation = Speculation::kNone;
+  bool prefix_cache = true;  // full pages are found again by requests that begin alike
   int32_t max_running_requests = 64;
   int32_t max_queued_requests = 256;
   int64_t max_queued_tokens = 0;       // 0: 8 times max_context
@@ -110,6 +111,10 @@ class Engine {
   /// Ends a request at the next step boundary with FinishReason::kAborted. Idempotent; unknown ids
   /// are no error.
   virtual void Abort(std::string_view request_id) = 0;
+
+  /// Forgets cached prefixes at the next step boundary, then calls `done` on the engine thread with
+  /// the number of pages that became free.
+  virtual void FlushCache(std::function<void(int32_t)> done) = 0;
 
   /// Refuses new requests, lets what was accepted finish until `deadline`, aborts the rest,
   /// returns.

@@ -23,6 +23,12 @@ struct DraftCounts {
   int64_t num_accepted = 0;
 };
 
+/// Prompts looked up in the prefix cache: their tokens, and those that were found.
+struct PrefixCounts {
+  int64_t num_tokens = 0;
+  int64_t num_found = 0;
+};
+
 /// What one step did, with the state after it.
 struct StepStats {
   int64_t num_prefill_tokens = 0;
@@ -42,6 +48,7 @@ struct StepStats {
   int64_t attention_tokens_full = 0;
   PageAges selected_pages{};  // by age
   DraftCounts drafts;
+  PrefixCounts prefixes;
 };
 
 /// One request's end.

@@ -20,6 +20,7 @@ class PagePool {
   void AddUser(int32_t page);
   void Release(int32_t page);
 
+  int32_t num_users(int32_t page) const { return num_users_[static_cast<size_t>(page)]; }
   int32_t num_pages() const { return static_cast<int32_t>(num_users_.size()); }
   int32_t num_free() const { return static_cast<int32_t>(free_.size()); }
   int32_t num_active() const { return num_pages() - num_free(); }

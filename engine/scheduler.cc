@@ -1,9 +1,13 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <map>
 #include <optional>
+#include <ranges>
+#include <span>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "engine/log.h"
 #include "kernels/tensor.h"
 
@@ -47,18 +51,60 @@ void Scheduler::Admit(absl::Time now) {
   }
   while (!waiting_.empty() && num_running() < limits_.max_running) {
     Sequence& next = *waiting_.front();
-    const int64_t needed = PagesFor(next.num_tokens() + 1);
-    if (promised + needed > pool_->num_free()) break;  // in order: nobody overtakes
+    PrefixMatch match = cache_.Find(ChainOf(next), next.tokens);
+    const int64_t needed =
+        PagesFor(next.num_tokens() + 1) - static_cast<int64_t>(match.pages.size());
+    // In order: nobody overtakes.
+    if (promised + needed > cache_.num_available() - match.num_idle) break;
     promised += needed;
+    BeginAt(next, std::move(match));
     next.first_scheduled = std::min(next.first_scheduled, now);
     InsertSorted(running_, std::move(waiting_.front()));
     waiting_.erase(waiting_.begin());
   }
 }
 
+PrefixChain Scheduler::ChainOf(const Sequence& sequence) const {
+  const Request& request = sequence.request;
+  if (!limits_.prefix_cache || request.bypass_prefix_cache) return {};
+  // What attention reads decides about the K and V of all layers but the first.
+  const bool full = request.attention.mode == AttentionMode::kFull;
+  const int32_t blocks = full ? 0 : BlocksOf(sequence);
+  return PrefixCache::Begin(absl::StrCat(blocks, "/", request.cache_salt));
+}
+
+int32_t Scheduler::BlocksOf(const Sequence& sequence) const {
+  const int32_t own = sequence.request.attention.num_selected_blocks;
+  return own > 0 ? own : limits_.default_blocks;
+}
+
+void Scheduler::BeginAt(Sequence& sequence, PrefixMatch match) {
+  cache_.Use(match);
+  sequence.chain = match.chain;
+  sequence.pages = std::move(match.pages);
+  sequence.num_computed = static_cast<int64_t>(sequence.pages.size()) * kernels::kPageSize;
+  if (sequence.num_preemptions > 0 || !sequence.chain.enabled) return;
+  sequence.num_cached_tokens = sequence.num_computed;
+  prefixes_.num_tokens += sequence.num_prompt_tokens();
+  prefixes_.num_found += sequence.num_computed;
+}
+
+void Scheduler::Publish(Sequence& sequence) {
+  PrefixChain& chain = sequence.chain;
+  while (chain.enabled && (chain.num_pages + 1) * kernels::kPageSize <= sequence.num_computed) {
+    int32_t& page = sequence.pages[static_cast<size_t>(chain.num_pages)];
+    const auto tokens = std::span<const int32_t>(sequence.tokens)
+                            .subspan(static_cast<size_t>(chain.num_pages * kernels::kPageSize),
+                                     kernels::kPageSize);
+    page = cache_.Extend(chain, tokens, page);
+  }
+}
+
 void Scheduler::ReleasePages(Sequence& sequence) {
-  for (const int32_t page : sequence.pages) pool_->Release(page);
+  // From the last on: of pages that become idle, those that continue others go first.
+  for (const int32_t page : std::views::reverse(sequence.pages)) cache_.Release(page);
   sequence.pages.clear();
+  sequence.chain = {};
   sequence.num_computed = 0;
 }
 
@@ -78,7 +124,7 @@ bool Scheduler::PreemptLastAfter(const Sequence& sequence) {
 
 bool Scheduler::Reserve(Sequence& sequence, int64_t num_tokens) {
   while (static_cast<int64_t>(sequence.pages.size()) < PagesFor(num_tokens)) {
-    const std::optional<int32_t> page = pool_->Allocate();
+    const std::optional<int32_t> page = cache_.Allocate();
     if (page.has_value()) {
       sequence.pages.push_back(*page);
     } else if (!PreemptLastAfter(sequence)) {
@@ -88,7 +134,7 @@ bool Scheduler::Reserve(Sequence& sequence, int64_t num_tokens) {
   return true;
 }
 
-void Scheduler::AddEntry(Batch& batch, int32_t index, int64_t num_tokens, int32_t default_blocks) {
+void Scheduler::AddEntry(Batch& batch, int32_t index, int64_t num_tokens) {
   Sequence& sequence = running(index);
   BatchEntry entry;
   entry.sequence_index = index;
@@ -97,8 +143,7 @@ void Scheduler::AddEntry(Batch& batch, int32_t index, int64_t num_tokens, int32_
           .subspan(static_cast<size_t>(sequence.num_computed), static_cast<size_t>(num_tokens));
   entry.num_cached = sequence.num_computed;
   entry.page_table = sequence.pages;
-  const int32_t own = sequence.request.attention.num_selected_blocks;
-  entry.num_selected_blocks = own > 0 ? own : default_blocks;
+  entry.num_selected_blocks = BlocksOf(sequence);
   entry.full_attention = sequence.request.attention.mode == AttentionMode::kFull;
   entry.num_logit_rows = num_tokens == sequence.num_pending() ? 1 : 0;
   batch.num_rows += num_tokens;
@@ -111,7 +156,7 @@ int64_t Scheduler::AddDraft(Batch& batch, BatchEntry& entry, int64_t limit) {
   const int64_t num_tokens = sequence.num_tokens();
   // The step adds one token more than it verifies.
   limit = std::min(limit, sequence.max_tokens - sequence.num_generated() - 1);
-  limit = std::min(limit, (static_cast<int64_t>(sequence.pages.size()) + pool_->num_free()) *
+  limit = std::min(limit, (static_cast<int64_t>(sequence.pages.size()) + cache_.num_available()) *
                                   kernels::kPageSize -
                               num_tokens);
   const std::vector<int32_t> draft = sequence.prompt_lookup->Draft(sequence.tokens, limit);
@@ -127,7 +172,7 @@ int64_t Scheduler::AddDraft(Batch& batch, BatchEntry& entry, int64_t limit) {
   return num_drafted;
 }
 
-Batch Scheduler::Schedule(int32_t default_blocks, absl::Time now) {
+Batch Scheduler::Schedule(absl::Time now) {
   Admit(now);
   Batch batch;
   int64_t budget = limits_.max_step_tokens;
@@ -139,7 +184,7 @@ Batch Scheduler::Schedule(int32_t default_blocks, absl::Time now) {
     Sequence& sequence = running(i);
     if (!sequence.decoding() || !sequence.sink->Ready()) continue;
     if (!Reserve(sequence, sequence.num_tokens())) break;
-    AddEntry(batch, i, 1, default_blocks);
+    AddEntry(batch, i, 1);
     --budget;
   }
   const size_t num_decode_entries = batch.entries.size();
@@ -148,12 +193,12 @@ Batch Scheduler::Schedule(int32_t default_blocks, absl::Time now) {
     if (sequence.decoding() || !sequence.sink->Ready()) continue;
     int64_t chunk = std::min(budget, sequence.num_pending());
     const int64_t room =
-        (static_cast<int64_t>(sequence.pages.size()) + pool_->num_free()) * kernels::kPageSize -
+        (static_cast<int64_t>(sequence.pages.size()) + cache_.num_available()) * kernels::kPageSize -
         sequence.num_computed;
     chunk = std::min(chunk, room);
     if (chunk <= 0) continue;
     CHECK(Reserve(sequence, sequence.num_computed + chunk)) << "pages counted as free are not";
-    AddEntry(batch, i, chunk, default_blocks);
+    AddEntry(batch, i, chunk);
     budget -= chunk;
   }
   // What is left, up to a limit: beyond it rows cost as much as they can save.
@@ -162,7 +207,7 @@ Batch Scheduler::Schedule(int32_t default_blocks, absl::Time now) {
     drafts -= AddDraft(batch, batch.entries[i], drafts);
   }
   // Stuck: sequences hold pages and none can go on. The last gives way to the first.
-  if (batch.entries.empty() && num_running() > 1 && pool_->num_free() == 0) {
+  if (batch.entries.empty() && num_running() > 1 && cache_.num_available() == 0) {
     PreemptLastAfter(running(0));
   }
   for (auto& sequence : preempted_) InsertSorted(waiting_, std::move(sequence));
@@ -176,6 +221,7 @@ void Scheduler::Complete(const Batch& batch) {
     const auto num_tokens = static_cast<int64_t>(entry.tokens.size());
     // Of drafted tokens those are in the sequence that were right; the token behind them is new.
     sequence.num_computed = std::min(entry.num_cached + num_tokens, sequence.num_tokens() - 1);
+    Publish(sequence);
     if (sequence.verified.empty()) continue;
     const int64_t accepted = std::max<int64_t>(0, sequence.num_computed - entry.num_cached - 1);
     sequence.prompt_lookup->Learn(num_tokens - 1, accepted);
@@ -212,19 +258,25 @@ int64_t Scheduler::num_waiting_tokens() const {
 }
 
 bool Scheduler::Consistent() const {
-  std::vector<int32_t> held;
+  std::map<int32_t, int32_t> num_users;
   for (const auto* list : {&running_, &waiting_}) {
     for (const auto& sequence : *list) {
       if (sequence->num_computed >
           static_cast<int64_t>(sequence->pages.size()) * kernels::kPageSize) {
         return false;
       }
-      held.insert(held.end(), sequence->pages.begin(), sequence->pages.end());
+      for (const int32_t page : sequence->pages) ++num_users[page];
     }
   }
-  std::sort(held.begin(), held.end());
-  const bool unique = std::adjacent_find(held.begin(), held.end()) == held.end();
-  return unique && static_cast<int32_t>(held.size()) == pool_->num_active() && pool_->Consistent();
+  // A page has its sequences as users, and the cache where it is known.
+  for (int32_t page = 0; page < pool_->num_pages(); ++page) {
+    const auto it = num_users.find(page);
+    const int32_t sequences = it == num_users.end() ? 0 : it->second;
+    const int32_t cache = cache_.IsKnown(page) ? 1 : 0;
+    if (pool_->num_users(page) != sequences + cache) return false;
+    if (cache == 0 && sequences > 1) return false;
+  }
+  return cache_.Consistent();
 }
 
 }  // namespace nsa::engine

@@ -11,6 +11,7 @@
 #include "engine/batch.h"
 #include "engine/metrics.h"
 #include "engine/page_pool.h"
+#include "engine/prefix_cache.h"
 #include "engine/sequence.h"
 
 namespace nsa::engine {
@@ -20,21 +21,23 @@ namespace nsa::engine {
 /// budget in order of priority and arrival. Where pages run out the sequence that would run last
 /// gives its pages back and is computed again later: row-invariant operators make that invisible in
 /// its output. For the same reason drafted tokens may follow a decode row: those that turn out
-/// right are what plain decoding gives. Engine thread.
+/// right are what plain decoding gives. Full pages stay known when their sequence ends, and one
+/// that begins with the same tokens begins behind them. Engine thread.
 class Scheduler {
  public:
   struct Limits {
     int64_t max_step_tokens = 512;
     int32_t max_running = 64;
+    bool prefix_cache = true;
+    int32_t default_blocks = 0;  // n of sequences that ask for none; 0: full attention
   };
 
-  Scheduler(PagePool* pool, const Limits& limits) : pool_(pool), limits_(limits) {}
+  Scheduler(PagePool* pool, const Limits& limits) : pool_(pool), cache_(pool), limits_(limits) {}
 
   void Add(std::unique_ptr<Sequence> sequence);
 
   /// The next step's batch; entry.sequence_index indexes running(). Empty: nothing can run now.
-  /// `default_blocks` is n for sequences that ask for none.
-  Batch Schedule(int32_t default_blocks, absl::Time now);
+  Batch Schedule(absl::Time now);
 
   /// After a step: the batch's tokens are in the cache.
   void Complete(const Batch& batch);
@@ -52,8 +55,14 @@ class Scheduler {
   /// What has happened since the last call.
   Preemptions TakePreemptions() { return std::exchange(preemptions_, Preemptions{}); }
   DraftCounts TakeDraftCounts() { return std::exchange(drafts_, DraftCounts{}); }
+  PrefixCounts TakePrefixCounts() { return std::exchange(prefixes_, PrefixCounts{}); }
+  /// Pages that sequences could be given without preemption, and those of them that are cached.
+  int32_t num_pages_available() const { return cache_.num_available(); }
+  int32_t num_pages_cached() const { return cache_.num_idle(); }
+  /// Forgets what is cached; gives the number of pages that became free.
+  int32_t FlushCache() { return cache_.Clear(); }
   bool idle() const { return running_.empty() && waiting_.empty(); }
-  /// Whether each sequence's pages are its own and all are counted once.
+  /// Whether each page has the users that it counts, and is shared only where the cache knows it.
   bool Consistent() const;
 
  private:
@@ -61,18 +70,27 @@ class Scheduler {
   /// Makes pages for `num_tokens` tokens in all, preempting later sequences if need be.
   bool Reserve(Sequence& sequence, int64_t num_tokens);
   bool PreemptLastAfter(const Sequence& sequence);
-  void AddEntry(Batch& batch, int32_t index, int64_t num_tokens, int32_t default_blocks);
+  void AddEntry(Batch& batch, int32_t index, int64_t num_tokens);
   /// Adds drafted tokens to a decode row, as far as free pages and `limit` go; gives their number.
   int64_t AddDraft(Batch& batch, BatchEntry& entry, int64_t limit);
   void ReleasePages(Sequence& sequence);
+  PrefixChain ChainOf(const Sequence& sequence) const;
+  /// Its n.
+  int32_t BlocksOf(const Sequence& sequence) const;
+  /// Begins the sequence behind the pages that are known.
+  void BeginAt(Sequence& sequence, PrefixMatch match);
+  /// Makes its pages known that have become full.
+  void Publish(Sequence& sequence);
 
   PagePool* pool_;
+  PrefixCache cache_;
   Limits limits_;
   std::vector<std::unique_ptr<Sequence>> waiting_;    // by priority, then arrival
   std::vector<std::unique_ptr<Sequence>> running_;    // by priority, then arrival
   std::vector<std::unique_ptr<Sequence>> preempted_;  // during Schedule
   Preemptions preemptions_;
   DraftCounts drafts_;
+  PrefixCounts prefixes_;
 };
 
 }  // namespace nsa::engine

@@ -77,6 +77,7 @@ void Sequence::Finish(const absl::Status& status, FinishReason reason, absl::Tim
   finish.reason = reason;
   Usage& usage = finish.usage;
   usage.num_prompt_tokens = num_prompt_tokens_;
+  usage.num_cached_tokens = num_cached_tokens;
   usage.num_generated_tokens = num_generated();
   const absl::Time scheduled = std::min(first_scheduled, now);
   const absl::Time answered = std::min(first_token, now);

@@ -293,6 +293,8 @@ absl::StatusOr<engine::Request> ToRequest(const v1::GenerateRequest& wire,
   request.id = std::move(request_id);
   request.deadline = deadline;
   request.priority = wire.priority();
+  request.cache_salt = wire.cache_salt();
+  request.bypass_prefix_cache = wire.bypass_prefix_cache();
   request.sampling = ToSampling(wire);
   request.attention.mode = static_cast<engine::AttentionMode>(wire.attention().mode());
   request.attention.num_selected_blocks = wire.attention().num_selected_blocks();

@@ -26,6 +26,8 @@ ABSL_FLAG(int32_t, num_selected_blocks, 0, "blocks of 64 tokens that NSA selects
 ABSL_FLAG(int64_t, max_context, 0,
           "longest prompt and completion in tokens; 0: the trained length, 8 times that for "
           "training-free NSA, less where memory is short");
+ABSL_FLAG(bool, prefix_cache, true,
+          "keep the pages of ended requests for those that begin with the same tokens");
 ABSL_FLAG(std::string, device, "auto", "auto, cpu or cuda");
 // On 2,000 tokens of SmolLM2 the least cosine of the logits with float32 is 0.9978 with bf16, which
 // misses the bar of 0.999; float16 has three bits more at the same size.
@@ -147,6 +149,7 @@ absl::Status ReadWords(ServerOptions& options) {
   if (device_name == std::end(engine::kDeviceNames)) {
     return Bad("device", device, "auto, cpu or cuda");
   }
+  e.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);
   e.device = static_cast<engine::Device>(device_name - std::begin(engine::kDeviceNames));
   const std::string format = absl::GetFlag(FLAGS_log_format);
   if (format != "text" && format != "json") return Bad("log_format", format, "text or json");
@@ -166,7 +169,7 @@ const std::vector<FlagGroup>& ServerFlagGroups() {
        {"model", "served_model_name", "weight_dtype", "attention", "num_selected_blocks",
         "max_context"}},
       {"Network", {"listen", "metrics_listen", "max_message_bytes"}},
-      {"Machine", {"device", "num_threads", "kv_cache_gib", "kv_cache_dtype"}},
+      {"Machine", {"device", "num_threads", "kv_cache_gib", "kv_cache_dtype", "prefix_cache"}},
       {"Scheduling",
        {"max_step_tokens", "speculative", "max_running_requests", "max_queued_requests",
         "max_queued_tokens"}},

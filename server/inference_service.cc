@@ -129,8 +129,12 @@ grpc::ServerUnaryReactor* InferenceService::Abort(grpc::CallbackServerContext* c
 grpc::ServerUnaryReactor* InferenceService::FlushCache(grpc::CallbackServerContext* context,
                                                        const v1::FlushCacheRequest*,
                                                        v1::FlushCacheResponse* response) {
-  response->set_num_pages_dropped(0);  // no prefixes are cached in this version
-  return Reply(context, absl::OkStatus());
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  engine_->FlushCache([reactor, response](int32_t num_pages) {
+    response->set_num_pages_dropped(num_pages);
+    reactor->Finish(grpc::Status::OK);
+  });
+  return reactor;
 }
 
 }  // namespace nsa::server

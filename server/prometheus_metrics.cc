@@ -149,6 +149,8 @@ void PrometheusMetrics::OnStep(const engine::StepStats& stats) {
   pages_active_.Set(active);
   pages_cached_.Set(cached);
   pages_free_.Set(total - active - cached);
+  prefix_queries_.Increment(static_cast<double>(stats.prefixes.num_tokens));
+  prefix_hits_.Increment(static_cast<double>(stats.prefixes.num_found));
   const int64_t tokens = stats.num_prefill_tokens + stats.num_decode_tokens;
   if (tokens == 0) return;
   iteration_tokens_.Observe(static_cast<double>(tokens));

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <memory>
 #include <random>
@@ -68,12 +69,12 @@ class SchedulerTest : public testing::Test {
 
 TEST_F(SchedulerTest, DecodeRowsComeBeforeAPrefillChunk) {
   PagePool pool(100);
-  Scheduler scheduler(&pool, {.max_step_tokens = 10, .max_running = 8});
+  Scheduler scheduler(&pool, {.max_step_tokens = 10, .max_running = 8, .prefix_cache = false});
   Add(scheduler, "short", 3, 50);
-  Step(scheduler, scheduler.Schedule(16, clock_));
+  Step(scheduler, scheduler.Schedule(clock_));
   Add(scheduler, "long", 1000, 5);
   for (int i = 0; i < 20; ++i) {
-    const Batch batch = scheduler.Schedule(16, clock_);
+    const Batch batch = scheduler.Schedule(clock_);
     ASSERT_EQ(batch.entries.size(), 2u);
     EXPECT_EQ(batch.entries[0].tokens.size(), 1u) << "the running stream goes on";
     EXPECT_EQ(batch.entries[1].tokens.size(), 9u);
@@ -84,22 +85,22 @@ TEST_F(SchedulerTest, DecodeRowsComeBeforeAPrefillChunk) {
 
 TEST_F(SchedulerTest, LowerPriorityNumberRunsFirst) {
   PagePool pool(100);
-  Scheduler scheduler(&pool, {.max_step_tokens = 64, .max_running = 1});
+  Scheduler scheduler(&pool, {.max_step_tokens = 64, .max_running = 1, .prefix_cache = false});
   Add(scheduler, "later", 10, 1, 5);
   Add(scheduler, "first", 10, 1, -5);
-  const Batch batch = scheduler.Schedule(16, clock_);
+  const Batch batch = scheduler.Schedule(clock_);
   ASSERT_EQ(batch.entries.size(), 1u);
   EXPECT_EQ(scheduler.running(0).id(), "first");
 }
 
 TEST_F(SchedulerTest, ChunksJoinToThePromptAndAskForLogitsOnce) {
   PagePool pool(100);
-  Scheduler scheduler(&pool, {.max_step_tokens = 7, .max_running = 1});
+  Scheduler scheduler(&pool, {.max_step_tokens = 7, .max_running = 1, .prefix_cache = false});
   Add(scheduler, "a", 30, 1);
   std::vector<size_t> sizes;
   int logits = 0;
   while (!scheduler.idle()) {
-    const Batch batch = scheduler.Schedule(16, clock_);
+    const Batch batch = scheduler.Schedule(clock_);
     ASSERT_EQ(batch.entries.size(), 1u);
     EXPECT_EQ(batch.entries[0].num_cached, static_cast<int64_t>(sizes.size()) * 7);
     sizes.push_back(batch.entries[0].tokens.size());
@@ -113,11 +114,11 @@ TEST_F(SchedulerTest, ChunksJoinToThePromptAndAskForLogitsOnce) {
 
 TEST_F(SchedulerTest, PreemptionGivesPagesToTheFirstAndLosesNothing) {
   PagePool pool(4);  // 256 tokens
-  Scheduler scheduler(&pool, {.max_step_tokens = 512, .max_running = 8});
+  Scheduler scheduler(&pool, {.max_step_tokens = 512, .max_running = 8, .prefix_cache = false});
   const auto first = Add(scheduler, "first", 60, 150);    // grows to 4 pages
   const auto second = Add(scheduler, "second", 60, 100);  // to 3
   for (int i = 0; i < 2000 && !scheduler.idle(); ++i) {
-    Step(scheduler, scheduler.Schedule(16, clock_));
+    Step(scheduler, scheduler.Schedule(clock_));
     ASSERT_TRUE(scheduler.Consistent());
   }
   const Preemptions preemptions = scheduler.TakePreemptions();
@@ -131,16 +132,16 @@ TEST_F(SchedulerTest, PreemptionGivesPagesToTheFirstAndLosesNothing) {
 
 TEST_F(SchedulerTest, SlowReaderPausesAlone) {
   PagePool pool(100);
-  Scheduler scheduler(&pool, {.max_step_tokens = 64, .max_running = 8});
+  Scheduler scheduler(&pool, {.max_step_tokens = 64, .max_running = 8, .prefix_cache = false});
   const auto slow = Add(scheduler, "slow", 5, 20);
   const auto quick = Add(scheduler, "quick", 5, 20);
-  Step(scheduler, scheduler.Schedule(16, clock_));
+  Step(scheduler, scheduler.Schedule(clock_));
   slow->ready = false;
-  for (int i = 0; i < 30; ++i) Step(scheduler, scheduler.Schedule(16, clock_));
+  for (int i = 0; i < 30; ++i) Step(scheduler, scheduler.Schedule(clock_));
   EXPECT_EQ(slow->tokens.size(), 1u);
   EXPECT_EQ(quick->num_done, 1);
   slow->ready = true;
-  for (int i = 0; i < 30; ++i) Step(scheduler, scheduler.Schedule(16, clock_));
+  for (int i = 0; i < 30; ++i) Step(scheduler, scheduler.Schedule(clock_));
   EXPECT_EQ(slow->tokens.size(), 20u);
 }
 
@@ -150,7 +151,8 @@ TEST_F(SchedulerTest, RandomLoadConservesPagesAndEndsEveryRequestOnce) {
     std::mt19937 random(seed);
     PagePool pool(6);
     const int64_t budget = 1 + random() % 100;
-    Scheduler scheduler(&pool, {.max_step_tokens = budget, .max_running = 5});
+    Scheduler scheduler(
+        &pool, {.max_step_tokens = budget, .max_running = 5, .prefix_cache = seed % 2 == 0});
     std::map<std::string, std::shared_ptr<RecordingSink>> sinks;
     std::map<std::string, int64_t> prompts;
     int next = 0;
@@ -171,7 +173,7 @@ TEST_F(SchedulerTest, RandomLoadConservesPagesAndEndsEveryRequestOnce) {
       if (step % 50 == 0) {
         for (auto& [id, sink] : sinks) sink->ready = random() % 5 != 0;
       }
-      const Batch batch = scheduler.Schedule(16, clock_);
+      const Batch batch = scheduler.Schedule(clock_);
       ASSERT_LE(batch.num_rows, budget);
       for (const BatchEntry& entry : batch.entries) {
         ASSERT_LE(entry.num_cached + static_cast<int64_t>(entry.tokens.size()),
@@ -182,9 +184,11 @@ TEST_F(SchedulerTest, RandomLoadConservesPagesAndEndsEveryRequestOnce) {
     }
     for (auto& [id, sink] : sinks) sink->ready = true;
     for (int step = 0; step < 100000 && !scheduler.idle(); ++step) {
-      Step(scheduler, scheduler.Schedule(16, clock_));
+      Step(scheduler, scheduler.Schedule(clock_));
     }
     EXPECT_TRUE(scheduler.idle()) << "seed " << seed;
+    EXPECT_EQ(scheduler.num_pages_available(), 6);
+    scheduler.FlushCache();
     EXPECT_EQ(pool.num_free(), 6);
     for (const auto& [id, sink] : sinks) {
       EXPECT_EQ(sink->num_done, 1) << id;
@@ -198,19 +202,19 @@ TEST_F(SchedulerTest, RandomLoadConservesPagesAndEndsEveryRequestOnce) {
 /// Speculation: a text that repeats itself is drafted, and what the model says otherwise is undone.
 TEST_F(SchedulerTest, DraftsThatHoldAdvanceASequenceByMoreThanOne) {
   PagePool pool(6);
-  Scheduler scheduler(&pool, {.max_step_tokens = 512, .max_running = 8});
+  Scheduler scheduler(&pool, {.max_step_tokens = 512, .max_running = 8, .prefix_cache = false});
   Request request;
   request.prompt_token_ids = {5, 6, 7, 8, 9, 5, 6, 7};
   auto sink = std::make_shared<RecordingSink>();
   auto added = std::make_unique<Sequence>(std::move(request), sink, tokenizer_, 200, 1, clock_);
   added->prompt_lookup = std::make_unique<PromptLookup>();
   scheduler.Add(std::move(added));
-  Batch batch = scheduler.Schedule(16, clock_);
+  Batch batch = scheduler.Schedule(clock_);
   Sequence& sequence = scheduler.running(0);
   sequence.AcceptToken(8, clock_);
   scheduler.Complete(batch);
 
-  batch = scheduler.Schedule(16, clock_);
+  batch = scheduler.Schedule(clock_);
   ASSERT_EQ(batch.entries.size(), 1u);
   EXPECT_EQ(std::vector<int32_t>(batch.entries[0].tokens.begin(), batch.entries[0].tokens.end()),
             (std::vector<int32_t>{8, 9, 5, 6, 7}));
@@ -228,7 +232,7 @@ TEST_F(SchedulerTest, DraftsThatHoldAdvanceASequenceByMoreThanOne) {
   EXPECT_EQ(counts.num_accepted, 2);
 
   // "1" is new: nothing to copy.
-  batch = scheduler.Schedule(16, clock_);
+  batch = scheduler.Schedule(clock_);
   EXPECT_EQ(batch.entries[0].tokens.size(), 1u);
   EXPECT_EQ(batch.entries[0].tokens[0], 1);
   EXPECT_EQ(batch.entries[0].num_cached, 11);
@@ -238,7 +242,7 @@ TEST_F(SchedulerTest, DraftsThatHoldAdvanceASequenceByMoreThanOne) {
 /// Drafts never take what they would have to take from others, nor write behind the end.
 TEST_F(SchedulerTest, DraftsKeepInsidePagesBudgetAndCompletion) {
   PagePool pool(2);
-  Scheduler scheduler(&pool, {.max_step_tokens = 64, .max_running = 8});
+  Scheduler scheduler(&pool, {.max_step_tokens = 64, .max_running = 8, .prefix_cache = false});
   Request request;
   request.prompt_token_ids.assign(60, 3);
   auto added = std::make_unique<Sequence>(std::move(request), std::make_shared<RecordingSink>(),
@@ -249,7 +253,7 @@ TEST_F(SchedulerTest, DraftsKeepInsidePagesBudgetAndCompletion) {
   int64_t most = 0;
   int num_steps = 0;
   for (; !ended && num_steps < 100; ++num_steps) {
-    const Batch batch = scheduler.Schedule(16, clock_);
+    const Batch batch = scheduler.Schedule(clock_);
     ASSERT_EQ(batch.entries.size(), 1u);
     const BatchEntry& entry = batch.entries[0];
     Sequence& sequence = scheduler.running(0);
@@ -267,6 +271,80 @@ TEST_F(SchedulerTest, DraftsKeepInsidePagesBudgetAndCompletion) {
   EXPECT_EQ(scheduler.running(0).num_generated(), 68);
   EXPECT_EQ(most, 60);  // the prompt
   EXPECT_LT(num_steps, 12);
+}
+
+/// One after the other: the second begins behind the first one's full pages, prompt and completion.
+TEST_F(SchedulerTest, ASequenceBeginsBehindThePagesThatAreKnown) {
+  PagePool pool(8);
+  Scheduler scheduler(&pool, {.max_step_tokens = 512, .max_running = 8});
+  Add(scheduler, "first", 130, 70);
+  while (!scheduler.idle()) Step(scheduler, scheduler.Schedule(clock_));
+  EXPECT_EQ(scheduler.num_pages_cached(), 3);  // of 199 tokens that were computed
+  EXPECT_EQ(scheduler.num_pages_available(), 8);
+  EXPECT_EQ(scheduler.TakePrefixCounts().num_found, 0);
+
+  Add(scheduler, "second", 129, 5);
+  const Batch batch = scheduler.Schedule(clock_);
+  ASSERT_EQ(batch.entries.size(), 1u);
+  EXPECT_EQ(batch.entries[0].num_cached, 128);
+  EXPECT_EQ(batch.entries[0].tokens.size(), 1u);
+  EXPECT_EQ(scheduler.num_pages_cached(), 1);
+  const PrefixCounts counts = scheduler.TakePrefixCounts();
+  EXPECT_EQ(counts.num_tokens, 129);
+  EXPECT_EQ(counts.num_found, 128);
+  Step(scheduler, batch);
+  EXPECT_EQ(scheduler.running(0).num_cached_tokens, 128);
+  EXPECT_TRUE(scheduler.Consistent());
+}
+
+/// What decides about K and V beside the tokens keeps pages apart, and who wants none gets none.
+TEST_F(SchedulerTest, PagesAreSharedOnlyWhereTheirContentIsTheSame) {
+  PagePool pool(100);
+  Scheduler scheduler(&pool, {.max_step_tokens = 4096, .max_running = 8, .default_blocks = 16});
+  const auto found = [&](const std::function<void(Request&)>& change) {
+    Request request;
+    request.id = std::to_string(pool.num_active());
+    request.prompt_token_ids.assign(200, 1);
+    change(request);
+    scheduler.Add(std::make_unique<Sequence>(std::move(request), std::make_shared<RecordingSink>(),
+                                             tokenizer_, 1, 1, clock_));
+    const Batch batch = scheduler.Schedule(clock_);
+    const int64_t num_cached = batch.entries.at(0).num_cached;
+    Step(scheduler, batch);
+    EXPECT_TRUE(scheduler.idle());
+    EXPECT_TRUE(scheduler.Consistent());
+    return num_cached;
+  };
+  const auto as_it_is = [](Request&) {};
+  const auto salted = [](Request& r) { r.cache_salt = "a"; };
+  const auto bypassing = [](Request& r) { r.bypass_prefix_cache = true; };
+  const auto fewer = [](Request& r) { r.attention.num_selected_blocks = 8; };
+  const auto same = [](Request& r) { r.attention.num_selected_blocks = 16; };
+  const auto full = [](Request& r) { r.attention.mode = AttentionMode::kFull; };
+  EXPECT_EQ(found(bypassing), 0);
+  EXPECT_EQ(found(as_it_is), 0);  // the one before left nothing
+  EXPECT_EQ(found(as_it_is), 192);
+  EXPECT_EQ(found(bypassing), 0);
+  for (const auto& other : std::vector<std::function<void(Request&)>>{salted, fewer, full}) {
+    EXPECT_EQ(found(other), 0);
+    EXPECT_EQ(found(other), 192);
+  }
+  EXPECT_EQ(found(same), 192);
+  EXPECT_EQ(scheduler.FlushCache(), 12);
+  EXPECT_EQ(found(as_it_is), 0);
+}
+
+/// Two that compute the same at the same time end up with one copy.
+TEST_F(SchedulerTest, EqualPagesBecomeOne) {
+  PagePool pool(20);
+  Scheduler scheduler(&pool, {.max_step_tokens = 512, .max_running = 8});
+  Add(scheduler, "a", 200, 3);
+  Add(scheduler, "b", 200, 3);
+  Step(scheduler, scheduler.Schedule(clock_));
+  EXPECT_EQ(scheduler.running(0).pages[2], scheduler.running(1).pages[2]);
+  EXPECT_NE(scheduler.running(0).pages[3], scheduler.running(1).pages[3]);
+  EXPECT_EQ(pool.num_active(), 5);
+  EXPECT_TRUE(scheduler.Consistent());
 }
 
 }  // namespace

@@ -1,0 +1,107 @@
+#ifndef NSA_ENGINE_PREFIX_CACHE_H_
+#define NSA_ENGINE_PREFIX_CACHE_H_
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "engine/page_pool.h"
+#include "kernels/tensor.h"
+
+namespace nsa::engine {
+
+/// How far a sequence's pages are known to the cache: a chain of whole pages, each identified by
+/// its tokens and by all that stands before it.
+struct PrefixChain {
+  bool enabled = false;
+  uint64_t hash = 0;      // of the chain's last page; of its root where there is none
+  int32_t page = -1;      // the chain's last page
+  int64_t num_pages = 0;  // in the chain
+};
+
+/// Pages that a new sequence need not compute.
+struct PrefixMatch {
+  std::vector<int32_t> pages;
+  int32_t num_idle = 0;  // of them, pages that nobody else uses at present
+  PrefixChain chain;
+};
+
+/// Finds computed pages of the KV cache again, with the compressed rows that they carry. A page is
+/// known by a hash that is chained over its tokens, those of all pages before it, and a root for
+/// what else decides about the content: attention, and a salt that keeps tenants apart. Tokens are
+/// compared too, so that no two contents are taken for one. (Chained block hashes: vLLM's automatic
+/// prefix caching.) Pages that nobody uses stay until others need their place; the one that was
+/// used the longest ago goes first, and never before those that continue it. Engine thread.
+class PrefixCache {
+ public:
+  explicit PrefixCache(PagePool* pool);
+
+  /// The chain of a sequence before its first page. `root`: whatever must be equal for pages to be
+  /// shared.
+  static PrefixChain Begin(std::string_view root);
+
+  /// The longest known chain of whole pages of `tokens` that leaves at least one token over.
+  PrefixMatch Find(const PrefixChain& begin, std::span<const int32_t> tokens) const;
+  /// Makes the caller a user of the pages that Find gave just now.
+  void Use(const PrefixMatch& match);
+
+  /// A page for the caller, of those that are free or idle; nothing where there is none.
+  std::optional<int32_t> Allocate();
+  void Release(int32_t page);
+  /// Pages that Allocate could give, one after the other.
+  int32_t num_available() const { return pool_->num_free() + num_idle_; }
+  /// Known pages that nobody uses.
+  int32_t num_idle() const { return num_idle_; }
+
+  /// Makes known that the caller's `page` holds `tokens` [64] behind the chain, and moves the chain
+  /// on. Where such a page is known already, the caller becomes its user instead and gives up its
+  /// own: the page to go on with is returned.
+  int32_t Extend(PrefixChain& chain, std::span<const int32_t> tokens, int32_t page);
+
+  bool IsKnown(int32_t page) const { return node(page).known; }
+
+  /// Forgets all pages, those in use as well; gives the number of pages that became free.
+  int32_t Clear();
+
+  /// Users, chains and the order of idle pages fit together, and hashes are those of the tokens.
+  bool Consistent() const;
+
+ private:
+  /// By page. Idle pages stand in a list, the one to go first at its head.
+  struct Node {
+    bool known = false;
+    bool idle = false;
+    uint64_t hash = 0;
+    int32_t parent = -1;
+    int32_t num_children = 0;
+    int32_t previous = -1;
+    int32_t next = -1;
+    std::array<int32_t, kernels::kPageSize> tokens = {};
+  };
+
+  static uint64_t HashOf(uint64_t before, std::span<const int32_t> tokens);
+  Node& node(int32_t page) { return nodes_[static_cast<size_t>(page)]; }
+  const Node& node(int32_t page) const { return nodes_[static_cast<size_t>(page)]; }
+  /// The page that continues the chain with these tokens, or −1.
+  int32_t Next(const PrefixChain& chain, std::span<const int32_t> tokens) const;
+  bool Holds(const PrefixChain& chain) const;
+  void AddUser(int32_t page);
+  void AppendIdle(int32_t page);
+  void RemoveIdle(int32_t page);
+  void Forget(int32_t page);
+
+  PagePool* pool_;
+  std::vector<Node> nodes_;                       // [num_pages]
+  absl::flat_hash_map<uint64_t, int32_t> pages_;  // of known pages, by hash
+  int32_t head_ = -1;
+  int32_t tail_ = -1;
+  int32_t num_idle_ = 0;
+};
+
+}  // namespace nsa::engine
+
+#endif  // NSA_ENGINE_PREFIX_CACHE_H_
