@@ -46,7 +46,9 @@ class EngineImpl final : public Engine {
         scheduler_(&pool_, {.max_step_tokens = options.max_step_tokens,
                             .max_running = options.max_running_requests,
                             .prefix_cache = options.prefix_cache,
-                            .default_blocks = loaded_->info.num_selected_blocks}),
+                            .default_blocks = loaded_->info.num_selected_blocks,
+                            .target_inter_token = options.target_inter_token,
+                            .priority_ageing = options.priority_ageing}),
         max_queued_tokens_(options.max_queued_tokens > 0 ? options.max_queued_tokens
                                                          : 8 * loaded_->info.max_context) {
     pages_free_ = scheduler_.num_pages_available();
@@ -420,7 +422,9 @@ void EngineImpl::RunStep(const Batch& batch) {
     auto sequence = scheduler_.Remove(ended.id);
     End(std::move(sequence), ended.status, ended.reason);
   }
-  observer_->OnStep(CountStep(batch, absl::Now() - began));
+  const StepStats stats = CountStep(batch, absl::Now() - began);
+  scheduler_.ObserveStep(stats.num_decode_tokens, stats.num_prefill_tokens, stats.duration);
+  observer_->OnStep(stats);
   ended_outside_step_ = false;
 }
 

@@ -46,6 +46,9 @@ struct EngineOptions {
   int64_t max_step_tokens = 512;  // token budget of a step, so the longest prefill chunk
   Speculation speculation = Speculation::kNone;
   bool prefix_cache = true;  // full pages are found again by requests that begin alike
+  /// What a step beside running streams may take: prompts are read in chunks that keep to it.
+  absl::Duration target_inter_token = absl::Milliseconds(250);
+  absl::Duration priority_ageing = absl::Seconds(30);  // for one class of priority; infinite: none
   int32_t max_running_requests = 64;
   int32_t max_queued_requests = 256;
   int64_t max_queued_tokens = 0;       // 0: 8 times max_context

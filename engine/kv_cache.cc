@@ -105,8 +105,8 @@ kernels::PagedKv KvCache::view(int layer, int branch) const {
                   static_cast<int64_t>(kernels::SizeOf(layout_.dtype));
   if (layout_.dtype == kernels::DType::kInt8) view.scale_offset = ElementBytes(layout_);
   if (layout_.cmp_rows_per_page > 0) {
-    view.cmp_slots =
-        memory_.data() + int64_t{layout_.num_layers} * layout_.num_kv * slots_bytes + layer * cmp_bytes;
+    view.cmp_slots = memory_.data() + int64_t{layout_.num_layers} * layout_.num_kv * slots_bytes +
+                     layer * cmp_bytes;
     view.cmp_page_stride = layout_.CmpSlotBytes();
     view.cmp_head_stride = CmpHeadBytes(layout_);
     const int64_t key_bytes = CmpKeyBytes(layout_);

@@ -174,8 +174,8 @@ absl::StatusOr<std::unique_ptr<kernels::Backend>> OpenBackend(const EngineOption
     backend = std::move(device.backend);
   }
   if (backend == nullptr) {
-    backend = kernels::MakeCpuBackend(options.num_threads > 0 ? options.num_threads
-                                                              : NumUsableCores());
+    backend =
+        kernels::MakeCpuBackend(options.num_threads > 0 ? options.num_threads : NumUsableCores());
   }
   return options.wrap_backend ? options.wrap_backend(std::move(backend)) : std::move(backend);
 }

@@ -199,7 +199,8 @@ void ModelRunner::Norm(const float* x, const kernels::Array<float>& weight, floa
 }
 
 void ModelRunner::AddToResidual(const float* x, int64_t x_stride, const kernels::PackedMatrix& w,
-                                const kernels::Array<float>& bias, const kernels::Array<float>& norm) {
+                                const kernels::Array<float>& bias,
+                                const kernels::Array<float>& norm) {
   const int64_t hidden = model_->config.hidden_size;
   const bool direct = norm.empty();
   backend_->Gemm({.x = x,

@@ -99,11 +99,11 @@ class ModelRunner {
   std::vector<int64_t> entry_row_begin_;  // [entries]
   PlanRows plan_rows_[2];
 
-  kernels::Array<float> hidden_;       // [max_rows, hidden_size]
-  kernels::Array<float> normed_;       // [max_rows, hidden_size]
-  kernels::Array<float> qkv_;          // [max_rows, q + (k + v) · num_kv]
-  kernels::Array<float> attention_;    // [max_rows, num_q_heads · head_dim_v]
-  kernels::Array<float> gates_;        // [max_rows, num_q_heads · branches], where the model has gates
+  kernels::Array<float> hidden_;     // [max_rows, hidden_size]
+  kernels::Array<float> normed_;     // [max_rows, hidden_size]
+  kernels::Array<float> qkv_;        // [max_rows, q + (k + v) · num_kv]
+  kernels::Array<float> attention_;  // [max_rows, num_q_heads · head_dim_v]
+  kernels::Array<float> gates_;  // [max_rows, num_q_heads · branches], where the model has gates
   kernels::Array<float> gate_hidden_;  // [max_rows, gate_hidden_size]
   kernels::Array<float> gate_up_;      // [max_rows, 2 · ffn_size]
   kernels::Array<float> logits_;       // [kLogitRows, vocabulary_size]

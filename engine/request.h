@@ -48,8 +48,9 @@ struct Request {
   std::vector<int32_t> prompt_token_ids;
   SamplingParams sampling;
   AttentionOverride attention;
-  int32_t priority = 0;             // lower runs first
-  std::string cache_salt;           // prefixes are shared with equal salts alone
+  int32_t priority = 0;              // lower runs first
+  std::string tenant;                // shares are fair between tenants
+  std::string cache_salt;            // prefixes are shared with equal salts alone
   bool bypass_prefix_cache = false;  // neither use nor leave cached prefixes
   absl::Time deadline = absl::InfiniteFuture();
 };

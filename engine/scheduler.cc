@@ -17,19 +17,6 @@ namespace {
 /// Decode rows and drafted rows of a step, beyond which nothing is drafted.
 constexpr int64_t kMaxDraftRows = 24;
 
-bool RunsBefore(const Sequence& a, const Sequence& b) {
-  if (a.request.priority != b.request.priority) return a.request.priority < b.request.priority;
-  return a.arrival < b.arrival;
-}
-
-void InsertSorted(std::vector<std::unique_ptr<Sequence>>& list,
-                  std::unique_ptr<Sequence> sequence) {
-  const auto place =
-      std::upper_bound(list.begin(), list.end(), sequence,
-                       [](const auto& a, const auto& b) { return RunsBefore(*a, *b); });
-  list.insert(place, std::move(sequence));
-}
-
 int64_t PagesFor(int64_t num_tokens) {
   return (num_tokens + kernels::kPageSize - 1) / kernels::kPageSize;
 }
@@ -37,7 +24,37 @@ int64_t PagesFor(int64_t num_tokens) {
 }  // namespace
 
 void Scheduler::Add(std::unique_ptr<Sequence> sequence) {
-  InsertSorted(waiting_, std::move(sequence));
+  shares_.Arrive(sequence->request.tenant);
+  waiting_.push_back(std::move(sequence));
+}
+
+int64_t Scheduler::PriorityOf(const Sequence& sequence, absl::Time now) const {
+  if (limits_.priority_ageing == absl::InfiniteDuration()) return sequence.request.priority;
+  absl::Duration rest;
+  const absl::Duration age = std::max(absl::ZeroDuration(), now - sequence.arrival);
+  return sequence.request.priority - absl::IDivDuration(age, limits_.priority_ageing, &rest);
+}
+
+bool Scheduler::RunsBefore(const Sequence& a, const Sequence& b, absl::Time now) const {
+  const int64_t first = PriorityOf(a, now), second = PriorityOf(b, now);
+  return first != second ? first < second : a.arrival < b.arrival;
+}
+
+bool Scheduler::IsServedBefore(const Sequence& a, const Sequence& b, absl::Time now) const {
+  const int64_t first = PriorityOf(a, now), second = PriorityOf(b, now);
+  if (first != second) return first < second;
+  const int64_t served = shares_.Served(a.request.tenant);
+  const int64_t other = shares_.Served(b.request.tenant);
+  return served != other ? served < other : a.arrival < b.arrival;
+}
+
+/// The running by priority and arrival alone: who is served more may have to wait for its next
+/// chunk, but it should not lose its pages for that.
+void Scheduler::Sort(absl::Time now) {
+  std::ranges::stable_sort(running_,
+                           [&](const auto& a, const auto& b) { return RunsBefore(*a, *b, now); });
+  std::ranges::stable_sort(
+      waiting_, [&](const auto& a, const auto& b) { return IsServedBefore(*a, *b, now); });
 }
 
 void Scheduler::Admit(absl::Time now) {
@@ -59,7 +76,10 @@ void Scheduler::Admit(absl::Time now) {
     promised += needed;
     BeginAt(next, std::move(match));
     next.first_scheduled = std::min(next.first_scheduled, now);
-    InsertSorted(running_, std::move(waiting_.front()));
+    const auto place = std::ranges::upper_bound(
+        running_, waiting_.front(),
+        [&](const auto& a, const auto& b) { return RunsBefore(*a, *b, now); });
+    running_.insert(place, std::move(waiting_.front()));
     waiting_.erase(waiting_.begin());
   }
 }
@@ -93,9 +113,9 @@ void Scheduler::Publish(Sequence& sequence) {
   PrefixChain& chain = sequence.chain;
   while (chain.enabled && (chain.num_pages + 1) * kernels::kPageSize <= sequence.num_computed) {
     int32_t& page = sequence.pages[static_cast<size_t>(chain.num_pages)];
-    const auto tokens = std::span<const int32_t>(sequence.tokens)
-                            .subspan(static_cast<size_t>(chain.num_pages * kernels::kPageSize),
-                                     kernels::kPageSize);
+    const auto tokens =
+        std::span<const int32_t>(sequence.tokens)
+            .subspan(static_cast<size_t>(chain.num_pages * kernels::kPageSize), kernels::kPageSize);
     page = cache_.Extend(chain, tokens, page);
   }
 }
@@ -172,37 +192,50 @@ int64_t Scheduler::AddDraft(Batch& batch, BatchEntry& entry, int64_t limit) {
   return num_drafted;
 }
 
-Batch Scheduler::Schedule(absl::Time now) {
-  Admit(now);
-  Batch batch;
-  int64_t budget = limits_.max_step_tokens;
-  // Two passes in running order: sequences with one token to go, then chunks. Preemption takes from
-  // the back and never touches an index before the one at hand, but in the second pass it could
-  // take a sequence that is in the batch: so pages for decode rows are taken first, and a chunk
-  // whose pages are not there waits for the next step.
-  for (int32_t i = 0; i < num_running() && budget > 0; ++i) {
+void Scheduler::AddDecodeRows(Batch& batch) {
+  for (int32_t i = 0; i < num_running() && batch.num_rows < limits_.max_step_tokens; ++i) {
     Sequence& sequence = running(i);
     if (!sequence.decoding() || !sequence.sink->Ready()) continue;
     if (!Reserve(sequence, sequence.num_tokens())) break;
     AddEntry(batch, i, 1);
-    --budget;
   }
-  const size_t num_decode_entries = batch.entries.size();
-  for (int32_t i = 0; i < num_running() && budget > 0; ++i) {
+}
+
+void Scheduler::AddPromptChunks(Batch& batch, absl::Time now) {
+  int64_t budget = step_budget_.PromptTokens(batch.num_rows);
+  std::vector<int32_t> order;
+  for (int32_t i = 0; i < num_running(); ++i) {
+    if (!running(i).decoding() && running(i).sink->Ready()) order.push_back(i);
+  }
+  std::ranges::stable_sort(
+      order, [&](int32_t a, int32_t b) { return IsServedBefore(running(a), running(b), now); });
+  for (const int32_t i : order) {
     Sequence& sequence = running(i);
-    if (sequence.decoding() || !sequence.sink->Ready()) continue;
-    int64_t chunk = std::min(budget, sequence.num_pending());
-    const int64_t room =
-        (static_cast<int64_t>(sequence.pages.size()) + cache_.num_available()) * kernels::kPageSize -
-        sequence.num_computed;
-    chunk = std::min(chunk, room);
+    const int64_t room = (static_cast<int64_t>(sequence.pages.size()) + cache_.num_available()) *
+                             kernels::kPageSize -
+                         sequence.num_computed;
+    const int64_t chunk = std::min({budget, sequence.num_pending(), room});
     if (chunk <= 0) continue;
     CHECK(Reserve(sequence, sequence.num_computed + chunk)) << "pages counted as free are not";
     AddEntry(batch, i, chunk);
     budget -= chunk;
   }
+}
+
+Batch Scheduler::Schedule(absl::Time now) {
+  Sort(now);
+  Admit(now);
+  Batch batch;
+  // Sequences with one token to go, then chunks. Preemption takes from the back and never touches
+  // an index before the one at hand, but for chunks it could take a sequence that is in the batch:
+  // so pages for decode rows are taken first, and a chunk whose pages are not there waits for the
+  // next step.
+  AddDecodeRows(batch);
+  const size_t num_decode_entries = batch.entries.size();
+  AddPromptChunks(batch, now);
   // What is left, up to a limit: beyond it rows cost as much as they can save.
-  int64_t drafts = std::min(budget, kMaxDraftRows - static_cast<int64_t>(num_decode_entries));
+  int64_t drafts = std::min(limits_.max_step_tokens - batch.num_rows,
+                            kMaxDraftRows - static_cast<int64_t>(num_decode_entries));
   for (size_t i = 0; i < num_decode_entries && drafts > 0; ++i) {
     drafts -= AddDraft(batch, batch.entries[i], drafts);
   }
@@ -210,7 +243,7 @@ Batch Scheduler::Schedule(absl::Time now) {
   if (batch.entries.empty() && num_running() > 1 && cache_.num_available() == 0) {
     PreemptLastAfter(running(0));
   }
-  for (auto& sequence : preempted_) InsertSorted(waiting_, std::move(sequence));
+  for (auto& sequence : preempted_) waiting_.push_back(std::move(sequence));
   preempted_.clear();
   return batch;
 }
@@ -222,6 +255,7 @@ void Scheduler::Complete(const Batch& batch) {
     // Of drafted tokens those are in the sequence that were right; the token behind them is new.
     sequence.num_computed = std::min(entry.num_cached + num_tokens, sequence.num_tokens() - 1);
     Publish(sequence);
+    shares_.Serve(sequence.request.tenant, num_tokens);
     if (sequence.verified.empty()) continue;
     const int64_t accepted = std::max<int64_t>(0, sequence.num_computed - entry.num_cached - 1);
     sequence.prompt_lookup->Learn(num_tokens - 1, accepted);
@@ -244,6 +278,7 @@ std::vector<std::unique_ptr<Sequence>> Scheduler::RemoveIf(
     for (auto& sequence : *list) {
       if (!ended(*sequence)) continue;
       ReleasePages(*sequence);
+      shares_.Leave(sequence->request.tenant);
       removed.push_back(std::move(sequence));
     }
     std::erase(*list, nullptr);

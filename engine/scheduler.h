@@ -8,17 +8,21 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "engine/batch.h"
+#include "engine/fair_share.h"
 #include "engine/metrics.h"
 #include "engine/page_pool.h"
 #include "engine/prefix_cache.h"
 #include "engine/sequence.h"
+#include "engine/step_budget.h"
 
 namespace nsa::engine {
 
 /// Decides what the next step runs, and owns the accepted sequences and their pages. Decode rows
-/// come first, so that a long prompt never stops others' tokens; prefill chunks fill the token
-/// budget in order of priority and arrival. Where pages run out the sequence that would run last
+/// come first, so that a long prompt never stops others' tokens; prefill chunks fill what the step
+/// budget leaves, in order of priority, of tenants by what they were served, and of arrival. Who
+/// waits long rises in priority. Where pages run out the sequence that would run last
 /// gives its pages back and is computed again later: row-invariant operators make that invisible in
 /// its output. For the same reason drafted tokens may follow a decode row: those that turn out
 /// right are what plain decoding gives. Full pages stay known when their sequence ends, and one
@@ -30,9 +34,17 @@ class Scheduler {
     int32_t max_running = 64;
     bool prefix_cache = true;
     int32_t default_blocks = 0;  // n of sequences that ask for none; 0: full attention
+    /// What a step beside running streams may take; chunks of prompts are cut to it.
+    absl::Duration target_inter_token = absl::InfiniteDuration();
+    /// A request gains one priority class each time it has been there so long.
+    absl::Duration priority_ageing = absl::InfiniteDuration();
   };
 
-  Scheduler(PagePool* pool, const Limits& limits) : pool_(pool), cache_(pool), limits_(limits) {}
+  Scheduler(PagePool* pool, const Limits& limits)
+      : pool_(pool),
+        cache_(pool),
+        limits_(limits),
+        step_budget_(limits.max_step_tokens, limits.target_inter_token) {}
 
   void Add(std::unique_ptr<Sequence> sequence);
 
@@ -41,6 +53,11 @@ class Scheduler {
 
   /// After a step: the batch's tokens are in the cache.
   void Complete(const Batch& batch);
+
+  /// Tells how long a step took.
+  void ObserveStep(int64_t num_decode_rows, int64_t num_prompt_tokens, absl::Duration duration) {
+    step_budget_.Observe(num_decode_rows, num_prompt_tokens, duration);
+  }
 
   /// Takes a sequence out and returns its pages.
   std::unique_ptr<Sequence> Remove(std::string_view id);
@@ -66,7 +83,14 @@ class Scheduler {
   bool Consistent() const;
 
  private:
+  /// Of sequences, in which order they get something.
+  bool RunsBefore(const Sequence& a, const Sequence& b, absl::Time now) const;
+  bool IsServedBefore(const Sequence& a, const Sequence& b, absl::Time now) const;
+  int64_t PriorityOf(const Sequence& sequence, absl::Time now) const;
+  void Sort(absl::Time now);
   void Admit(absl::Time now);
+  void AddDecodeRows(Batch& batch);
+  void AddPromptChunks(Batch& batch, absl::Time now);
   /// Makes pages for `num_tokens` tokens in all, preempting later sequences if need be.
   bool Reserve(Sequence& sequence, int64_t num_tokens);
   bool PreemptLastAfter(const Sequence& sequence);
@@ -85,7 +109,9 @@ class Scheduler {
   PagePool* pool_;
   PrefixCache cache_;
   Limits limits_;
-  std::vector<std::unique_ptr<Sequence>> waiting_;    // by priority, then arrival
+  StepBudget step_budget_;
+  FairShare shares_;
+  std::vector<std::unique_ptr<Sequence>> waiting_;    // sorted by each Schedule
   std::vector<std::unique_ptr<Sequence>> running_;    // by priority, then arrival
   std::vector<std::unique_ptr<Sequence>> preempted_;  // during Schedule
   Preemptions preemptions_;

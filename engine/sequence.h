@@ -40,10 +40,10 @@ class Sequence {
 
   Request request;
   std::shared_ptr<OutputSink> sink;
-  std::vector<int32_t> tokens;  // prompt, then generated
-  std::vector<int32_t> pages;   // page table
-  int64_t num_computed = 0;     // tokens whose K and V are in the pages
-  PrefixChain chain;            // of its pages that the cache knows
+  std::vector<int32_t> tokens;    // prompt, then generated
+  std::vector<int32_t> pages;     // page table
+  int64_t num_computed = 0;       // tokens whose K and V are in the pages
+  PrefixChain chain;              // of its pages that the cache knows
   int64_t num_cached_tokens = 0;  // of the prompt, found in the cache when it was first admitted
   // The last token and what is drafted behind it, while a step verifies them; empty otherwise.
   std::vector<int32_t> verified;

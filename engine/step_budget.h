@@ -30,7 +30,7 @@ class StepBudget {
  private:
   int64_t max_tokens_;
   absl::Duration target_;
-  double decode_seconds_ = 0;      // of a step without prompt tokens; 0: none was seen
+  double decode_seconds_ = 0;        // of a step without prompt tokens; 0: none was seen
   double prompt_token_seconds_ = 0;  // 0: none was seen
 };
 

@@ -33,9 +33,8 @@ Memory AllocateHost(int64_t num_bytes) {
   // Fewer TLB misses when a query jumps between selected pages. Advice only: failure changes
   // nothing.
   (void)madvise(data, static_cast<size_t>(num_bytes), MADV_HUGEPAGE);
-  return {static_cast<std::byte*>(data), num_bytes, [](std::byte* memory, int64_t size) {
-            munmap(memory, static_cast<size_t>(size));
-          }};
+  return {static_cast<std::byte*>(data), num_bytes,
+          [](std::byte* memory, int64_t size) { munmap(memory, static_cast<size_t>(size)); }};
 }
 
 }  // namespace nsa::kernels

@@ -36,6 +36,11 @@ ABSL_FLAG(std::string, kv_cache_dtype, "f16",
 ABSL_FLAG(double, kv_cache_gib, 0, "memory of the KV cache in GiB; 0: what is free");
 ABSL_FLAG(int32_t, num_threads, 0, "compute threads; 0: all cores that this process may use");
 ABSL_FLAG(int64_t, max_step_tokens, 512, "tokens of a step: the longest prefill chunk");
+ABSL_FLAG(double, target_inter_token_ms, 250,
+          "milliseconds that a step beside running streams should take: prompts are read in chunks "
+          "that keep to it; 0: no target, chunks of max_step_tokens");
+ABSL_FLAG(double, priority_ageing_s, 30,
+          "seconds of waiting that raise a request by one class of priority; 0: none");
 ABSL_FLAG(std::string, speculative, "none",
           "none or prompt_lookup: drafts next tokens from the text itself; answers stay the same");
 ABSL_FLAG(int32_t, max_running_requests, 64, "requests that run at the same time");
@@ -78,6 +83,8 @@ absl::Status CheckNumbers() {
       {"kv_cache_gib", absl::GetFlag(FLAGS_kv_cache_gib), 0, 1e6, "0 to 1e6"},
       {"num_threads", double(absl::GetFlag(FLAGS_num_threads)), 0, 1024, "0 to 1024"},
       {"max_step_tokens", double(absl::GetFlag(FLAGS_max_step_tokens)), 1, 65536, "1 to 65536"},
+      {"target_inter_token_ms", absl::GetFlag(FLAGS_target_inter_token_ms), 0, 1e6, "0 to 1e6"},
+      {"priority_ageing_s", absl::GetFlag(FLAGS_priority_ageing_s), 0, 1e6, "0 to 1e6"},
       {"max_running_requests", double(absl::GetFlag(FLAGS_max_running_requests)), 1, 65536,
        "1 to 65536"},
       {"max_queued_requests", double(absl::GetFlag(FLAGS_max_queued_requests)), 1, 1e6, "1 to 1e6"},
@@ -171,8 +178,8 @@ const std::vector<FlagGroup>& ServerFlagGroups() {
       {"Network", {"listen", "metrics_listen", "max_message_bytes"}},
       {"Machine", {"device", "num_threads", "kv_cache_gib", "kv_cache_dtype", "prefix_cache"}},
       {"Scheduling",
-       {"max_step_tokens", "speculative", "max_running_requests", "max_queued_requests",
-        "max_queued_tokens"}},
+       {"max_step_tokens", "target_inter_token_ms", "priority_ageing_s", "speculative",
+        "max_running_requests", "max_queued_requests", "max_queued_tokens"}},
       {"Operation", {"drain_timeout_s", "log_format", "latency_buckets", "token_buckets"}},
   };
   return *groups;
@@ -188,6 +195,12 @@ absl::StatusOr<ServerOptions> OptionsFromFlags() {
   e.kv_cache_gib = absl::GetFlag(FLAGS_kv_cache_gib);
   e.num_threads = absl::GetFlag(FLAGS_num_threads);
   e.max_step_tokens = absl::GetFlag(FLAGS_max_step_tokens);
+  const auto or_infinite = [](absl::Duration unit, double number) {
+    return number > 0 ? number * unit : absl::InfiniteDuration();
+  };
+  e.target_inter_token =
+      or_infinite(absl::Milliseconds(1), absl::GetFlag(FLAGS_target_inter_token_ms));
+  e.priority_ageing = or_infinite(absl::Seconds(1), absl::GetFlag(FLAGS_priority_ageing_s));
   e.max_running_requests = absl::GetFlag(FLAGS_max_running_requests);
   e.max_queued_requests = absl::GetFlag(FLAGS_max_queued_requests);
   e.max_queued_tokens = absl::GetFlag(FLAGS_max_queued_tokens);

@@ -1,5 +1,7 @@
 #include "server/generate_call.h"
 
+#include <algorithm>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,6 +13,17 @@ namespace {
 
 // What a client that met a full queue is told to wait; a step takes tens of milliseconds.
 constexpr char kRetryAfterMs[] = "1000";
+
+// Metadata by which a gateway says for whom it asks. Without it all are one tenant.
+constexpr char kTenantKey[] = "nsa-tenant";
+constexpr size_t kMaxTenantBytes = 256;
+
+/// Longer names are cut: they only decide whose turn it is.
+std::string TenantOf(const grpc::CallbackServerContext& context) {
+  const auto found = context.client_metadata().find(kTenantKey);
+  if (found == context.client_metadata().end()) return "";
+  return {found->second.data(), std::min(found->second.size(), kMaxTenantBytes)};
+}
 
 /// A word for the metrics. Null: the engine has counted it, or knows the reason better.
 const char* RejectionReason(const absl::Status& status) {
@@ -91,6 +104,7 @@ void GenerateCall::Start() {
   }
   auto request = ToRequest(*request_, *shared_->engine, request_id_, deadline_);
   if (!request.ok()) return Reject(request.status());
+  request->tenant = TenantOf(*context_);
   if (progress_->cancelled) return EndUnstarted();
   // After a successful Submit the engine may end the call at any moment, and this with it.
   Shared* const shared = shared_;

@@ -21,7 +21,7 @@ int64_t WindowCompressor::NumBytes(int64_t window_floats, int64_t hidden_size) {
 void WindowCompressor::Apply(kernels::Backend& backend, const WindowPerceptron& phi,
                              int64_t num_rows) {
   const int64_t columns = phi.up->num_columns(), hidden = phi.up->num_rows();
-    backend.Gemm({.x = windows_.data(),
+  backend.Gemm({.x = windows_.data(),
                 .x_stride = columns,
                 .y = hidden_.data(),
                 .y_stride = hidden,

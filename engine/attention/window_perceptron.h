@@ -13,11 +13,11 @@ namespace nsa::engine {
 /// the encoding of its place in the window is added; the same for all KV heads.
 ///   φ(x) = down · act(up · vec(x + position) + up_bias) + down_bias
 struct WindowPerceptron {
-  kernels::Array<float> position;                  // [length, head_dim]
+  kernels::Array<float> position;               // [length, head_dim]
   std::unique_ptr<kernels::PackedMatrix> up;    // [hidden size, length · head_dim]
-  kernels::Array<float> up_bias;                   // [hidden size], or empty
+  kernels::Array<float> up_bias;                // [hidden size], or empty
   std::unique_ptr<kernels::PackedMatrix> down;  // [head_dim, hidden size]
-  kernels::Array<float> down_bias;                 // [head_dim], or empty
+  kernels::Array<float> down_bias;              // [head_dim], or empty
   kernels::GateActivation activation = kernels::GateActivation::kSilu;
 };
 

@@ -158,7 +158,8 @@ absl::Status Loader::LoadNorms(const std::string& prefix, DecoderLayer& layer) c
   for (const Norm& norm : norms) {
     if (norm.name.empty()) continue;
     const std::string name = absl::StrCat(prefix, norm.name);
-    if (absl::Status status = ReadNorm(name, norm.size, 1, norm.target); !status.ok()) return status;
+    if (absl::Status status = ReadNorm(name, norm.size, 1, norm.target); !status.ok())
+      return status;
   }
   return absl::OkStatus();
 }

@@ -60,19 +60,19 @@ struct DecoderLayer {
   kernels::Array<float> attention_norm;
   // Rows: query heads, then num_kv times key heads and value heads.
   std::unique_ptr<kernels::PackedMatrix> qkv;
-  kernels::Array<float> qkv_bias;                         // [rows of qkv]
-  kernels::Array<float> q_norm, k_norm;                   // [head_dim_k], of each head
+  kernels::Array<float> qkv_bias;                      // [rows of qkv]
+  kernels::Array<float> q_norm, k_norm;                // [head_dim_k], of each head
   std::unique_ptr<kernels::PackedMatrix> gate_hidden;  // where gates are a perceptron's
-  kernels::Array<float> gate_hidden_bias;                 // [gate_hidden_size]
+  kernels::Array<float> gate_hidden_bias;              // [gate_hidden_size]
   std::unique_ptr<kernels::PackedMatrix> gates;        // rows: query heads × branches
-  kernels::Array<float> gates_bias;                       // [rows of gates]
+  kernels::Array<float> gates_bias;                    // [rows of gates]
   std::optional<WindowPerceptron> compress_k, compress_v;
   std::unique_ptr<kernels::PackedMatrix> output;
   kernels::Array<float> output_bias;          // [hidden_size]
   kernels::Array<float> post_attention_norm;  // of what attention adds
   kernels::Array<float> ffn_norm;
   std::unique_ptr<kernels::PackedMatrix> gate_up;  // rows: gate [ffn_size], up [ffn_size]
-  kernels::Array<float> gate_up_bias;                 // [2 · ffn_size]
+  kernels::Array<float> gate_up_bias;              // [2 · ffn_size]
   std::unique_ptr<kernels::PackedMatrix> down;
   kernels::Array<float> down_bias;      // [hidden_size]
   kernels::Array<float> post_ffn_norm;  // of what the feed-forward half adds

@@ -70,8 +70,9 @@ TEST_F(PrefixCacheTest, KnowsChainsOfWholePages) {
   EXPECT_EQ(Found("aac"), 1);  // the same page elsewhere is another
   EXPECT_EQ(Found("abc", "salt"), 0);
   // The last token is always computed.
-  EXPECT_EQ(cache_.Find(PrefixCache::Begin(""), std::span(user.tokens).first(2 * kPage)).pages.size(),
-            1u);
+  EXPECT_EQ(
+      cache_.Find(PrefixCache::Begin(""), std::span(user.tokens).first(2 * kPage)).pages.size(),
+      1u);
   EXPECT_EQ(cache_.Find(PrefixCache::Begin(""), {}).pages.size(), 0u);
   EXPECT_EQ(cache_.Find(PrefixChain{}, user.tokens).pages.size(), 0u);
   End(user);
@@ -83,7 +84,7 @@ TEST_F(PrefixCacheTest, KnowsChainsOfWholePages) {
 TEST_F(PrefixCacheTest, TheLongestUnusedGoesFirstAndEndsBeforeBeginnings) {
   End(Run("abc"));
   End(Run("xy"));
-  End(Run("ab"));  // used again, so "c" is the oldest
+  End(Run("ab"));                 // used again, so "c" is the oldest
   const User three = Run("123");  // one page is free: two must go
   EXPECT_EQ(Found("abc"), 2);
   EXPECT_EQ(Found("xy"), 1);
@@ -147,7 +148,8 @@ TEST(PrefixCachePropertyTest, RandomUseKeepsUsersChainsAndOrder) {
     const uint32_t what = random() % 10;
     if (what < 5 && users.size() < 5) {
       std::string letters;
-      for (uint32_t i = random() % 5 + 1; i > 0; --i) letters += static_cast<char>('a' + random() % 2);
+      for (uint32_t i = random() % 5 + 1; i > 0; --i)
+        letters += static_cast<char>('a' + random() % 2);
       User user{.tokens = Text(letters), .pages = {}, .chain = {}};
       const std::string root(random() % 3, 'r');
       PrefixMatch match = cache.Find(PrefixCache::Begin(root), user.tokens);

@@ -347,5 +347,76 @@ TEST_F(SchedulerTest, EqualPagesBecomeOne) {
   EXPECT_TRUE(scheduler.Consistent());
 }
 
+/// Of two tenants each gets half of the prompt tokens, however many requests one of them has.
+TEST_F(SchedulerTest, AFloodOfOneTenantDoesNotStopAnother) {
+  PagePool pool(1000);
+  Scheduler scheduler(&pool, {.max_step_tokens = 64, .max_running = 50, .prefix_cache = false});
+  const auto add = [&](const std::string& id, const std::string& tenant) {
+    Request request;
+    request.id = id;
+    request.tenant = tenant;
+    request.prompt_token_ids.assign(1000, 1);
+    clock_ += absl::Milliseconds(1);
+    scheduler.Add(std::make_unique<Sequence>(std::move(request), std::make_shared<RecordingSink>(),
+                                             tokenizer_, 1, 1, clock_));
+  };
+  for (int i = 0; i < 20; ++i) add("flood " + std::to_string(i), "flood");
+  for (int i = 0; i < 10; ++i) Step(scheduler, scheduler.Schedule(clock_));
+  add("calm", "calm");
+  int num_steps = 0;
+  for (bool done = false; !done; ++num_steps) {
+    ASSERT_LT(num_steps, 100);
+    const Batch batch = scheduler.Schedule(clock_);
+    for (const BatchEntry& entry : batch.entries) {
+      done = done ||
+             (scheduler.running(entry.sequence_index).id() == "calm" && entry.num_logit_rows > 0);
+    }
+    Step(scheduler, batch);
+  }
+  EXPECT_NEAR(num_steps, 2 * 1000 / 64, 3);
+}
+
+/// Urgent requests without end: one that is not urgent still gets its turn.
+TEST_F(SchedulerTest, WaitingRaisesThePriority) {
+  PagePool pool(2);
+  Scheduler scheduler(&pool, {.max_step_tokens = 64,
+                              .max_running = 1,
+                              .prefix_cache = false,
+                              .priority_ageing = absl::Seconds(10)});
+  const auto patient = Add(scheduler, "patient", 10, 1, /*priority=*/3);
+  int num_steps = 0;
+  for (; patient->num_done == 0; ++num_steps) {
+    ASSERT_LT(num_steps, 100);
+    Add(scheduler, "urgent " + std::to_string(num_steps), 10, 1, /*priority=*/0);
+    clock_ += absl::Seconds(1);
+    Step(scheduler, scheduler.Schedule(clock_));
+  }
+  EXPECT_NEAR(num_steps, 30, 2);
+}
+
+/// Prompts are cut to what a step beside streams may take, streams go on in every step.
+TEST_F(SchedulerTest, ChunksBesideStreamsKeepToTheTarget) {
+  PagePool pool(200);
+  Scheduler scheduler(&pool, {.max_step_tokens = 512,
+                              .max_running = 8,
+                              .prefix_cache = false,
+                              .target_inter_token = absl::Milliseconds(50)});
+  const auto play = [&] {
+    const Batch batch = scheduler.Schedule(clock_);
+    int64_t num_decode = 0;
+    for (const BatchEntry& entry : batch.entries) num_decode += entry.tokens.size() == 1 ? 1 : 0;
+    const int64_t num_prompt = batch.num_rows - num_decode;
+    const absl::Duration duration = absl::Milliseconds(10) + num_prompt * absl::Microseconds(400);
+    Step(scheduler, batch);
+    scheduler.ObserveStep(num_decode, num_prompt, duration);
+    return num_prompt;
+  };
+  Add(scheduler, "stream", 3, 500);
+  for (int i = 0; i < 5; ++i) play();
+  Add(scheduler, "long", 9000, 5);
+  for (int i = 0; i < 10; ++i) play();
+  for (int i = 0; i < 20; ++i) EXPECT_NEAR(static_cast<double>(play()), 100, 5);
+}
+
 }  // namespace
 }  // namespace nsa::engine

@@ -53,8 +53,7 @@ void SingleSequence::Append(const std::vector<int32_t>& tokens, int64_t chunk, i
                  static_cast<int32_t>(wanted)));
     std::vector<float> host(static_cast<size_t>(model_->model->config.vocabulary_size));
     model_->runner->Run(batch, [&](size_t, int64_t row, const float* logits) {
-      model_->backend->Read(host.data(), logits,
-                            static_cast<int64_t>(host.size() * sizeof(float)));
+      model_->backend->Read(host.data(), logits, static_cast<int64_t>(host.size() * sizeof(float)));
       consumer(first + row, host.data());
     });
     num_tokens_ += size;
