@@ -293,11 +293,17 @@ void EngineImpl::AbortAll() {
 }
 
 void EngineImpl::EndExpired(absl::Time now) {
-  auto expired = scheduler_.RemoveIf(
-      [now](const Sequence& sequence) { return sequence.request.deadline <= now; });
+  auto expired = scheduler_.RemoveIf([&](const Sequence& sequence) {
+    return sequence.request.deadline <= now || scheduler_.IsHopeless(sequence, now);
+  });
   for (auto& sequence : expired) {
-    const std::string message = absl::StrFormat("deadline passed after %d of at most %d tokens",
-                                                sequence->num_generated(), sequence->max_tokens);
+    const absl::Duration left = sequence->request.deadline - now;
+    const std::string message =
+        left <= absl::ZeroDuration()
+            ? absl::StrFormat("deadline passed after %d of at most %d tokens",
+                              sequence->num_generated(), sequence->max_tokens)
+            : absl::StrFormat("the deadline in %.1f s is too near to read a prompt of %d tokens",
+                              absl::ToDoubleSeconds(left), sequence->num_prompt_tokens());
     End(std::move(sequence), absl::DeadlineExceededError(message), FinishReason::kAborted);
   }
 }

@@ -16,6 +16,8 @@ namespace {
 
 /// Decode rows and drafted rows of a step, beyond which nothing is drafted.
 constexpr int64_t kMaxDraftRows = 24;
+/// How much faster than lately measured a prompt may be read, for what it is worth to a deadline.
+constexpr double kOptimism = 1.5;
 
 int64_t PagesFor(int64_t num_tokens) {
   return (num_tokens + kernels::kPageSize - 1) / kernels::kPageSize;
@@ -82,6 +84,20 @@ void Scheduler::Admit(absl::Time now) {
     running_.insert(place, std::move(waiting_.front()));
     waiting_.erase(waiting_.begin());
   }
+}
+
+bool Scheduler::IsHopeless(const Sequence& sequence, absl::Time now) const {
+  if (sequence.request.deadline == absl::InfiniteFuture() || sequence.num_generated() > 0) {
+    return false;
+  }
+  const absl::Duration left = (sequence.request.deadline - now) * kOptimism;
+  int64_t num_tokens = sequence.num_pending();
+  if (step_budget_.PromptTime(num_tokens) <= left) return false;
+  if (sequence.pages.empty()) {  // it may begin behind known pages
+    const size_t known = cache_.Find(ChainOf(sequence), sequence.tokens).pages.size();
+    num_tokens -= static_cast<int64_t>(known) * kernels::kPageSize;
+  }
+  return step_budget_.PromptTime(num_tokens) > left;
 }
 
 PrefixChain Scheduler::ChainOf(const Sequence& sequence) const {

@@ -59,6 +59,9 @@ class Scheduler {
     step_budget_.Observe(num_decode_rows, num_prompt_tokens, duration);
   }
 
+  /// Whether its prompt cannot be read before its deadline, even at a better rate than measured.
+  bool IsHopeless(const Sequence& sequence, absl::Time now) const;
+
   /// Takes a sequence out and returns its pages.
   std::unique_ptr<Sequence> Remove(std::string_view id);
   /// Takes out all for which `ended` says so.

@@ -35,6 +35,7 @@ void StepBudget::Observe(int64_t num_decode_rows, int64_t num_prompt_tokens,
     if (num_decode_rows > 0) Learn(seconds, decode_seconds_);
     return;
   }
+  if (num_prompt_tokens < kMinChunk) return;  // what a step costs by itself would dominate
   const double decode = num_decode_rows > 0 ? std::min(decode_seconds_, seconds) : 0;
   // Never nothing, which would say that no step was seen.
   Learn(std::max(1e-9, (seconds - decode) / static_cast<double>(num_prompt_tokens)),

@@ -418,5 +418,26 @@ TEST_F(SchedulerTest, ChunksBesideStreamsKeepToTheTarget) {
   for (int i = 0; i < 20; ++i) EXPECT_NEAR(static_cast<double>(play()), 100, 5);
 }
 
+/// At a thousand tokens a second: what is left to read decides, not what is known already.
+TEST_F(SchedulerTest, ADeadlineThatCannotBeMetIsSeenEarly) {
+  PagePool pool(100);
+  Scheduler scheduler(&pool, {.max_step_tokens = 512, .max_running = 1});
+  const auto make = [&](int64_t prompt, absl::Duration deadline) {
+    Request request;
+    request.prompt_token_ids.assign(static_cast<size_t>(prompt), 1);
+    request.deadline = clock_ + deadline;
+    return Sequence(std::move(request), std::make_shared<RecordingSink>(), tokenizer_, 1, 1,
+                    clock_);
+  };
+  EXPECT_FALSE(scheduler.IsHopeless(make(4000, absl::Milliseconds(1)), clock_));  // nothing known
+  scheduler.ObserveStep(0, 512, absl::Milliseconds(512));
+  EXPECT_TRUE(scheduler.IsHopeless(make(4000, absl::Seconds(2)), clock_));
+  EXPECT_FALSE(scheduler.IsHopeless(make(4000, absl::Seconds(3)), clock_));  // perhaps
+  EXPECT_FALSE(scheduler.IsHopeless(make(4000, absl::InfiniteDuration()), clock_));
+  Add(scheduler, "first", 3000, 1);
+  while (!scheduler.idle()) Step(scheduler, scheduler.Schedule(clock_));
+  EXPECT_FALSE(scheduler.IsHopeless(make(4000, absl::Seconds(2)), clock_));
+}
+
 }  // namespace
 }  // namespace nsa::engine
