@@ -368,6 +368,7 @@ TEST_F(InferenceServiceTest, Information) {
   v1::FlushCacheResponse flushed;
   grpc::ClientContext fourth;
   EXPECT_TRUE(stub_->FlushCache(&fourth, {}, &flushed).ok());
+  EXPECT_EQ(flushed.num_pages_dropped(), 5);
 }
 
 }  // namespace
