@@ -40,7 +40,8 @@ class AttentionWorkspace {
   WindowCompressor& compressor() { return compressor_; }
 
   /// Adds what stands in selected() for the query's rows.
-  void CountAges(const kernels::AttentionQuery& query, int sel_block_size);
+  void CountAges(kernels::Backend& backend, const kernels::AttentionQuery& query,
+                 int sel_block_size);
   /// What CountAges added since the last call.
   PageAges TakeAges() { return std::exchange(ages_, PageAges{}); }
 

@@ -48,6 +48,8 @@ void FullAttn(Stream& stream, const FullAttnParams& params, const SegmentsShape&
 void WinAttn(Stream& stream, const WinAttnParams& params, const SegmentsShape& shape,
              const Workspace& workspace);
 
+void PageAges(Stream& stream, const PageAgesParams& params, const SegmentsShape& shape);
+
 }  // namespace nsa::kernels::cuda
 
 #endif  // NSA_KERNELS_CUDA_CUDA_H_

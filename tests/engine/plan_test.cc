@@ -91,7 +91,7 @@ TEST(AttentionWorkspace, CountsThePagesThatWereSelectedByAge) {
   query.segments = segments;
   query.num_segments = 2;
   query.kv.num_kv_heads = 3;
-  workspace.CountAges(query, 64);
+  workspace.CountAges(*kernels::MakeReferenceBackend(), query, 64);
   const PageAges ages = workspace.TakeAges();
   EXPECT_EQ(ages[PageAge(0)], 2);
   EXPECT_EQ(ages[PageAge(1)], 1);
