@@ -42,6 +42,8 @@ void Glu(Stream& stream, const GluParams& params);
 void Merge(Stream& stream, const MergeParams& params);
 void RopeKvWrite(Stream& stream, const RopeKvWriteParams& params, const SegmentsShape& shape);
 void CmpPool(Stream& stream, const CmpPoolParams& params, const SegmentsShape& shape);
+void CmpGather(Stream& stream, const CmpGatherParams& params);
+void CmpScatter(Stream& stream, const CmpScatterParams& params);
 
 void FullAttn(Stream& stream, const FullAttnParams& params, const SegmentsShape& shape,
               const Workspace& workspace);
