@@ -44,6 +44,7 @@ void RopeKvWrite(Stream& stream, const RopeKvWriteParams& params, const Segments
 void CmpPool(Stream& stream, const CmpPoolParams& params, const SegmentsShape& shape);
 void CmpGather(Stream& stream, const CmpGatherParams& params);
 void CmpScatter(Stream& stream, const CmpScatterParams& params);
+void CmpCluster(Stream& stream, const CmpClusterParams& params, const SegmentsShape& shape);
 
 void FullAttn(Stream& stream, const FullAttnParams& params, const SegmentsShape& shape,
               const Workspace& workspace);
