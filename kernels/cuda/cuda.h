@@ -53,6 +53,11 @@ void WinAttn(Stream& stream, const WinAttnParams& params, const SegmentsShape& s
 
 void PageAges(Stream& stream, const PageAgesParams& params, const SegmentsShape& shape);
 
+/// Lists of tokens, biases and ids are the device's, too.
+void Sample(Stream& stream, const SampleParams& params);
+/// The same for each of `rows`, which stand in device memory: a CTA a row.
+void SampleBatch(Stream& stream, const SampleParams* rows, int64_t num_rows);
+
 }  // namespace nsa::kernels::cuda
 
 #endif  // NSA_KERNELS_CUDA_CUDA_H_
