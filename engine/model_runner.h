@@ -47,7 +47,7 @@ class ModelRunner {
   const AttentionPlan& plan() const { return plan_; }
   const AttentionPlan& full_plan() const { return full_plan_; }
   /// How old the pages were that attention selected, since the last call.
-  PageAges TakePageAges() { return workspace_.TakeAges(); }
+  PageAges TakePageAges() { return workspace_.TakeAges(*backend_); }
   int32_t max_selected_blocks() const { return workspace_.max_selected_blocks(); }
 
  private:

@@ -17,6 +17,7 @@
 #include "kernels/ops/full_attn.h"
 #include "kernels/ops/gemm.h"
 #include "kernels/ops/merge.h"
+#include "kernels/ops/page_ages.h"
 #include "kernels/ops/rope_kv_write.h"
 #include "kernels/ops/sample.h"
 #include "kernels/ops/score_topk.h"
@@ -81,6 +82,7 @@ class Backend {
   virtual void WinAttn(const WinAttnParams& params) = 0;
   virtual void FullAttn(const FullAttnParams& params) = 0;
   virtual void Merge(const MergeParams& params) = 0;
+  virtual void PageAges(const PageAgesParams& params) = 0;
   virtual void Sample(const SampleParams& params) = 0;
 };
 

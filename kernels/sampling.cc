@@ -25,26 +25,10 @@ void KeepAllowedOnly(const SampleParams& p) {
 
 }  // namespace
 
-double UniformDraw(uint64_t seed, uint64_t step) {
-  const auto mix = [](uint64_t z) {
-    z += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-  };
-  return static_cast<double>(mix(mix(seed) ^ step) >> 11) * 0x1p-53;
-}
-
 void AdjustLogits(const SampleParams& p) {
   for (int64_t i = 0; i < p.num_counts; ++i) {
-    const TokenCount& count = p.counts[i];
-    float& logit = LogitOf(p, count.token_id);
-    if (count.num_in_prompt + count.num_generated > 0) {
-      logit = logit > 0 ? logit / p.repetition_penalty : logit * p.repetition_penalty;
-    }
-    if (count.num_generated > 0) {
-      logit -= p.frequency_penalty * static_cast<float>(count.num_generated) + p.presence_penalty;
-    }
+    float& logit = LogitOf(p, p.counts[i].token_id);
+    logit = Penalise(p, p.counts[i], logit);
   }
   for (int64_t i = 0; i < p.num_biases; ++i) {
     LogitOf(p, p.biases[i].token_id) += p.biases[i].bias;

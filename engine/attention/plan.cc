@@ -151,7 +151,8 @@ AttentionWorkspace::AttentionWorkspace(kernels::Backend& backend, const Attentio
     : max_selected_blocks_(max_selected_blocks),
       num_q_heads_(shape.num_q_heads),
       selected_(backend, max_rows * shape.num_kv_heads * max_selected_blocks),
-      num_selected_(backend, max_rows * shape.num_kv_heads) {
+      num_selected_(backend, max_rows * shape.num_kv_heads),
+      ages_(backend, kernels::kNumPageAges) {
   const int64_t heads = max_rows * shape.num_q_heads;
   for (int b = 0; b < kernels::kMaxBranches; ++b) {
     out_[b] = kernels::Array<float>(backend, heads * shape.head_dim_v);
@@ -174,21 +175,24 @@ kernels::CmpScores AttentionWorkspace::cmp_scores(kernels::Backend& backend, int
   return {.data = cmp_scores_.data(), .stride = stride};
 }
 
-void AttentionWorkspace::CountAges(const kernels::AttentionQuery& query, int sel_block_size) {
-  const int num_kv_heads = query.kv.num_kv_heads;
-  for (int s = 0; s < query.num_segments; ++s) {
-    const kernels::AttentionSegment& segment = query.segments[s];
-    for (int32_t i = 0; i < segment.num_rows; ++i) {
-      const int64_t page = (segment.position + i) / kernels::kPageSize;
-      const int64_t first = (int64_t{segment.row_begin} + i) * num_kv_heads;
-      for (int64_t list = first; list < first + num_kv_heads; ++list) {
-        const int32_t* blocks = selected_.data() + list * max_selected_blocks_;
-        for (int32_t b = 0; b < num_selected_.data()[list]; ++b) {
-          ++ages_[PageAge(page - int64_t{blocks[b]} * sel_block_size / kernels::kPageSize)];
-        }
-      }
-    }
-  }
+void AttentionWorkspace::CountAges(kernels::Backend& backend, const kernels::AttentionQuery& query,
+                                   int sel_block_size) {
+  backend.PageAges({.segments = query.segments,
+                    .num_segments = query.num_segments,
+                    .num_kv_heads = query.kv.num_kv_heads,
+                    .sel_block_size = sel_block_size,
+                    .num_selected_blocks = max_selected_blocks_,
+                    .selected = selected_.data(),
+                    .num_selected = num_selected_.data(),
+                    .ages = ages_.data()});
+}
+
+PageAges AttentionWorkspace::TakeAges(kernels::Backend& backend) {
+  PageAges ages{};
+  backend.Read(ages.data(), ages_.data(), ages_.num_bytes());
+  const PageAges none{};
+  backend.Write(ages_.data(), none.data(), ages_.num_bytes());
+  return ages;
 }
 
 absl::StatusOr<AttentionPlan> AttentionPlan::Resolve(const AttentionSpec& spec,
@@ -286,7 +290,9 @@ void AttentionPlan::Run(kernels::Backend& backend, const AttentionInputs& inputs
   const StepRunner runner{
       .plan = *this, .backend = backend, .inputs = inputs, .workspace = workspace};
   for (const Step& step : steps_) std::visit(runner, step);
-  if (spec_.sparse) workspace.CountAges(runner.QueryOf(kSelBranch), spec_.sel_block_size);
+  if (spec_.sparse) {
+    workspace.CountAges(backend, runner.QueryOf(kSelBranch), spec_.sel_block_size);
+  }
 }
 
 int32_t AttentionPlan::NumSelected(int64_t position, int32_t n) const {

@@ -43,9 +43,10 @@ class AttentionWorkspace {
   WindowCompressor& compressor() { return compressor_; }
 
   /// Adds what stands in selected() for the query's rows.
-  void CountAges(const kernels::AttentionQuery& query, int sel_block_size);
+  void CountAges(kernels::Backend& backend, const kernels::AttentionQuery& query,
+                 int sel_block_size);
   /// What CountAges added since the last call.
-  PageAges TakeAges() { return std::exchange(ages_, PageAges{}); }
+  PageAges TakeAges(kernels::Backend& backend);
 
  private:
   int32_t max_selected_blocks_;
@@ -55,8 +56,8 @@ class AttentionWorkspace {
   kernels::Array<float> lse_[kernels::kMaxBranches];  // [max_rows, num_q_heads]
   kernels::Array<int32_t> selected_;      // [max_rows, num_kv_heads, max_selected_blocks]
   kernels::Array<int32_t> num_selected_;  // [max_rows, num_kv_heads]
+  kernels::Array<int64_t> ages_;          // [kNumPageAges]
   WindowCompressor compressor_;
-  PageAges ages_{};
 };
 
 /// Branches in the order of workspaces, of gates (algorithm.md §2, fla), and of K and V of their

@@ -35,6 +35,7 @@ class CpuBackend final : public Backend {
   void WinAttn(const WinAttnParams& p) override { cpu::WinAttn(context_, p); }
   void FullAttn(const FullAttnParams& p) override { cpu::FullAttn(context_, p); }
   void Merge(const MergeParams& p) override { cpu::Merge(context_, p); }
+  void PageAges(const PageAgesParams& p) override { cpu::PageAges(context_, p); }
   void Sample(const SampleParams& p) override { cpu::Sample(context_, p); }
 
  private:

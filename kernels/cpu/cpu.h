@@ -88,6 +88,7 @@ void SelAttn(Context& context, const SelAttnParams& params);
 void WinAttn(Context& context, const WinAttnParams& params);
 void FullAttn(Context& context, const FullAttnParams& params);
 void Merge(Context& context, const MergeParams& params);
+void PageAges(Context& context, const PageAgesParams& params);
 void Sample(Context& context, const SampleParams& params);
 
 }  // namespace nsa::kernels::cpu

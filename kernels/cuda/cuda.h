@@ -42,11 +42,21 @@ void Glu(Stream& stream, const GluParams& params);
 void Merge(Stream& stream, const MergeParams& params);
 void RopeKvWrite(Stream& stream, const RopeKvWriteParams& params, const SegmentsShape& shape);
 void CmpPool(Stream& stream, const CmpPoolParams& params, const SegmentsShape& shape);
+void CmpGather(Stream& stream, const CmpGatherParams& params);
+void CmpScatter(Stream& stream, const CmpScatterParams& params);
+void CmpCluster(Stream& stream, const CmpClusterParams& params, const SegmentsShape& shape);
 
 void FullAttn(Stream& stream, const FullAttnParams& params, const SegmentsShape& shape,
               const Workspace& workspace);
 void WinAttn(Stream& stream, const WinAttnParams& params, const SegmentsShape& shape,
              const Workspace& workspace);
+
+void PageAges(Stream& stream, const PageAgesParams& params, const SegmentsShape& shape);
+
+/// Lists of tokens, biases and ids are the device's, too.
+void Sample(Stream& stream, const SampleParams& params);
+/// The same for each of `rows`, which stand in device memory: a CTA a row.
+void SampleBatch(Stream& stream, const SampleParams* rows, int64_t num_rows);
 
 }  // namespace nsa::kernels::cuda
 

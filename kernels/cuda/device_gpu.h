@@ -65,6 +65,24 @@ NSA_DEVICE uint32_t Ballot(bool predicate, uint32_t mask = kAllLanes) {
   return __ballot_sync(mask, predicate);
 }
 
+/// Adds and gives what stood there before, in one step; of integers alone, whose sums have the same
+/// bits in every order.
+NSA_DEVICE uint32_t AtomicAdd(uint32_t* address, uint32_t x) { return atomicAdd(address, x); }
+NSA_DEVICE int64_t AtomicAdd(int64_t* address, int64_t x) {
+  static_assert(sizeof(unsigned long long) == sizeof(int64_t));
+  return static_cast<int64_t>(atomicAdd(reinterpret_cast<unsigned long long*>(address),
+                                        static_cast<unsigned long long>(x)));
+}
+NSA_DEVICE uint32_t AtomicOr(uint32_t* address, uint32_t x) { return atomicOr(address, x); }
+
+NSA_DEVICE uint32_t FloatBits(float x) { return __float_as_uint(x); }
+NSA_DEVICE float FloatOfBits(uint32_t bits) { return __uint_as_float(bits); }
+NSA_DEVICE int BitCount(uint32_t x) { return __popc(x); }
+/// Index of the lowest bit that is set, of x ≠ 0.
+NSA_DEVICE int LowestBit(uint32_t x) { return __ffs(static_cast<int>(x)) - 1; }
+/// The upper 64 of the 128 bits of a·b.
+NSA_DEVICE uint64_t MultiplyHigh(uint64_t a, uint64_t b) { return __umul64hi(a, b); }
+
 NSA_DEVICE float ToFloat(float x) { return x; }
 NSA_DEVICE float ToFloat(Bf16 x) { return __uint_as_float(uint32_t{x.bits} << 16); }
 NSA_DEVICE float ToFloat(F16 x) { return __half2float(__ushort_as_half(x.bits)); }
@@ -73,6 +91,7 @@ NSA_DEVICE Bf16 ToBf16(float x) { return {__bfloat16_as_ushort(__float2bfloat16_
 NSA_DEVICE F16 ToF16(float x) { return {__half_as_ushort(__float2half_rn(x))}; }
 
 NSA_DEVICE float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+NSA_DEVICE double Fma(double a, double b, double c) { return __fma_rn(a, b, c); }
 /// Within two units in the last place for |b| in [2⁻¹²⁶, 2¹²⁶]; no subroutine, as a / b has.
 NSA_DEVICE float FastDivide(float a, float b) { return __fdividef(a, b); }
 NSA_DEVICE float Sqrt(float x) { return __fsqrt_rn(x); }
@@ -82,6 +101,8 @@ NSA_DEVICE float Tanh(float x) { return tanhf(x); }
 NSA_DEVICE float Max(float x, float y) { return fmaxf(x, y); }  // the other where one is NaN
 NSA_DEVICE float Abs(float x) { return fabsf(x); }
 NSA_DEVICE float RoundEven(float x) { return rintf(x); }
+NSA_DEVICE double RoundEven(double x) { return rint(x); }
+NSA_DEVICE double RoundUp(double x) { return ceil(x); }
 NSA_DEVICE float Infinity() { return __int_as_float(0x7F800000); }
 NSA_DEVICE float NotANumber() { return __int_as_float(0x7FC00000); }
 

@@ -1,6 +1,8 @@
 #ifndef NSA_KERNELS_CUDA_REDUCE_H_
 #define NSA_KERNELS_CUDA_REDUCE_H_
 
+#include <cstdint>
+
 #include "kernels/cuda/device.h"
 
 /// Reductions in one fixed order, whose result every lane gets.
@@ -10,6 +12,16 @@ namespace nsa::kernels::cuda {
 /// the same bits.
 NSA_DEVICE float WarpSum(float x) {
   for (int step = kWarpSize / 2; step > 0; step /= 2) x += ShuffleXor(x, step);
+  return x;
+}
+
+/// Exact, whatever the order.
+NSA_DEVICE int64_t WarpSum(int64_t x) {
+  for (int step = kWarpSize / 2; step > 0; step /= 2) {
+    const uint32_t low = ShuffleXor(static_cast<uint32_t>(x), step);
+    const uint32_t high = ShuffleXor(static_cast<uint32_t>(x >> 32), step);
+    x += static_cast<int64_t>(uint64_t{high} << 32 | low);
+  }
   return x;
 }
 

@@ -18,7 +18,7 @@ struct CompressedRows {
   int64_t first_row = 0;  // of all rows
   int64_t num_rows = 0;
 
-  int head_dim() const { return values ? kv.head_dim_v : kv.head_dim_k; }
+  constexpr int head_dim() const { return values ? kv.head_dim_v : kv.head_dim_k; }
 };
 
 /// Windows whose last token is among the segments' rows.

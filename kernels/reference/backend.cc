@@ -30,6 +30,7 @@ class ReferenceBackend final : public Backend {
   void WinAttn(const WinAttnParams& p) override { reference::WinAttn(p); }
   void FullAttn(const FullAttnParams& p) override { reference::FullAttn(p); }
   void Merge(const MergeParams& p) override { reference::Merge(p); }
+  void PageAges(const PageAgesParams& p) override { reference::PageAges(p); }
   void Sample(const SampleParams& p) override { reference::Sample(p); }
 };
 

@@ -25,6 +25,7 @@ void SelAttn(const SelAttnParams& params);
 void WinAttn(const WinAttnParams& params);
 void FullAttn(const FullAttnParams& params);
 void Merge(const MergeParams& params);
+void PageAges(const PageAgesParams& params);
 void Sample(const SampleParams& params);
 
 }  // namespace nsa::kernels::reference

@@ -107,6 +107,30 @@ inline uint32_t Ballot(bool predicate, uint32_t mask = kAllLanes,
   return step.result;
 }
 
+// Threads of the emulator take turns, and none in here.
+template <typename T>
+T AddAtOnce(T* address, T x) {
+  const T before = *address;
+  *address = before + x;
+  return before;
+}
+inline uint32_t AtomicAdd(uint32_t* address, uint32_t x) { return AddAtOnce(address, x); }
+inline int64_t AtomicAdd(int64_t* address, int64_t x) { return AddAtOnce(address, x); }
+inline uint32_t AtomicOr(uint32_t* address, uint32_t x) {
+  const uint32_t before = *address;
+  *address = before | x;
+  return before;
+}
+
+inline uint32_t FloatBits(float x) { return std::bit_cast<uint32_t>(x); }
+inline float FloatOfBits(uint32_t bits) { return std::bit_cast<float>(bits); }
+inline int BitCount(uint32_t x) { return std::popcount(x); }
+inline int LowestBit(uint32_t x) { return std::countr_zero(x); }
+inline uint64_t MultiplyHigh(uint64_t a, uint64_t b) {
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<uint64_t>(Wide{a} * b >> 64);
+}
+
 inline float ToFloat(float x) { return x; }
 inline float ToFloat(Bf16 x) { return BF16ToF32(x.bits); }
 inline float ToFloat(F16 x) { return F16ToF32(x.bits); }
@@ -115,6 +139,7 @@ inline Bf16 ToBf16(float x) { return {std::isnan(x) ? uint16_t{0x7FFF} : F32ToBF
 inline F16 ToF16(float x) { return {std::isnan(x) ? uint16_t{0x7FFF} : F32ToF16(x)}; }
 
 inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
+inline double Fma(double a, double b, double c) { return std::fma(a, b, c); }
 inline float FastDivide(float a, float b) { return a / b; }
 inline float Sqrt(float x) { return std::sqrt(x); }
 inline float Exp(float x) { return std::exp(x); }
@@ -123,6 +148,8 @@ inline float Tanh(float x) { return std::tanh(x); }
 inline float Max(float x, float y) { return std::fmax(x, y); }
 inline float Abs(float x) { return std::fabs(x); }
 inline float RoundEven(float x) { return std::nearbyint(x); }
+inline double RoundEven(double x) { return std::nearbyint(x); }
+inline double RoundUp(double x) { return std::ceil(x); }
 inline float Infinity() { return std::numeric_limits<float>::infinity(); }
 inline float NotANumber() { return std::numeric_limits<float>::quiet_NaN(); }
 

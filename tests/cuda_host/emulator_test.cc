@@ -191,6 +191,45 @@ TEST(EmulatorTest, WarpsShuffleAndVote) {
   }
 }
 
+TEST(EmulatorTest, AtomicsLoseNothing) {
+  struct Sums {
+    uint32_t count;
+    uint32_t bits;
+    int64_t sum;
+  };
+  const std::vector<Sums> y = InEveryOrder([] {
+    std::vector<Sums> y = {{5, 0, -1}};
+    RunLaunch({.name = "atomics", .grid_x = 3, .num_threads = 64}, [&] {
+      AtomicAdd(&y[0].count, uint32_t{2});
+      AtomicOr(&y[0].bits, uint32_t{1} << LaneIndex() / 2);
+      AtomicAdd(&y[0].sum, int64_t{1} << 40);
+    });
+    return y;
+  });
+  EXPECT_EQ(y[0].count, 5 + 2 * 3 * 64);
+  EXPECT_EQ(y[0].bits, 0xFFFFu);
+  EXPECT_EQ(y[0].sum, (int64_t{3 * 64} << 40) - 1);
+}
+
+TEST(EmulatorTest, AtomicsGiveWhatWasThere) {
+  std::vector<int> seen(64, 0);
+  uint32_t count = 0;
+  RunLaunch({.name = "before", .num_threads = 64}, [&] { ++seen[AtomicAdd(&count, uint32_t{1})]; });
+  EXPECT_THAT(seen, testing::Each(1));
+}
+
+TEST(EmulatorTest, BitsAndProducts) {
+  EXPECT_EQ(FloatBits(-1.5f), 0xBFC00000u);
+  EXPECT_EQ(FloatOfBits(0xBFC00000u), -1.5f);
+  EXPECT_EQ(BitCount(0x80000101u), 3);
+  EXPECT_EQ(LowestBit(0x80000100u), 8);
+  EXPECT_EQ(MultiplyHigh(uint64_t{1} << 63, 6), 3u);
+  EXPECT_EQ(MultiplyHigh(~uint64_t{0}, ~uint64_t{0}), ~uint64_t{0} - 1);
+  EXPECT_EQ(Fma(3.0, 1.0 / 3.0, -1.0), -0x1p-54);  // the product is not rounded
+  EXPECT_EQ(RoundEven(2.5), 2.0);
+  EXPECT_EQ(RoundUp(2.25), 3.0);
+}
+
 TEST(EmulatorTest, CopiesArriveWhenTheyAreWaitedFor) {
   const auto run = [](bool waits) {
     const std::vector<U32x4> x = {{{1, 2, 3, 4}}, {{5, 6, 7, 8}}};

@@ -70,6 +70,9 @@ class CountingBackend final : public PassingBackend {
     Count("full_attn"), PassingBackend::FullAttn(p);
   }
   void Merge(const kernels::MergeParams& p) override { Count("merge"), PassingBackend::Merge(p); }
+  void PageAges(const kernels::PageAgesParams& p) override {
+    Count("page_ages"), PassingBackend::PageAges(p);
+  }
   void Sample(const kernels::SampleParams& p) override {
     Count("sample"), PassingBackend::Sample(p);
   }

@@ -120,6 +120,7 @@ TEST_F(DecodeWorkTest, OperatorsAreCalledOnceALayer) {
       {"cmp_cluster", layers},
       {"score_topk", layers},
       {"sel_attn", layers},  // with the window
+      {"page_ages", layers},
   };
   EXPECT_EQ(counter_->calls(), expected);
 }

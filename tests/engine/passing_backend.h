@@ -47,6 +47,7 @@ class PassingBackend : public kernels::Backend {
   void WinAttn(const kernels::WinAttnParams& p) override { inner_->WinAttn(p); }
   void FullAttn(const kernels::FullAttnParams& p) override { inner_->FullAttn(p); }
   void Merge(const kernels::MergeParams& p) override { inner_->Merge(p); }
+  void PageAges(const kernels::PageAgesParams& p) override { inner_->PageAges(p); }
   void Sample(const kernels::SampleParams& p) override { inner_->Sample(p); }
 
  private:

@@ -92,14 +92,14 @@ TEST(AttentionWorkspace, CountsThePagesThatWereSelectedByAge) {
   query.segments = segments;
   query.num_segments = 2;
   query.kv.num_kv_heads = 3;
-  workspace.CountAges(query, 64);
-  const PageAges ages = workspace.TakeAges();
+  workspace.CountAges(*backend, query, 64);
+  const PageAges ages = workspace.TakeAges(*backend);
   EXPECT_EQ(ages[PageAge(0)], 2);
   EXPECT_EQ(ages[PageAge(1)], 1);
   EXPECT_EQ(ages[PageAge(3)], 1);
   EXPECT_EQ(ages[PageAge(10)], 1);
   EXPECT_EQ(std::accumulate(ages.begin(), ages.end(), int64_t{0}), 5);
-  EXPECT_EQ(workspace.TakeAges(), PageAges{});
+  EXPECT_EQ(workspace.TakeAges(*backend), PageAges{});
   EXPECT_EQ(PageAge(2), PageAge(3));
   EXPECT_EQ(PageAge(8), PageAge(15));
   EXPECT_NE(PageAge(15), PageAge(16));

@@ -1,74 +1,35 @@
 #include "kernels/ops/cmp_cluster.h"
 
-#include "kernels/ops/rope_kv_write.h"
 #include "kernels/ops/score_topk.h"
-#include "tests/kernels/attention_cases.h"
+#include "kernels/reference/reference.h"
+#include "tests/kernels/cluster_world.h"
 
 namespace nsa::kernels {
 namespace {
 
-constexpr int64_t kNumTokens = 300;
+constexpr int64_t kNumTokens = ClusterWorld::kNumTokens;
 
-/// One sequence of tokens in a cache, not clustered yet. Keys are not rotated on their way in, so
-/// that what stands in a page is what the test says.
-struct ClusterWorld {
-  explicit ClusterWorld(const AttentionCase& test_case)
-      : ClusterWorld(test_case, Keys(test_case)) {}
-  ClusterWorld(const AttentionCase& test_case, std::vector<float> keys)
-      : c(test_case), cache(c, 6), table{4, 0, 5, 2, 1}, k(std::move(keys)) {
-    const std::vector<float> v = RandomFloats(kNumTokens * c.num_kv_heads * c.head_dim_v, 3);
-    const AttentionSegment all = Segment(0, kNumTokens);
-    MakeReferenceBackend()->RopeKvWrite({k.data(), int64_t{c.num_kv_heads} * c.head_dim_k, v.data(),
-                                         int64_t{c.num_kv_heads} * c.head_dim_v, &all, 1,
-                                         cache.view(), TestRope(0, 1).view()});
-  }
-  static std::vector<float> Keys(const AttentionCase& c) {
-    return RandomFloats(kNumTokens * c.num_kv_heads * c.head_dim_k, 2);
-  }
-  AttentionSegment Segment(int64_t begin, int64_t end) const {
-    return {table.data(), begin, 0, static_cast<int32_t>(end - begin)};
-  }
-  void Cluster(Backend& backend, int64_t begin, int64_t end) {
-    const AttentionSegment segment = Segment(begin, end);
-    backend.CmpCluster({&segment, 1, cache.view(), c.num_clusters});
-  }
-  const float* Row(int64_t page, int head) const {
-    const PagedKv& kv = cache.view();
-    return reinterpret_cast<const float*>(kv.cmp_slots + table[page] * kv.cmp_page_stride +
-                                          head * kv.cmp_head_stride);
-  }
-  float Mean(int64_t page, int head, int cluster, int dim) const {
-    return Row(page, head)[dim * c.num_clusters + cluster];
-  }
-  float Bias(int64_t page, int head, int cluster) const {
-    return Row(page, head)[c.head_dim_k * c.num_clusters + cluster];
-  }
-  const float* Key(int64_t token, int head) const {
-    return k.data() + (token * c.num_kv_heads + head) * c.head_dim_k;
-  }
-
-  AttentionCase c;
-  TestCache cache;
-  std::vector<int32_t> table;
-  std::vector<float> k;
-};
+/// Backend::CmpCluster as something to call.
+auto ClusterOf(Backend& backend) {
+  return [&backend](const CmpClusterParams& params) { backend.CmpCluster(params); };
+}
 
 TEST_P(AttentionTest, ClustersInChunksEqualOneCallOfTheReference) {
   ClusterWorld whole(GetParam());
-  whole.Cluster(*MakeReferenceBackend(), 0, kNumTokens);
+  whole.Cluster(reference::CmpCluster, 0, kNumTokens);
   for (const int num_threads : {1, 3}) {
     const auto backend = MakeCpuBackend(num_threads);
     for (const int64_t chunk : {int64_t{1}, int64_t{7}, int64_t{64}, kNumTokens}) {
       ClusterWorld world(GetParam());
       for (int64_t t = 0; t < kNumTokens; t += chunk) {
-        world.Cluster(*backend, t, std::min(kNumTokens, t + chunk));
+        world.Cluster(ClusterOf(*backend), t, std::min(kNumTokens, t + chunk));
       }
       EXPECT_TRUE(SameBits(world.cache.cmp_slots(), whole.cache.cmp_slots())) << chunk;
     }
   }
   ForEachTarget([&] {
     ClusterWorld world(GetParam());
-    world.Cluster(*MakeCpuBackend(2), 0, kNumTokens);
+    world.Cluster(ClusterOf(*MakeCpuBackend(2)), 0, kNumTokens);
     EXPECT_TRUE(SameBits(world.cache.cmp_slots(), whole.cache.cmp_slots()));
   });
 }
@@ -78,11 +39,11 @@ INSTANTIATE_TEST_SUITE_P(, AttentionTest, testing::ValuesIn(ClusterCases()), Cas
 TEST(CmpClusterTest, OnlyFullPagesAreWritten) {
   ClusterWorld world({.name = "", .num_clusters = 4});
   const auto backend = MakeCpuBackend(1);
-  world.Cluster(*backend, 0, 63);
+  world.Cluster(ClusterOf(*backend), 0, 63);
   EXPECT_TRUE(std::isnan(world.Mean(0, 0, 0, 0)));
-  world.Cluster(*backend, 63, 64);
+  world.Cluster(ClusterOf(*backend), 63, 64);
   EXPECT_TRUE(std::isfinite(world.Mean(0, 0, 0, 0)));
-  world.Cluster(*backend, 64, kNumTokens);
+  world.Cluster(ClusterOf(*backend), 64, kNumTokens);
   EXPECT_TRUE(std::isfinite(world.Mean(3, 1, 3, 0)));
   EXPECT_TRUE(std::isnan(world.Mean(4, 0, 0, 0)));
 }
@@ -90,7 +51,7 @@ TEST(CmpClusterTest, OnlyFullPagesAreWritten) {
 /// The sizes say how many tokens each row stands for, and the rows' weighted mean is the page's.
 TEST(CmpClusterTest, ClustersPartitionThePage) {
   ClusterWorld world({.name = "", .num_clusters = 8});
-  world.Cluster(*MakeCpuBackend(1), 0, kNumTokens);
+  world.Cluster(ClusterOf(*MakeCpuBackend(1)), 0, kNumTokens);
   for (int64_t page = 0; page < 4; ++page) {
     double size = 0;
     for (int c = 0; c < 8; ++c) size += std::exp(world.Bias(page, 1, c));
@@ -115,7 +76,7 @@ TEST(CmpClusterTest, AKeyUnlikeItsPageHasARowOfItsOwn) {
   float* key = keys.data() + (needle * c.num_kv_heads + 1) * c.head_dim_k;
   for (int dim = 0; dim < 64; ++dim) key[dim] = dim % 3 == 0 ? 3.0f : -1.0f;
   ClusterWorld world(c, keys);
-  world.Cluster(*MakeCpuBackend(1), 0, kNumTokens);
+  world.Cluster(ClusterOf(*MakeCpuBackend(1)), 0, kNumTokens);
   EXPECT_EQ(world.Bias(1, 1, 0), 0);  // log 1, and the first seed
   for (int dim = 0; dim < 64; ++dim) EXPECT_EQ(world.Mean(1, 1, 0, dim), key[dim]);
 }
@@ -139,7 +100,7 @@ TEST(CmpClusterTest, FindsPlantedGroups) {
     }
   }
   ClusterWorld world(c, keys);
-  world.Cluster(*MakeCpuBackend(1), 0, kNumTokens);
+  world.Cluster(ClusterOf(*MakeCpuBackend(1)), 0, kNumTokens);
   for (int cluster = 0; cluster < 4; ++cluster) {
     int g = 0;
     while (g < 3 && world.Mean(0, 0, cluster, g) < 0.5f) ++g;
@@ -154,7 +115,7 @@ TEST(CmpClusterTest, FindsPlantedGroups) {
 TEST(CmpClusterTest, EmptyGroupsWeighNothing) {
   const AttentionCase c = {.name = "", .num_kv_heads = 1, .num_clusters = 4};
   ClusterWorld world(c, std::vector<float>(kNumTokens * 64, 0.5f));
-  world.Cluster(*MakeCpuBackend(1), 0, kNumTokens);
+  world.Cluster(ClusterOf(*MakeCpuBackend(1)), 0, kNumTokens);
   EXPECT_NEAR(world.Bias(0, 0, 0), std::log(64.0), 1e-6);
   for (int cluster = 1; cluster < 4; ++cluster) {
     EXPECT_EQ(world.Bias(0, 0, cluster), -std::numeric_limits<float>::infinity());
@@ -181,7 +142,7 @@ TEST(CmpClusterTest, EmptyGroupsDoNotDisturbScores) {
       const AttentionSegment last = world.Segment(kNumTokens - 1, kNumTokens);
       ForEachTarget([&] {
         const auto backend = MakeCpuBackend(1);
-        world.Cluster(*backend, 0, kNumTokens);
+        world.Cluster(ClusterOf(*backend), 0, kNumTokens);
         std::vector<int32_t> selected(2, -99);
         int32_t num_selected = -99;
         ScoreTopkParams params;

@@ -2,63 +2,29 @@
 
 #include "kernels/ops/cmp_pool.h"
 #include "kernels/ops/rope_kv_write.h"
-#include "tests/kernels/attention_cases.h"
+#include "kernels/reference/reference.h"
+#include "tests/kernels/scatter_world.h"
 
 namespace nsa::kernels {
 namespace {
 
-constexpr int64_t kNumTokens = 300;
+constexpr int64_t kNumTokens = ScatterWorld::kNumTokens;
 
-/// A cache whose compressed rows are to be written.
-struct ScatterWorld {
-  explicit ScatterWorld(const AttentionCase& test_case)
-      : c(test_case), rope(c.rotary_dim, 8), cache(c, 6), table{4, 0, 5, 2, 1} {
-    const int64_t num_windows = NumVisibleWindows(kNumTokens - 1, c.length, c.stride);
-    for (const bool values : {false, true}) {
-      x[values] = RandomFloats(num_windows * c.num_kv_heads * head_dim(values), 3 + values);
-    }
-  }
-  int head_dim(bool values) const { return values ? c.head_dim_v : c.head_dim_k; }
-
-  /// Stores the rows of the windows that end in tokens [begin, end).
-  void Scatter(Backend& backend, int64_t begin, int64_t end, int64_t rows_per_call) {
-    const AttentionSegment segment = {table.data(), begin, 0, static_cast<int32_t>(end - begin)};
-    const WindowRange closed = ClosedWindows(segment, c.length, c.stride);
-    const int64_t num_rows = closed.size() * c.num_kv_heads;
-    for (const bool values : {false, true}) {
-      if (values && !c.compressed_values) continue;
-      const float* rows = x[values].data() + closed.first * c.num_kv_heads * head_dim(values);
-      for (int64_t first = 0; first < num_rows; first += rows_per_call) {
-        backend.CmpScatter({.rows = {.segments = &segment,
-                                     .num_segments = 1,
-                                     .kv = cache.view(),
-                                     .length = c.length,
-                                     .stride = c.stride,
-                                     .values = values,
-                                     .first_row = first,
-                                     .num_rows = std::min(rows_per_call, num_rows - first)},
-                            .rope = rope.view(),
-                            .x = rows + first * head_dim(values)});
-      }
-    }
-  }
-
-  AttentionCase c;
-  TestRope rope;
-  TestCache cache;
-  std::vector<int32_t> table;
-  std::vector<float> x[2];  // rows of keys and of values of all windows
-};
+/// Backend::CmpScatter as something to call.
+auto ScatterOf(Backend& backend) {
+  return [&backend](const CmpScatterParams& params) { backend.CmpScatter(params); };
+}
 
 TEST_P(AttentionTest, CmpScatterEqualsTheReferenceInAnyChunks) {
   ScatterWorld whole(GetParam());
-  whole.Scatter(*MakeReferenceBackend(), 0, kNumTokens, 1000);
+  whole.Scatter(reference::CmpScatter, 0, kNumTokens, 1000);
   for (const int num_threads : {1, 3}) {
     const auto backend = MakeCpuBackend(num_threads);
     for (const int64_t chunk : {int64_t{1}, int64_t{7}, int64_t{64}, kNumTokens}) {
       ScatterWorld world(GetParam());
       for (int64_t t = 0; t < kNumTokens; t += chunk) {
-        world.Scatter(*backend, t, std::min(kNumTokens, t + chunk), chunk == 64 ? 3 : 1000);
+        world.Scatter(ScatterOf(*backend), t, std::min(kNumTokens, t + chunk),
+                      chunk == 64 ? 3 : 1000);
       }
       // The CPU gives the reference's bits, and neither writes what no closed window owns.
       EXPECT_TRUE(SameBits(world.cache.cmp_slots(), whole.cache.cmp_slots())) << chunk;
@@ -93,7 +59,7 @@ TEST(CmpScatterTest, MeansComeOutAsPooledOnes) {
         for (int64_t t = first; t < first + length; ++t) sum += k[t * 64 + i % 64];
         world.x[0][i] = world.x[1][i] = sum / static_cast<float>(length);
       }
-      world.Scatter(*backend, 0, kNumTokens, 1000);
+      world.Scatter(ScatterOf(*backend), 0, kNumTokens, 1000);
       const auto* actual = reinterpret_cast<const float*>(world.cache.cmp_slots().data());
       const auto* expected = reinterpret_cast<const float*>(pooled.cache.cmp_slots().data());
       for (size_t i = 0; i < world.cache.cmp_slots().size() / sizeof(float); ++i) {

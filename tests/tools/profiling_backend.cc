@@ -63,6 +63,9 @@ void ProfilingBackend::FullAttn(const kernels::FullAttnParams& p) {
 void ProfilingBackend::Merge(const kernels::MergeParams& p) {
   Measure("merge", &Backend::Merge, p);
 }
+void ProfilingBackend::PageAges(const kernels::PageAgesParams& p) {
+  Measure("page_ages", &Backend::PageAges, p);
+}
 void ProfilingBackend::Sample(const kernels::SampleParams& p) {
   Measure("sample", &Backend::Sample, p);
 }

@@ -58,6 +58,7 @@ class ProfilingBackend final : public kernels::Backend {
   void WinAttn(const kernels::WinAttnParams& p) override;
   void FullAttn(const kernels::FullAttnParams& p) override;
   void Merge(const kernels::MergeParams& p) override;
+  void PageAges(const kernels::PageAgesParams& p) override;
   void Sample(const kernels::SampleParams& p) override;
 
  private:
