@@ -47,6 +47,10 @@ void FullAttn(Stream& stream, const FullAttnParams& params, const SegmentsShape&
               const Workspace& workspace);
 void WinAttn(Stream& stream, const WinAttnParams& params, const SegmentsShape& shape,
              const Workspace& workspace);
+void CmpAttn(Stream& stream, const CmpAttnParams& params, const SegmentsShape& shape,
+             const Workspace& workspace);
+void SelAttn(Stream& stream, const SelAttnParams& params, const SegmentsShape& shape,
+             const Workspace& workspace);
 
 }  // namespace nsa::kernels::cuda
 

@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/elements.h"
+#include "kernels/cuda/int8_row.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/rotate.h"
@@ -28,18 +29,6 @@ NSA_DEVICE float RotatedKey(const RopeView& rope, const float* k, int64_t offset
   return dim < half ? rotated.a : rotated.b;
 }
 
-/// What a row of kInt8 is multiplied by, and its scale: Int8RowScale on the device.
-struct RowScale {
-  float inverse;
-  float scale;
-};
-NSA_DEVICE RowScale ScaleOf(float largest) {
-  constexpr float kInt8Max = 127;
-  if (!(largest < Infinity())) return {0, NotANumber()};
-  const float inverse = kInt8Max / largest;
-  return {inverse < Infinity() ? inverse : 0, largest / kInt8Max};
-}
-
 /// Stores value(i), i in [0, count), to target[i · step], by one warp. `scale` is written for int8.
 template <typename T, typename Value>
 NSA_DEVICE void StoreRow(T* target, int64_t step, int count, float* scale, Value&& value) {
@@ -50,8 +39,7 @@ NSA_DEVICE void StoreRow(T* target, int64_t step, int count, float* scale, Value
     }
     const RowScale of_row = ScaleOf(WarpMaxOrNan(largest));
     for (int i = LaneIndex(); i < count; i += kWarpSize) {
-      const float q = of_row.inverse == 0 ? 0 : RoundEven(value(i) * of_row.inverse);
-      target[i * step] = static_cast<int8_t>(q);
+      target[i * step] = RoundToInt8(value(i), of_row);
     }
     if (LaneIndex() == 0) *scale = of_row.scale;
   } else {
