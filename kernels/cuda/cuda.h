@@ -52,6 +52,12 @@ void CmpAttn(Stream& stream, const CmpAttnParams& params, const SegmentsShape& s
 void SelAttn(Stream& stream, const SelAttnParams& params, const SegmentsShape& shape,
              const Workspace& workspace);
 
+/// Needs a workspace for one row at least, of ScoreTopkRowFloats floats; works on as many rows at
+/// once as it has room for.
+void ScoreTopk(Stream& stream, const ScoreTopkParams& params, const SegmentsShape& shape,
+               const Workspace& workspace);
+int64_t ScoreTopkRowFloats(const ScoreTopkParams& params, const SegmentsShape& shape);
+
 }  // namespace nsa::kernels::cuda
 
 #endif  // NSA_KERNELS_CUDA_CUDA_H_

@@ -77,8 +77,9 @@ NSA_DEVICE float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 NSA_DEVICE int32_t Dp4a(uint32_t a, uint32_t b, int32_t c) {
   return __dp4a(static_cast<int32_t>(a), static_cast<int32_t>(b), c);
 }
-NSA_DEVICE int PopCount(uint32_t x) { return __popc(x); }
+NSA_DEVICE uint32_t PopCount(uint32_t x) { return static_cast<uint32_t>(__popc(x)); }
 NSA_DEVICE uint32_t BitsOf(float x) { return __float_as_uint(x); }
+NSA_DEVICE float FloatOf(uint32_t bits) { return __uint_as_float(bits); }
 /// Within two units in the last place for |b| in [2⁻¹²⁶, 2¹²⁶]; no subroutine, as a / b has.
 NSA_DEVICE float FastDivide(float a, float b) { return __fdividef(a, b); }
 NSA_DEVICE float Sqrt(float x) { return __fsqrt_rn(x); }

@@ -121,8 +121,9 @@ inline int32_t Dp4a(uint32_t a, uint32_t b, int32_t c) {
   }
   return c;
 }
-inline int PopCount(uint32_t x) { return std::popcount(x); }
+inline uint32_t PopCount(uint32_t x) { return static_cast<uint32_t>(std::popcount(x)); }
 inline uint32_t BitsOf(float x) { return std::bit_cast<uint32_t>(x); }
+inline float FloatOf(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline float FastDivide(float a, float b) { return a / b; }
 inline float Sqrt(float x) { return std::sqrt(x); }
 inline float Exp(float x) { return std::exp(x); }
