@@ -7,37 +7,16 @@
 #include "kernels/check.h"
 #include "kernels/cuda/elements.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/mma_attention.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/softmax.h"
 #include "kernels/cuda/split_attention.h"
+#include "kernels/cuda/split_parts.h"
 #include "kernels/cuda/split_scores.h"
 #include "kernels/cuda/stretches.h"
 
 namespace nsa::kernels::cuda {
 namespace {
-
-/// A warp a head: scores to weights exp(score − maximum), with their maximum and sum.
-template <int kHeads>
-NSA_DEVICE void Weigh(const Shared<kHeads>& shared) {
-  for (int h = WarpIndex(); h < kHeads; h += kThreads / kWarpSize) {
-    float* scores = shared.scores + h * kSplitRows;
-    float maximum = -Infinity();
-    for (int i = LaneIndex(); i < kSplitRows; i += kWarpSize) {
-      maximum = MaxOrNan(scores[i], maximum);
-    }
-    maximum = WarpMaxOrNan(maximum);
-    float sum = 0;
-    for (int i = LaneIndex(); i < kSplitRows; i += kWarpSize) {
-      scores[i] = maximum == -Infinity() ? 0.0f : Exp(scores[i] - maximum);
-      sum += scores[i];
-    }
-    sum = WarpSum(sum);
-    if (LaneIndex() == 0) {
-      shared.maximum[h] = maximum;
-      shared.sum[h] = sum;
-    }
-  }
-}
 
 /// Makes the weights of one split; all threads may read them afterwards.
 template <typename T, int kHeads>
@@ -45,13 +24,8 @@ NSA_DEVICE void MakeWeights(const SplitAttention& a, const Task& task, const Sha
                             int64_t split) {
   MakeScores<T>(a, task, shared, split);
   SyncThreads();
-  Weigh(shared);
+  Weigh(shared.scores, shared.maximum, shared.sum, kHeads);
   SyncThreads();
-}
-
-/// Values that a row's softmax weighs.
-NSA_DEVICE int OutDims(const SplitAttention& a) {
-  return a.result.out == nullptr ? 0 : a.query.kv.head_dim_v;
 }
 
 /// Σ weight · value of one dimension for all heads, a chain over rows for each.
@@ -79,11 +53,6 @@ NSA_DEVICE void SumValues(const SplitAttention& a, const Task& task, const Share
     NSA_UNROLL
     for (int h = 0; h < kHeads; ++h) out[h] = Fma(shared.scores[h * kSplitRows + i], value, out[h]);
   }
-}
-
-NSA_DEVICE float* PartOf(const SplitAttention& a, int64_t index, int64_t head, int64_t split) {
-  const int64_t part = (index * a.query.num_q_heads + head) * a.num_splits + split;
-  return a.parts + part * (OutDims(a) + 2);
 }
 
 /// Joins one split into `so_far` and, for this thread's dimensions, into `out` [kHeads, head_dim_v]
@@ -127,11 +96,6 @@ NSA_DEVICE void StorePart(const SplitAttention& a, const Task& task, const Share
   }
 }
 
-/// Where the results of (row, head) stand.
-NSA_DEVICE int64_t ResultIndex(const SplitAttention& a, const Task& task, int64_t head) {
-  return (a.is_batch ? task.index : task.row.row) * a.query.num_q_heads + head;
-}
-
 /// All splits of the row, joined into its result. `out` is shared memory.
 template <typename T, int kHeads>
 NSA_DEVICE void AttendWhole(const SplitAttention& a, const Task& task, const Shared<kHeads>& shared,
@@ -172,8 +136,6 @@ NSA_DEVICE void AttendSplit(const SplitAttention& a, const Task& task, const Sha
   StorePart<T>(a, task, shared, split, number);
 }
 
-constexpr int Passes(int group, int heads) { return (group + heads - 1) / heads; }
-
 /// Arrays of a CTA's shared memory, in floats.
 struct SharedSizes {
   int q;
@@ -210,12 +172,7 @@ int64_t SharedBytes(const SharedSizes& s) {
 template <typename T, int kHeads>
 NSA_KERNEL(kThreads)
 AttendKernel(NSA_ARGS SplitAttention a) {
-  const int group = a.query.num_q_heads / a.query.kv.num_kv_heads;
-  const Split by_pass = SplitIndex(CtaX(), Passes(group, kHeads));
-  const Split by_head = SplitIndex(by_pass.quotient, a.query.kv.num_kv_heads);
-  const int first = static_cast<int>(by_pass.remainder) * kHeads, left = group - first;
-  const Task task = MakeTask(a, by_head.quotient, by_head.remainder * group + first,
-                             left < kHeads ? left : kHeads);
+  const Task task = TaskOfCta(a, kHeads);
   const SharedSizes sizes = SizesOf<T, kHeads>(a);
   SharedArena arena;
   const Shared<kHeads> shared = {arena.Take<float>(sizes.q),
@@ -276,6 +233,19 @@ void LaunchHeads(Stream& stream, const char* name, const SplitAttention& a, int6
           .num_threads = kThreads,
           .shared_bytes = SharedBytes(SizesOf<T, kHeads>(a))},
          AttendKernel<T, kHeads>, a);
+}
+
+/// The kernels that make splits of all rows. Which they are depends on the cache and the group
+/// alone, and no head's bits on how many heads share a CTA.
+void LaunchRows(Stream& stream, const char* name, const SplitAttention& a, int64_t num_rows) {
+  if (TakesTensorCores(a)) return LaunchMmaAttention(stream, name, a, num_rows);
+  const int group = a.query.num_q_heads / a.query.kv.num_kv_heads;
+  WithElementType(a.rows.dtype, [&](auto element) {
+    using T = decltype(element);
+    if (group == 1) return LaunchHeads<T, 1>(stream, name, a, num_rows);
+    if (group <= 4) return LaunchHeads<T, 4>(stream, name, a, num_rows);
+    LaunchHeads<T, 8>(stream, name, a, num_rows);
+  });
 }
 
 PagedRows TokenRows(const PagedKv& kv) {
@@ -350,14 +320,7 @@ void LaunchSplitAttention(Stream& stream, const char* name, SplitAttention atten
       has_softmax && attention.num_splits > 1 && part_floats <= workspace.num_floats;
   attention.parts = has_parts ? workspace.data : nullptr;
   attention.cta_per_split = has_parts || !has_softmax;
-  const int group = query.num_q_heads / query.kv.num_kv_heads;
-  // How many heads share a CTA depends on the group alone, and no head's bits on that number.
-  WithElementType(attention.rows.dtype, [&](auto element) {
-    using T = decltype(element);
-    if (group == 1) return LaunchHeads<T, 1>(stream, name, attention, shape.num_rows);
-    if (group <= 4) return LaunchHeads<T, 4>(stream, name, attention, shape.num_rows);
-    LaunchHeads<T, 8>(stream, name, attention, shape.num_rows);
-  });
+  LaunchRows(stream, name, attention, shape.num_rows);
   if (!has_parts) return;
   Launch(stream,
          {.name = name,

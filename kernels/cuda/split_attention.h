@@ -74,6 +74,7 @@ struct SplitAttention {
   // stand; `scores` and `result` have rows for them alone.
   bool is_batch = false;
   int64_t first_index = 0;
+  bool uses_tensor_cores = true;  // where they can do it (mma_attention.h)
 
   // Of the launch, set by LaunchSplitAttention.
   PagedRows rows = {};

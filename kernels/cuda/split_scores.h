@@ -9,6 +9,7 @@
 #include "kernels/cuda/int8_row.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/rotate.h"
+#include "kernels/cuda/split_parts.h"
 #include "kernels/cuda/stretches.h"
 
 /// The scores of one split: queries of a few heads against 512 rows of the cache, in float32.
@@ -16,8 +17,6 @@
 /// Not the query is turned by a page's distance, but the keys of the page back by it: that is done
 /// once for all heads, wherever pages hold few rows.
 namespace nsa::kernels::cuda {
-
-inline constexpr int kThreads = 128;
 
 /// A CTA's shared memory. Scores become weights in place.
 template <int kHeads>
