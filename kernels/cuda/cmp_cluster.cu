@@ -6,6 +6,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/elements.h"
+#include "kernels/cuda/int8_row.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/paged.h"
 #include "kernels/cuda/reduce.h"
@@ -186,7 +187,7 @@ NSA_DEVICE void StoreRows(const Args& args, const Shared& shared, std::byte* tar
     if (LaneIndex() == 0) ElementsAt<float>(target, kv.cmp_scale_offset)[c] = scale.scale;
     for (int dim = LaneIndex(); dim < (dims + 3) / 4 * 4; dim += kWarpSize) {
       ElementsAt<int8_t>(target, 0)[(dim / 4 * num_clusters + c) * 4 + dim % 4] =
-          dim < dims ? ToInt8(mean[dim], scale) : int8_t{0};
+          dim < dims ? RoundToInt8(mean[dim], scale) : int8_t{0};
     }
   }
 }

@@ -50,6 +50,16 @@ void FullAttn(Stream& stream, const FullAttnParams& params, const SegmentsShape&
               const Workspace& workspace);
 void WinAttn(Stream& stream, const WinAttnParams& params, const SegmentsShape& shape,
              const Workspace& workspace);
+void CmpAttn(Stream& stream, const CmpAttnParams& params, const SegmentsShape& shape,
+             const Workspace& workspace);
+void SelAttn(Stream& stream, const SelAttnParams& params, const SegmentsShape& shape,
+             const Workspace& workspace);
+
+/// Needs a workspace for one row at least, of ScoreTopkRowFloats floats; works on as many rows at
+/// once as it has room for.
+void ScoreTopk(Stream& stream, const ScoreTopkParams& params, const SegmentsShape& shape,
+               const Workspace& workspace);
+int64_t ScoreTopkRowFloats(const ScoreTopkParams& params, const SegmentsShape& shape);
 
 void PageAges(Stream& stream, const PageAgesParams& params, const SegmentsShape& shape);
 

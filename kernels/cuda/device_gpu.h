@@ -92,6 +92,10 @@ NSA_DEVICE F16 ToF16(float x) { return {__half_as_ushort(__float2half_rn(x))}; }
 
 NSA_DEVICE float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 NSA_DEVICE double Fma(double a, double b, double c) { return __fma_rn(a, b, c); }
+/// c and the four products of 8-bit integers.
+NSA_DEVICE int32_t Dp4a(uint32_t a, uint32_t b, int32_t c) {
+  return __dp4a(static_cast<int32_t>(a), static_cast<int32_t>(b), c);
+}
 /// Within two units in the last place for |b| in [2⁻¹²⁶, 2¹²⁶]; no subroutine, as a / b has.
 NSA_DEVICE float FastDivide(float a, float b) { return __fdividef(a, b); }
 NSA_DEVICE float Sqrt(float x) { return __fsqrt_rn(x); }

@@ -45,22 +45,6 @@ NSA_DEVICE void StoreElement(DType dtype, std::byte* base, int64_t index, float 
   }
 }
 
-/// What a row of kInt8 is multiplied by, and its scale: Int8RowScale on the device.
-struct RowScale {
-  float inverse;
-  float scale;
-};
-NSA_DEVICE RowScale ScaleOf(float largest) {
-  constexpr float kInt8Max = 127;
-  if (!(largest < Infinity())) return {0, NotANumber()};
-  const float inverse = kInt8Max / largest;
-  return {inverse < Infinity() ? inverse : 0, largest / kInt8Max};
-}
-
-NSA_DEVICE int8_t ToInt8(float x, const RowScale& of_row) {
-  return static_cast<int8_t>(of_row.inverse == 0 ? 0 : RoundEven(x * of_row.inverse));
-}
-
 /// Calls body(T{}) on the host with the element type of `dtype`.
 template <typename Body>
 void WithElementType(DType dtype, Body&& body) {

@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/elements.h"
+#include "kernels/cuda/int8_row.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/rotate.h"
@@ -38,7 +39,7 @@ NSA_DEVICE void StoreRow(T* target, int64_t step, int count, float* scale, Value
     }
     const RowScale of_row = ScaleOf(WarpMaxOrNan(largest));
     for (int i = LaneIndex(); i < count; i += kWarpSize) {
-      target[i * step] = ToInt8(value(i), of_row);
+      target[i * step] = RoundToInt8(value(i), of_row);
     }
     if (LaneIndex() == 0) *scale = of_row.scale;
   } else {

@@ -30,27 +30,36 @@ void BallotStep::Combine(const cuda_host::Lanes& lanes) {
 }
 
 void MmaStep::Combine(const cuda_host::Lanes& lanes) {
-  float a[16][16], b[16][8];
+  const auto to_float = StepOf<MmaStep>(lanes, 0).to_float;
+  float a[16][16], b[16][8], d[16][8] = {};
   for (int lane = 0; lane < kWarpSize; ++lane) {
     const MmaStep& step = StepOf<MmaStep>(lanes, lane);
     for (int half = 0; half < 2; ++half) {
       for (int i = 0; i < 4; ++i) {
         const cuda_host::Element at = cuda_host::FragmentA(lane, i, half);
-        a[at.row][at.column] = step.to_float(Half(step.a[i], half));
+        a[at.row][at.column] = to_float(Half(step.a[i], half));
       }
       for (int i = 0; i < 2; ++i) {
         const cuda_host::Element at = cuda_host::FragmentB(lane, i, half);
-        b[at.row][at.column] = step.to_float(Half(step.b[i], half));
+        b[at.row][at.column] = to_float(Half(step.b[i], half));
       }
+    }
+    for (int i = 0; i < 4; ++i) {
+      const cuda_host::Element at = cuda_host::FragmentC(lane, i);
+      d[at.row][at.column] = step.d[i];
     }
   }
   // Products are exact in float32. How a tensor core rounds their sum is not documented; this is
   // one order of many.
+  for (int row = 0; row < 16; ++row) {
+    for (int k = 0; k < 16; ++k) {
+      for (int column = 0; column < 8; ++column) d[row][column] += a[row][k] * b[k][column];
+    }
+  }
   for (int lane = 0; lane < kWarpSize; ++lane) {
     for (int i = 0; i < 4; ++i) {
       const cuda_host::Element at = cuda_host::FragmentC(lane, i);
-      float& sum = StepOf<MmaStep>(lanes, lane).d[i];
-      for (int k = 0; k < 16; ++k) sum += a[at.row][k] * b[k][at.column];
+      StepOf<MmaStep>(lanes, lane).d[i] = d[at.row][at.column];
     }
   }
 }

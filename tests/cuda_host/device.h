@@ -140,6 +140,12 @@ inline F16 ToF16(float x) { return {std::isnan(x) ? uint16_t{0x7FFF} : F32ToF16(
 
 inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
 inline double Fma(double a, double b, double c) { return std::fma(a, b, c); }
+inline int32_t Dp4a(uint32_t a, uint32_t b, int32_t c) {
+  for (int i = 0; i < 4; ++i) {
+    c += int32_t{static_cast<int8_t>(a >> 8 * i)} * int32_t{static_cast<int8_t>(b >> 8 * i)};
+  }
+  return c;
+}
 inline float FastDivide(float a, float b) { return a / b; }
 inline float Sqrt(float x) { return std::sqrt(x); }
 inline float Exp(float x) { return std::exp(x); }

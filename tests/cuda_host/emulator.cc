@@ -121,6 +121,7 @@ class Machine {
   std::array<uint64_t, kMaxThreads / 64> ready_ = {};  // a bit a rank
   int running_ = 0;
   int num_at_barrier_ = 0;
+  std::array<int, kMaxThreads / kWarpSize> num_in_warp_ = {};  // that wait there
   int num_ended_ = 0;
   SharedArrays shared_;
   std::exception_ptr failure_;
@@ -162,6 +163,7 @@ void Machine::RunCta(int64_t cta) {
   shared_.Clear();
   ready_ = {};
   num_at_barrier_ = num_ended_ = 0;
+  num_in_warp_ = {};
   DrawRanks();
   for (int i = 0; i < shape_.num_threads; ++i) {
     Thread& thread = *threads_[static_cast<size_t>(i)];
@@ -281,6 +283,11 @@ void Machine::WarpStep(uint32_t mask, void (*combine)(const Lanes&)) {
     Fail(thread.place.thread, std::string("is not in its own mask of ") + thread.instruction +
                                   " at " + Text(thread.where));
   }
+  int& num_waiting = num_in_warp_[static_cast<size_t>(first / kWarpSize)];
+  if (++num_waiting < std::popcount(mask)) {
+    SwitchAway();
+    return;
+  }
   Lanes lanes = {};
   for (int lane = 0; lane < kWarpSize; ++lane) {
     if ((mask >> lane & 1) == 0) continue;
@@ -293,6 +300,7 @@ void Machine::WarpStep(uint32_t mask, void (*combine)(const Lanes&)) {
     lanes[static_cast<size_t>(lane)] = other.brought;
   }
   combine(lanes);
+  num_waiting -= std::popcount(mask);
   for (int lane = 0; lane < kWarpSize; ++lane) {
     if ((mask >> lane & 1) != 0) SetReady(first + lane);
   }

@@ -1,6 +1,7 @@
 #ifndef NSA_TESTS_CUDA_HOST_FIBER_H_
 #define NSA_TESTS_CUDA_HOST_FIBER_H_
 
+#include <setjmp.h>  // NOLINT: _setjmp is no part of <csetjmp>
 #include <ucontext.h>
 
 #include <cstddef>
@@ -24,9 +25,12 @@ class Fiber {
 
  private:
   static void Enter();
+  void GoTo(Fiber& target);
   void Arrive();
 
   ucontext_t context_ = {};
+  jmp_buf left_off_ = {};  // where it goes on, once it has begun
+  bool has_begun_ = true;
   std::unique_ptr<std::byte[]> stack_;
   void (*body_)(void*) = nullptr;
   void* argument_ = nullptr;

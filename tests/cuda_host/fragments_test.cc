@@ -169,6 +169,14 @@ TEST(FragmentsTest, LoadMatrixOfOneAndOutside) {
                Error);
 }
 
+TEST(FragmentsTest, BytesAndBits) {
+  // 127 · 127 + 1 · 2 + −1 · −1 + −128 · −128 + 5
+  EXPECT_EQ(Dp4a(0x80FF017F, 0x80FF027F, 5), 32521);
+  EXPECT_EQ(static_cast<uint32_t>(BitCount(0xF0000001)), 5u);
+  EXPECT_EQ(FloatBits(1.5f), 0x3FC00000u);
+  EXPECT_EQ(FloatOfBits(0x3FC00000u), 1.5f);
+}
+
 TEST(FragmentsTest, NansBecomeTheDevicesNan) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(ToBf16(-nan).bits, 0x7FFF);
