@@ -84,6 +84,7 @@ NSA_DEVICE float Abs(float x) { return fabsf(x); }
 NSA_DEVICE float RoundEven(float x) { return rintf(x); }
 NSA_DEVICE float Infinity() { return __int_as_float(0x7F800000); }
 NSA_DEVICE float NotANumber() { return __int_as_float(0x7FC00000); }
+NSA_DEVICE float FloatOfBits(uint32_t bits) { return __uint_as_float(bits); }
 
 NSA_DEVICE uint32_t SharedAddress(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -105,6 +106,24 @@ NSA_DEVICE void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/// d += a·b by a warp, of signed bytes with exact sums: a [16, 32] row-major and b [32, 8]
+/// column-major, or 16 in the place of 32. PTX ISA: "Matrix Fragments for mma.m16n8k32" and "…
+/// mma.m16n8k16 with .u8/.s8 type".
+NSA_DEVICE void MmaInt8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+NSA_DEVICE void MmaInt8(int32_t (&d)[4], const uint32_t (&a)[2], const uint32_t (&b)[1]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 "
+      "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b[0]));
 }
 
 /// PTX ISA, "ldmatrix": kCount matrices of 8 × 8 elements of 16 bits. Lane 8·i + j brings the
@@ -150,6 +169,16 @@ NSA_DEVICE void LoadMatrix(uint32_t (&r)[4], const void* row) {
                  : "r"(SharedAddress(row))
                  : "memory");
   }
+}
+
+/// 16 bytes of global memory that this multiprocessor reads once: they displace nothing in its L1.
+/// PTX ISA, "ld.global.nc": nobody writes them while the kernel runs.
+NSA_DEVICE U32x4 LoadOnce(const U32x4* global) {
+  U32x4 v;
+  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(v.x[0]), "=r"(v.x[1]), "=r"(v.x[2]), "=r"(v.x[3])
+      : "l"(__cvta_generic_to_global(global)));
+  return v;
 }
 
 /// PTX ISA, "cp.async": 16 bytes from global to shared memory; zeros where not `valid`. They are
