@@ -12,7 +12,9 @@
 #define NSA_DEVICE __device__ __forceinline__
 // With one CTA as the least on a multiprocessor: without a number, ptxas of CUDA 13 limits
 // registers for more of them, and spills.
-#define NSA_KERNEL(num_threads) __global__ void __launch_bounds__(num_threads, 1)
+#define NSA_KERNEL(num_threads) NSA_KERNEL_SHARING(num_threads, 1)
+#define NSA_KERNEL_SHARING(num_threads, num_ctas) \
+  __global__ void __launch_bounds__(num_threads, num_ctas)
 #define NSA_ARGS const __grid_constant__
 #define NSA_UNROLL _Pragma("unroll")
 #define NSA_PRAGMA(text) _Pragma(#text)
@@ -171,6 +173,11 @@ NSA_DEVICE void LoadMatrix(uint32_t (&r)[4], const void* row) {
   }
 }
 
+/// 16 bytes in one instruction, which a copy of the struct may become or not.
+NSA_DEVICE U32x4 LoadVector(const U32x4* from) {
+  const uint4 v = *reinterpret_cast<const uint4*>(from);
+  return {{v.x, v.y, v.z, v.w}};
+}
 /// 16 bytes of global memory that this multiprocessor reads once: they displace nothing in its L1.
 /// PTX ISA, "ld.global.nc": nobody writes them while the kernel runs.
 NSA_DEVICE U32x4 LoadOnce(const U32x4* global) {

@@ -71,7 +71,7 @@ NSA_DEVICE XShare ReadX(const std::byte* step) {
   XShare x;
   NSA_UNROLL
   for (int i = 0; i < kXTerms; ++i) {
-    x.term[i] = reinterpret_cast<const U32x4*>(step)[i * kWarpSize + LaneIndex()];
+    x.term[i] = LoadVector(reinterpret_cast<const U32x4*>(step) + i * kWarpSize + LaneIndex());
   }
   return x;
 }
@@ -100,13 +100,23 @@ class DenseCore {
   static constexpr int kUnitBytes = StepShare<kType>::kUnitBytes;
   static constexpr int kSuperBytes = 0;
   static constexpr int kXUnitBytes = kDenseStepBytes;
+  static constexpr int kStages = 2;
+  static constexpr int kCtas = kTerms<kType> == 3 ? 1 : 2;
+  static constexpr int kLaneSums = kWarpBlocks * kWarpXBlocks * 4;
+  static constexpr int kOwnBytes = kTileThreads * kLaneSums * static_cast<int>(sizeof(float));
+
+  NSA_DEVICE explicit DenseCore(SharedArena& arena)
+      : sums_(arena.Take<float>(kTileThreads * kLaneSums) + ThreadIndex()) {
+    NSA_UNROLL
+    for (int i = 0; i < kLaneSums; ++i) sums_[i * kTileThreads] = 0;
+  }
 
   NSA_DEVICE void Add(const std::byte* w, const std::byte*, const std::byte* x, int) {
     uint32_t a[kWarpBlocks][2][kTerms<kType>][4];
     NSA_UNROLL
     for (int m = 0; m < kWarpBlocks; ++m) {
       StepShare<kType> share;
-      share.Read(w + m * kUnitBytes, [](const U32x4* from) { return *from; });
+      share.Read(w + m * kUnitBytes, [](const U32x4* from) { return LoadVector(from); });
       NSA_UNROLL
       for (int half = 0; half < 2; ++half) share.Split(half, a[m][half]);
     }
@@ -125,10 +135,15 @@ class DenseCore {
   }
 
   NSA_DEVICE float Sum(int m, int n, int i) const {
-    return num_steps_ == 0 ? sums_[m][n][i] : sums_[m][n][i] + chunk_[m][n][i];
+    const float sum = sums_[At(m, n, i)];
+    return num_steps_ == 0 ? sum : sum + chunk_[m][n][i];
   }
 
  private:
+  NSA_DEVICE static int At(int m, int n, int i) {
+    return ((m * kWarpXBlocks + n) * 4 + i) * kTileThreads;
+  }
+
   NSA_DEVICE void CloseChunk() {
     NSA_UNROLL
     for (int m = 0; m < kWarpBlocks; ++m) {
@@ -136,7 +151,7 @@ class DenseCore {
       for (int n = 0; n < kWarpXBlocks; ++n) {
         NSA_UNROLL
         for (int i = 0; i < 4; ++i) {
-          sums_[m][n][i] += chunk_[m][n][i];
+          sums_[At(m, n, i)] += chunk_[m][n][i];
           chunk_[m][n][i] = 0;
         }
       }
@@ -144,7 +159,9 @@ class DenseCore {
     num_steps_ = 0;
   }
 
-  float sums_[kWarpBlocks][kWarpXBlocks][4] = {};
+  // Of closed chunks. In shared memory, of which this thread alone uses its column: they are
+  // touched once in 16 steps, and registers are what there is least of.
+  float* sums_;
   float chunk_[kWarpBlocks][kWarpXBlocks][4] = {};
   int num_steps_ = 0;  // of the chunk
 };

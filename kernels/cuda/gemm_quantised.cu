@@ -19,17 +19,21 @@ class QuantisedCore {
   static constexpr int kUnitBytes = F::kUnitBytes;
   static constexpr int kSuperBytes = F::kHasSupers ? cuda::kSuperBytes : 0;
   static constexpr int kXUnitBytes = 2 * kQuantisedStepBytes;
+  static constexpr int kStages = 3;
+  static constexpr int kCtas = 2;
+  static constexpr int kOwnBytes = 0;
+
+  NSA_DEVICE explicit QuantisedCore(SharedArena&) {}
 
   NSA_DEVICE void Add(const std::byte* w, const std::byte* supers, const std::byte* x,
                       int num_steps) {
     UnitShare<kType> q[kWarpBlocks];
     NSA_UNROLL
     for (int m = 0; m < kWarpBlocks; ++m) {
-      q[m].Read(w + m * kUnitBytes, [](const U32x4* from) { return *from; });
+      q[m].Read(w + m * kUnitBytes, [](const U32x4* from) { return LoadVector(from); });
     }
-    NSA_UNROLL
-    for (int step = 0; step < 2; ++step) {
-      if (step >= num_steps) return;
+    NSA_UNROLL_BY(1)  // two steps at once would take more registers than two CTAs leave
+    for (int step = 0; step < 2 && step < num_steps; ++step) {
       AddStep(q, w, supers, x + step * kQuantisedStepBytes, step);
     }
   }
@@ -53,7 +57,7 @@ class QuantisedCore {
     NSA_UNROLL
     for (int n = 0; n < kWarpXBlocks; ++n) {
       const std::byte* x_step = x + n * kXUnitBytes;
-      const U32x4 b = reinterpret_cast<const U32x4*>(x_step)[LaneIndex()];
+      const U32x4 b = LoadVector(reinterpret_cast<const U32x4*>(x_step) + LaneIndex());
       const XSteps of_rows = LoadXSteps(x_step);
       NSA_UNROLL
       for (int m = 0; m < kWarpBlocks; ++m) AddTile(a[m], c[m], b, of_rows, sums_[m][n]);
@@ -202,8 +206,8 @@ NSA_DEVICE void MakeProducts(const FewTask& task, int first_unit, int num_steps,
     if (step >= num_steps) continue;
     U32x4 b = {};
     if (LaneIndex() / 4 < task.num_rows) {
-      b = reinterpret_cast<const U32x4*>(task.x + (int64_t{2} * first_unit + step) *
-                                                      kQuantisedStepBytes)[LaneIndex()];
+      const std::byte* x_step = task.x + (int64_t{2} * first_unit + step) * kQuantisedStepBytes;
+      b = LoadVector(reinterpret_cast<const U32x4*>(x_step) + LaneIndex());
     }
     uint32_t a[4];
     q[i / 2].Unpack(i % 2, a);

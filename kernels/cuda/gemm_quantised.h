@@ -53,15 +53,15 @@ struct UnitShare {
     NSA_UNROLL
     for (int i = 0; i < 4; ++i) {
       if constexpr (F::kLowBits == 8) {
-        a[i] = low[step].x[i];
+        a[i] = step == 0 ? low[0].x[i] : low[1].x[i];
       } else {
         a[i] = low[0].x[i] >> (4 * step) & 0x0F0F0F0Fu;
       }
       if constexpr (F::kHighBits == 1) {
-        const int bit = 4 * step + i;
-        a[i] |= (bit < 4 ? high[0] << (4 - bit) : high[0] >> (bit - 4)) & 0x10101010u;
+        a[i] |= high[0] >> (4 * step) << (4 - i) & 0x10101010u;
       } else if constexpr (F::kHighBits == 2) {
-        a[i] |= (i < 2 ? high[step] << (4 - 2 * i) : high[step] >> (2 * i - 4)) & 0x30303030u;
+        const uint32_t of_step = step == 0 ? high[0] : high[1];
+        a[i] |= (i < 2 ? of_step << (4 - 2 * i) : of_step >> (2 * i - 4)) & 0x30303030u;
       }
     }
   }

@@ -17,6 +17,7 @@
 /// The names of kernels/cuda/device_gpu.h on the emulator.
 #define NSA_DEVICE inline
 #define NSA_KERNEL(num_threads) void
+#define NSA_KERNEL_SHARING(num_threads, num_ctas) void
 #define NSA_ARGS const
 #define NSA_UNROLL
 #define NSA_UNROLL_BY(count)
@@ -176,6 +177,10 @@ void LoadMatrix(uint32_t (&r)[kCount], const void* row,
   cuda_host::WarpStep("LoadMatrix", kAllLanes, &step, &LoadMatrixStep::Combine, where);
 }
 
+inline U32x4 LoadVector(const U32x4* from) {
+  cuda_host::CheckAligned(from, sizeof(U32x4), "LoadVector");
+  return *from;
+}
 inline U32x4 LoadOnce(const U32x4* global) {
   cuda_host::CheckAligned(global, sizeof(U32x4), "LoadOnce");
   return *global;
