@@ -6,6 +6,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/device_types.h"
+#include "kernels/cuda/packed_matrix.h"
 
 /// The operators on a GPU. Every pointer in a parameter struct, segments and page tables included,
 /// is the device's. Calls enqueue work on the stream and return.
@@ -40,6 +41,14 @@ void Embed(Stream& stream, const EmbedParams& params);
 void RmsNorm(Stream& stream, const RmsNormParams& params);
 void Glu(Stream& stream, const GluParams& params);
 void Merge(Stream& stream, const MergeParams& params);
+
+/// `params.w` is not read: `w` is it. The workspace takes x in the layout of a tensor core; where
+/// it is smaller than GemmWorkspaceFloats, rows go by in several launches, of eight at least.
+void Gemm(Stream& stream, const GemmParams& params, const MatrixView& w,
+          const Workspace& workspace);
+/// What all rows take at once. `workspace.data` is a multiple of 16 bytes.
+int64_t GemmWorkspaceFloats(const PackedLayout& layout, int64_t num_rows);
+
 void RopeKvWrite(Stream& stream, const RopeKvWriteParams& params, const SegmentsShape& shape);
 void CmpPool(Stream& stream, const CmpPoolParams& params, const SegmentsShape& shape);
 void CmpGather(Stream& stream, const CmpGatherParams& params);

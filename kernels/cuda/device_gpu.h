@@ -12,7 +12,9 @@
 #define NSA_DEVICE __device__ __forceinline__
 // With one CTA as the least on a multiprocessor: without a number, ptxas of CUDA 13 limits
 // registers for more of them, and spills.
-#define NSA_KERNEL(num_threads) __global__ void __launch_bounds__(num_threads, 1)
+#define NSA_KERNEL(num_threads) NSA_KERNEL_SHARING(num_threads, 1)
+#define NSA_KERNEL_SHARING(num_threads, num_ctas) \
+  __global__ void __launch_bounds__(num_threads, num_ctas)
 #define NSA_ARGS const __grid_constant__
 #define NSA_UNROLL _Pragma("unroll")
 #define NSA_PRAGMA(text) _Pragma(#text)
@@ -109,6 +111,7 @@ NSA_DEVICE double RoundEven(double x) { return rint(x); }
 NSA_DEVICE double RoundUp(double x) { return ceil(x); }
 NSA_DEVICE float Infinity() { return __int_as_float(0x7F800000); }
 NSA_DEVICE float NotANumber() { return __int_as_float(0x7FC00000); }
+NSA_DEVICE float FloatOfBits(uint32_t bits) { return __uint_as_float(bits); }
 
 NSA_DEVICE uint32_t SharedAddress(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -130,6 +133,24 @@ NSA_DEVICE void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/// d += a·b by a warp, of signed bytes with exact sums: a [16, 32] row-major and b [32, 8]
+/// column-major, or 16 in the place of 32. PTX ISA: "Matrix Fragments for mma.m16n8k32" and "…
+/// mma.m16n8k16 with .u8/.s8 type".
+NSA_DEVICE void MmaInt8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+NSA_DEVICE void MmaInt8(int32_t (&d)[4], const uint32_t (&a)[2], const uint32_t (&b)[1]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 "
+      "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b[0]));
 }
 
 /// PTX ISA, "ldmatrix": kCount matrices of 8 × 8 elements of 16 bits. Lane 8·i + j brings the
@@ -175,6 +196,21 @@ NSA_DEVICE void LoadMatrix(uint32_t (&r)[4], const void* row) {
                  : "r"(SharedAddress(row))
                  : "memory");
   }
+}
+
+/// 16 bytes in one instruction, which a copy of the struct may become or not.
+NSA_DEVICE U32x4 LoadVector(const U32x4* from) {
+  const uint4 v = *reinterpret_cast<const uint4*>(from);
+  return {{v.x, v.y, v.z, v.w}};
+}
+/// 16 bytes of global memory that this multiprocessor reads once: they displace nothing in its L1.
+/// PTX ISA, "ld.global.nc": nobody writes them while the kernel runs.
+NSA_DEVICE U32x4 LoadOnce(const U32x4* global) {
+  U32x4 v;
+  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(v.x[0]), "=r"(v.x[1]), "=r"(v.x[2]), "=r"(v.x[3])
+      : "l"(__cvta_generic_to_global(global)));
+  return v;
 }
 
 /// PTX ISA, "cp.async": 16 bytes from global to shared memory; zeros where not `valid`. They are

@@ -38,21 +38,28 @@ NSA_DEVICE float SmallBlockElement(const uint8_t* source, int i) {
   }
 }
 
+/// Scale and minimum of 32 columns, two of the 6-bit integers of Q4_K and Q5_K.
+struct SmallScales {
+  int scale;
+  int minimum;
+};
+/// Number j of the eight in a block's 12 bytes. Also for the host.
+constexpr SmallScales SmallScalesOf(const uint8_t* scales, int j) {
+  if (j < 4) return {scales[j] & 0x3F, scales[j + 4] & 0x3F};
+  return {(scales[j + 4] & 0x0F) | (scales[j - 4] >> 2 & 0x30),
+          (scales[j + 4] >> 4) | (scales[j] >> 2 & 0x30)};
+}
+
 /// Element i of a block of 256 with 6-bit scales and minima: Q4_K, Q5_K.
 template <WeightType kType>
 NSA_DEVICE float KBlockElement(const uint8_t* source, int i) {
-  const uint8_t* scales = source + 4;
   const int j = i / 32;
-  int scale = scales[j % 4] & 0x3F, minimum = scales[j % 4 + 4] & 0x3F;
-  if (j >= 4) {
-    scale = (scales[j + 4] & 0x0F) | (scales[j - 4] >> 2 & 0x30);
-    minimum = (scales[j + 4] >> 4) | (scales[j] >> 2 & 0x30);
-  }
+  const SmallScales scales = SmallScalesOf(source + 4, j);
   const uint8_t* nibbles = source + (kType == WeightType::kQ4_K ? 16 : 48);
   int q = Nibble(nibbles + i / 64 * 32, 32, i % 64);
   if constexpr (kType == WeightType::kQ5_K) q |= (source[16 + i % 32] >> j & 1) << 4;
-  const float d = LoadHalf(source) * static_cast<float>(scale);
-  return d * static_cast<float>(q) + -(LoadHalf(source + 2) * static_cast<float>(minimum));
+  const float d = LoadHalf(source) * static_cast<float>(scales.scale);
+  return d * static_cast<float>(q) + -(LoadHalf(source + 2) * static_cast<float>(scales.minimum));
 }
 
 NSA_DEVICE float Q6KElement(const uint8_t* source, int i) {

@@ -64,6 +64,34 @@ void MmaStep::Combine(const cuda_host::Lanes& lanes) {
   }
 }
 
+void MmaInt8Step::Combine(const cuda_host::Lanes& lanes) {
+  const int columns = 16 * StepOf<MmaInt8Step>(lanes, 0).num_halves;
+  const auto byte_of = [](uint32_t bits, int byte) {
+    return static_cast<int8_t>(bits >> (8 * byte));
+  };
+  int8_t a[16][32], b[32][8];
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    const MmaInt8Step& step = StepOf<MmaInt8Step>(lanes, lane);
+    for (int byte = 0; byte < 4; ++byte) {
+      for (int i = 0; i < 2 * step.num_halves; ++i) {
+        const cuda_host::Element at = cuda_host::FragmentInt8A(lane, i, byte);
+        a[at.row][at.column] = byte_of(step.a[i], byte);
+      }
+      for (int i = 0; i < step.num_halves; ++i) {
+        const cuda_host::Element at = cuda_host::FragmentInt8B(lane, i, byte);
+        b[at.row][at.column] = byte_of(step.b[i], byte);
+      }
+    }
+  }
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    for (int i = 0; i < 4; ++i) {
+      const cuda_host::Element at = cuda_host::FragmentC(lane, i);
+      int32_t& sum = StepOf<MmaInt8Step>(lanes, lane).d[i];
+      for (int k = 0; k < columns; ++k) sum += a[at.row][k] * b[k][at.column];
+    }
+  }
+}
+
 void LoadMatrixStep::Combine(const cuda_host::Lanes& lanes) {
   for (int lane = 0; lane < kWarpSize; ++lane) {
     const LoadMatrixStep& step = StepOf<LoadMatrixStep>(lanes, lane);

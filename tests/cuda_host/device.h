@@ -17,6 +17,7 @@
 /// The names of kernels/cuda/device_gpu.h on the emulator.
 #define NSA_DEVICE inline
 #define NSA_KERNEL(num_threads) void
+#define NSA_KERNEL_SHARING(num_threads, num_ctas) void
 #define NSA_ARGS const
 #define NSA_UNROLL
 #define NSA_UNROLL_BY(count)
@@ -158,6 +159,7 @@ inline double RoundEven(double x) { return std::nearbyint(x); }
 inline double RoundUp(double x) { return std::ceil(x); }
 inline float Infinity() { return std::numeric_limits<float>::infinity(); }
 inline float NotANumber() { return std::numeric_limits<float>::quiet_NaN(); }
+inline float FloatOfBits(uint32_t bits) { return std::bit_cast<float>(bits); }
 
 /// What a lane brings to Mma: its fragments; the sum stays in `d`.
 struct MmaStep {
@@ -172,6 +174,22 @@ void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], T,
          SourceLocation where = SourceLocation::current()) {
   MmaStep step = {d, a, b, [](uint16_t bits) { return ToFloat(T{bits}); }};
   cuda_host::WarpStep("Mma", kAllLanes, &step, &MmaStep::Combine, where);
+}
+
+/// The same for MmaInt8, whose a and b have 2·`num_halves` and `num_halves` registers.
+struct MmaInt8Step {
+  int32_t* d;
+  const uint32_t* a;
+  const uint32_t* b;
+  int num_halves;  // of 32 columns
+  static void Combine(const cuda_host::Lanes& lanes);
+};
+template <int kRegisters>
+void MmaInt8(int32_t (&d)[4], const uint32_t (&a)[kRegisters], const uint32_t (&b)[kRegisters / 2],
+             SourceLocation where = SourceLocation::current()) {
+  static_assert(kRegisters == 2 || kRegisters == 4);
+  MmaInt8Step step = {d, a, b, kRegisters / 2};
+  cuda_host::WarpStep("MmaInt8", kAllLanes, &step, &MmaInt8Step::Combine, where);
 }
 
 /// What a lane brings to LoadMatrix: the address of a row, and room for `count` registers.
@@ -190,6 +208,15 @@ void LoadMatrix(uint32_t (&r)[kCount], const void* row,
   if (LaneIndex() < 8 * kCount) cuda_host::CheckShared(row, 16, "LoadMatrix");
   LoadMatrixStep step = {row, r, kCount, kTranspose};
   cuda_host::WarpStep("LoadMatrix", kAllLanes, &step, &LoadMatrixStep::Combine, where);
+}
+
+inline U32x4 LoadVector(const U32x4* from) {
+  cuda_host::CheckAligned(from, sizeof(U32x4), "LoadVector");
+  return *from;
+}
+inline U32x4 LoadOnce(const U32x4* global) {
+  cuda_host::CheckAligned(global, sizeof(U32x4), "LoadOnce");
+  return *global;
 }
 
 inline void CopyAsync(void* shared, const void* global, bool valid = true) {

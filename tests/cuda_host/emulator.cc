@@ -398,6 +398,10 @@ void CheckShared(const void* address, int64_t bytes, const char* instruction) {
   if (!Machine::The().shared().Hold(address, bytes)) {
     Fail(std::string(instruction) + " outside of the CTA's shared arrays");
   }
+  CheckAligned(address, bytes, instruction);
+}
+
+void CheckAligned(const void* address, int64_t bytes, const char* instruction) {
   if (reinterpret_cast<uintptr_t>(address) % static_cast<uintptr_t>(bytes) != 0) {
     Fail(std::string(instruction) + " from an address that is no multiple of its size");
   }
@@ -405,9 +409,7 @@ void CheckShared(const void* address, int64_t bytes, const char* instruction) {
 
 void StartCopy(void* shared, const void* global, int bytes, int source_bytes) {
   CheckShared(shared, bytes, "CopyAsync");
-  if (reinterpret_cast<uintptr_t>(global) % static_cast<uintptr_t>(bytes) != 0) {
-    Fail("CopyAsync from an address that is no multiple of its size");
-  }
+  CheckAligned(global, bytes, "CopyAsync");
   Thread& thread = Machine::The().self();
   const Copy copy = {shared, global, bytes, source_bytes, thread.open_group};
   if (Machine::The().copies_at_once()) Perform(copy);

@@ -80,6 +80,9 @@ void* DynamicShared(int index, int64_t bytes);
 /// address is no multiple of `bytes`.
 void CheckShared(const void* address, int64_t bytes, const char* instruction);
 
+/// Fails where the address is no multiple of `bytes`.
+void CheckAligned(const void* address, int64_t bytes, const char* instruction);
+
 /// cp.async of the calling thread. `source_bytes` come from `global`, zeros behind them.
 void StartCopy(void* shared, const void* global, int bytes, int source_bytes);
 void CloseCopies();

@@ -89,6 +89,10 @@ TEST(FragmentsTest, PlacesOfTheFigures) {
   EXPECT_TRUE(is(FragmentB(6, 0, 0), 4, 1) && is(FragmentB(31, 1, 1), 15, 7));
   EXPECT_TRUE(is(FragmentC(0, 1), 0, 1) && is(FragmentC(0, 2), 8, 0));
   EXPECT_TRUE(is(FragmentC(7, 0), 1, 6) && is(FragmentC(31, 3), 15, 7));
+  EXPECT_TRUE(is(FragmentInt8A(0, 0, 3), 0, 3) && is(FragmentInt8A(1, 1, 0), 8, 4));
+  EXPECT_TRUE(is(FragmentInt8A(0, 2, 0), 0, 16) && is(FragmentInt8A(31, 3, 3), 15, 31));
+  EXPECT_TRUE(is(FragmentInt8B(0, 0, 1), 1, 0) && is(FragmentInt8B(7, 0, 0), 12, 1));
+  EXPECT_TRUE(is(FragmentInt8B(0, 1, 0), 16, 0) && is(FragmentInt8B(31, 1, 3), 31, 7));
   EXPECT_TRUE(is(FragmentLoaded(0, 1, false), 0, 1) && is(FragmentLoaded(0, 1, true), 1, 0));
   EXPECT_TRUE(is(FragmentLoaded(9, 0, false), 2, 2) && is(FragmentLoaded(9, 0, true), 2, 2));
   EXPECT_TRUE(is(FragmentLoaded(31, 1, false), 7, 7) && is(FragmentLoaded(4, 0, true), 0, 1));
@@ -112,6 +116,74 @@ TEST(FragmentsTest, AWrongLayoutShows) {
     return FragmentA(lane, i == 1 ? 2 : i == 2 ? 1 : i, half);
   };
   EXPECT_NE(MmaProduct<Bf16>(a, b, swapped), Product(a, b));
+}
+
+/// c + a·b of bytes by one MmaInt8 over 16·kHalves columns. b is column-major.
+template <int kHalves>
+std::vector<int32_t> Int8Product(const std::vector<int8_t>& a, const std::vector<int8_t>& b) {
+  constexpr int kColumns = 16 * kHalves;
+  std::vector<int32_t> c(16 * 8);
+  RunLaunch({.name = "mma", .num_threads = 32}, [&] {
+    const int lane = LaneIndex();
+    uint32_t fragment_a[2 * kHalves] = {}, fragment_b[kHalves] = {};
+    for (int byte = 0; byte < 4; ++byte) {
+      for (int i = 0; i < 2 * kHalves; ++i) {
+        const Element at = FragmentInt8A(lane, i, byte);
+        const auto bits = static_cast<uint8_t>(a[at.row * kColumns + at.column]);
+        fragment_a[i] |= uint32_t{bits} << 8 * byte;
+      }
+      for (int i = 0; i < kHalves; ++i) {
+        const Element at = FragmentInt8B(lane, i, byte);
+        const auto bits = static_cast<uint8_t>(b[at.column * kColumns + at.row]);
+        fragment_b[i] |= uint32_t{bits} << 8 * byte;
+      }
+    }
+    int32_t d[4];
+    for (int i = 0; i < 4; ++i) {
+      const Element at = FragmentC(lane, i);
+      d[i] = at.row * 8 + at.column;
+    }
+    MmaInt8(d, fragment_a, fragment_b);
+    for (int i = 0; i < 4; ++i) {
+      const Element at = FragmentC(lane, i);
+      c[at.row * 8 + at.column] = d[i];
+    }
+  });
+  return c;
+}
+
+template <int kHalves>
+void ExpectMmaInt8IsTheProduct() {
+  constexpr int kColumns = 16 * kHalves;
+  std::mt19937 random(6);
+  std::vector<int8_t> a(16 * kColumns), b(8 * kColumns);
+  for (int8_t& value : a) value = static_cast<int8_t>(random());
+  for (int8_t& value : b) value = static_cast<int8_t>(random());
+  std::vector<int32_t> expected(16 * 8);
+  for (int i = 0; i < 16 * 8; ++i) {
+    expected[i] = i;
+    for (int k = 0; k < kColumns; ++k) {
+      expected[i] += a[i / 8 * kColumns + k] * b[i % 8 * kColumns + k];
+    }
+  }
+  EXPECT_EQ(InEveryOrder([&] { return Int8Product<kHalves>(a, b); }), expected);
+}
+
+TEST(FragmentsTest, MmaInt8IsTheProduct) {
+  ExpectMmaInt8IsTheProduct<1>();
+  ExpectMmaInt8IsTheProduct<2>();
+}
+
+TEST(FragmentsTest, LoadOnceWantsAlignedAddresses) {
+  alignas(16) const uint32_t words[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+  const auto load = [&](int first) {
+    uint32_t last = 0;
+    RunLaunch({.name = "once", .num_threads = 32},
+              [&] { last = LoadOnce(reinterpret_cast<const U32x4*>(words + first)).x[3]; });
+    return last;
+  };
+  EXPECT_EQ(load(4), 7u);
+  EXPECT_THROW(load(1), Error);
 }
 
 // A by ldmatrix.x4 from rows, B by ldmatrix.x2.trans from rows: the usual way to feed an Mma.
