@@ -89,7 +89,7 @@ class Backend {
 /// Scalar float32, one thread: the oracle.
 std::unique_ptr<Backend> MakeReferenceBackend();
 
-/// Highway with run-time dispatch over the CPU's instruction sets. num_threads ≥ 1.
+/// Highway with run-time dispatch; without it (NSA_BUILD_CPU=OFF) the reference. num_threads ≥ 1.
 std::unique_ptr<Backend> MakeCpuBackend(int num_threads);
 
 /// The first GPU that CUDA shows this process, or why there is none: built without CUDA, no device,

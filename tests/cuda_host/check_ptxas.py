@@ -18,7 +18,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# As kernels/cuda/CMakeLists.txt has them; a test compares.
+# As kernels/cuda/CMakeLists.txt and CMakeLists.txt have them; a test compares.
 FLAGS = ["-std=c++20", "--expt-relaxed-constexpr", "--fmad=false", "-Werror=all-warnings"]
 ARCHITECTURES = [80, 90, 100]
 # Kernels that may spill, by a part of their names, and why. None so far.

@@ -27,5 +27,6 @@ def test_flags_are_those_of_the_build():
     build = (check_ptxas.ROOT / "kernels/cuda/CMakeLists.txt").read_text(encoding="utf-8")
     for flag in check_ptxas.FLAGS:
         assert flag in build, flag
+    build = (check_ptxas.ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     for number in check_ptxas.ARCHITECTURES:
         assert f" {number}" in build, number

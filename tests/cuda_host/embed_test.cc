@@ -73,8 +73,8 @@ TEST(CudaEmbedTest, RefusesAnIdOutsideTheTable) {
   float y[2];
   cuda::Stream stream;
   for (const int32_t id : {-1, 2}) {
-    EXPECT_THROW(cuda::Embed(stream, {{table, WeightType::kF32, 2, 2}, &id, y, 1}),
-                 cuda_host::Error);
+    cuda_host::ExpectError(
+        [&] { cuda::Embed(stream, {{table, WeightType::kF32, 2, 2}, &id, y, 1}); });
   }
 }
 

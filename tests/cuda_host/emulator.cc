@@ -357,6 +357,8 @@ void* Machine::DynamicShared(int index, int64_t bytes) {
 
 }  // namespace
 
+bool IsEmulated() { return true; }
+
 void SetOrder(Order order) { Machine::The().SetOrder(order); }
 
 std::vector<std::source_location> BarriersSeen() { return Machine::The().barriers(); }

@@ -33,6 +33,11 @@ struct Order {
   uint64_t seed = 0;
 };
 
+/// Whether there is an emulator, or a GPU in its place (tests/gpu): then orders and barriers are
+/// not ours to choose, what is set below changes nothing, and a broken rule of CUDA ends the
+/// process.
+bool IsEmulated();
+
 /// Of all launches from now on.
 void SetOrder(Order order);
 

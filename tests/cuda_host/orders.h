@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <source_location>
 #include <utility>
@@ -46,6 +48,7 @@ auto InEveryOrder(Run&& run) {
 /// race if somebody forgot it, and that there is none too many. Names those that it does not miss.
 template <typename Run>
 void ExpectEveryBarrierIsMissed(Run&& run) {
+  if (!IsEmulated()) GTEST_SKIP() << "a GPU leaves no barrier out";
   ForgetBarriers();
   run();
   const std::vector<std::source_location> barriers = BarriersSeen();
@@ -55,6 +58,37 @@ void ExpectEveryBarrierIsMissed(Run&& run) {
     EXPECT_FALSE(IsSameInEveryOrder(run)) << barrier.file_name() << ":" << barrier.line();
   }
   SkipBarrier(nullptr);
+}
+
+/// That a launch of run() breaks a rule of CUDA.
+template <typename Run>
+void ExpectError(Run&& run) {
+  if (!IsEmulated()) GTEST_SKIP() << "on a GPU this ends the process";
+  EXPECT_THROW(run(), Error);
+}
+
+/// For operators whose results go through exp, log, tanh or FastDivide: the reference's bits where
+/// the host's functions stand in for the device's. A GPU's differ by two units in the last place
+/// (CUDA C++ Programming Guide, "Mathematical Functions"), some eight in all behind a sum of
+/// products: within 1e-6 of the largest expected magnitude; NaN and infinity are the same.
+inline void ExpectSameButForMath(const std::vector<float>& actual,
+                                 const std::vector<float>& expected) {
+  ASSERT_EQ(actual.size(), expected.size());
+  if (IsEmulated()) {
+    EXPECT_EQ(std::memcmp(actual.data(), expected.data(), actual.size() * sizeof(float)), 0);
+    return;
+  }
+  float scale = 0;
+  for (const float x : expected) {
+    if (std::isfinite(x)) scale = std::max(scale, std::fabs(x));
+  }
+  for (size_t i = 0; i < actual.size(); ++i) {
+    if (std::isfinite(expected[i])) {
+      ASSERT_NEAR(actual[i], expected[i], 1e-6f * scale) << "at " << i;
+    } else {
+      ASSERT_TRUE(std::isnan(expected[i]) ? std::isnan(actual[i]) : actual[i] == expected[i]) << i;
+    }
+  }
 }
 
 }  // namespace nsa::cuda_host

@@ -1,9 +1,17 @@
-"""Small GGUF files made on the spot: random llamas, and files with something wrong."""
+"""Small GGUF files made on the spot: random llamas, and files with something wrong.
+
+Without the package gguf (a GPU machine has none) all but write() is there, which folders need.
+"""
+
+from __future__ import annotations
 
 import pathlib
+from typing import TYPE_CHECKING
 
-import gguf
 import numpy as np
+
+if TYPE_CHECKING:
+    import gguf
 
 HIDDEN, FFN, LAYERS, Q_HEADS, KV_HEADS, HEAD_DIM = 64, 128, 2, 2, 1, 32
 TRAINED_CONTEXT = 4096
@@ -41,6 +49,8 @@ def write(
 ) -> pathlib.Path:
     """A llama of random weights with an output matrix of its own. `nan_token`'s embedding is NaN, so
     that prompts with it, and no others, give NaN logits."""
+    import gguf
+
     rng = np.random.default_rng(seed)
     names = tokens()
     writer = gguf.GGUFWriter(path, architecture)

@@ -18,6 +18,7 @@ FORBIDDEN = {
     "server/command_line/": RPC + ("server/", "client/", "engine/", "kernels/"),
     "tests/kernels/": RPC + ("absl/", "engine/", "server/", "client/"),
     "tests/cuda_host/": RPC + ("absl/", "engine/", "server/", "client/"),
+    "tests/gpu/": RPC + ("absl/", "engine/", "server/", "client/"),
     "tests/engine/": RPC + ("server/", "client/"),
     "tests/tools/": RPC + ("server/", "client/"),
 }

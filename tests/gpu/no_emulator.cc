@@ -1,0 +1,14 @@
+// What tests/cuda_host/orders.h asks of the emulator, on a GPU: it has no orders to choose from, so
+// that a launch is repeated and must give the same bits.
+
+#include "tests/cuda_host/emulator.h"
+
+namespace nsa::cuda_host {
+
+bool IsEmulated() { return false; }
+void SetOrder(Order) {}
+std::vector<std::source_location> BarriersSeen() { return {}; }
+void ForgetBarriers() {}
+void SkipBarrier(const std::source_location*) {}
+
+}  // namespace nsa::cuda_host
