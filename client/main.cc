@@ -10,6 +10,7 @@
 
 #include "client/flags.h"
 #include "client/generate.h"
+#include "client/interrupts.h"
 #include "google/protobuf/util/json_util.h"
 #include "grpcpp/grpcpp.h"
 
