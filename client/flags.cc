@@ -11,6 +11,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "client/load/load_flags.h"
 
 ABSL_FLAG(std::string, server, "127.0.0.1:50051", "HOST:PORT of nsa_server");
 ABSL_FLAG(bool, json, false, "print each message as one JSON object");
@@ -166,19 +167,23 @@ void FillChat(const std::string& text, v1::ChatMessages& chat) {
 }  // namespace
 
 const std::vector<FlagGroup>& ClientFlagGroups() {
-  static const auto* const groups = new std::vector<FlagGroup>{
-      {"Connection", {"server", "timeout_s", "json"}},
-      {"Prompt", {"prompt", "prompt_file", "question", "system"}},
-      {"Sampling",
-       {"temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
-        "repetition_penalty", "logit_bias", "allowed_token_ids", "bad_words", "seed"}},
-      {"Stopping",
-       {"max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos",
-        "include_stop_str_in_output"}},
-      {"Other",
-       {"attention", "num_selected_blocks", "skip_special_tokens", "request_id", "priority",
-        "cache_salt", "bypass_prefix_cache"}},
-  };
+  static const auto* const groups = [] {
+    auto* const all = new std::vector<FlagGroup>{
+        {"Connection", {"server", "timeout_s", "json"}},
+        {"Prompt", {"prompt", "prompt_file", "question", "system"}},
+        {"Sampling",
+         {"temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
+          "repetition_penalty", "logit_bias", "allowed_token_ids", "bad_words", "seed"}},
+        {"Stopping",
+         {"max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos",
+          "include_stop_str_in_output"}},
+        {"Other",
+         {"attention", "num_selected_blocks", "skip_special_tokens", "request_id", "priority",
+          "cache_salt", "bypass_prefix_cache"}},
+    };
+    all->insert(all->end(), LoadFlagGroups().begin(), LoadFlagGroups().end());
+    return all;
+  }();
   return *groups;
 }
 
@@ -218,15 +223,8 @@ absl::StatusOr<std::string> PromptText() {
   return text;
 }
 
-absl::StatusOr<v1::GenerateRequest> GenerateRequestFromFlags(bool chat) {
-  auto text = PromptText();
-  if (!text.ok()) return text.status();
+absl::StatusOr<v1::GenerateRequest> RequestWithoutPrompt() {
   v1::GenerateRequest request;
-  if (chat) {
-    FillChat(WithQuestion(*std::move(text)), *request.mutable_chat());
-  } else {
-    request.set_text(WithQuestion(*std::move(text)));
-  }
   if (absl::Status status = FillSampling(request); !status.ok()) return status;
   if (absl::Status status = FillAttention(request); !status.ok()) return status;
   request.set_request_id(RequestId());
@@ -236,6 +234,19 @@ absl::StatusOr<v1::GenerateRequest> GenerateRequestFromFlags(bool chat) {
   request.mutable_response()->set_skip_special_tokens(absl::GetFlag(FLAGS_skip_special_tokens));
   request.set_cache_salt(absl::GetFlag(FLAGS_cache_salt));
   request.set_bypass_prefix_cache(absl::GetFlag(FLAGS_bypass_prefix_cache));
+  return request;
+}
+
+absl::StatusOr<v1::GenerateRequest> GenerateRequestFromFlags(bool chat) {
+  auto text = PromptText();
+  if (!text.ok()) return text.status();
+  auto request = RequestWithoutPrompt();
+  if (!request.ok()) return request;
+  if (chat) {
+    FillChat(WithQuestion(*std::move(text)), *request->mutable_chat());
+  } else {
+    request->set_text(WithQuestion(*std::move(text)));
+  }
   return request;
 }
 

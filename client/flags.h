@@ -10,6 +10,7 @@
 
 namespace nsa::client {
 
+/// Of all commands, load's own among them.
 const std::vector<FlagGroup>& ClientFlagGroups();
 
 std::string ServerAddress();
@@ -27,6 +28,9 @@ absl::StatusOr<std::string> PromptText();
 /// A request from the flags; `chat` puts the prompt into a conversation with --system and
 /// --question.
 absl::StatusOr<v1::GenerateRequest> GenerateRequestFromFlags(bool chat);
+
+/// The same without a prompt, for load: sampling, stopping and the rest.
+absl::StatusOr<v1::GenerateRequest> RequestWithoutPrompt();
 
 /// Ids from the words of the command line.
 absl::StatusOr<v1::DetokenizeRequest> DetokenizeRequestFrom(const std::vector<std::string>& words);

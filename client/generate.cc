@@ -1,51 +1,18 @@
 #include "client/generate.h"
 
-#include <signal.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <string>
-#include <thread>
 
 #include "client/flags.h"
+#include "client/interrupts.h"
 #include "google/protobuf/util/json_util.h"
 #include "grpcpp/client_context.h"
 
 namespace nsa::client {
 namespace {
-
-sigset_t InterruptSignals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGINT);
-  sigaddset(&signals, SIGTERM);
-  return signals;
-}
-
-/// Turns Ctrl-C into a cancelled call while it lives: the signals, blocked, are waited for, since
-/// nothing of gRPC may be called from a signal handler.
-class InterruptGuard {
- public:
-  explicit InterruptGuard(grpc::ClientContext* context) {
-    watcher_ = std::thread([this, context] {
-      const sigset_t signals = InterruptSignals();
-      while (!ended_) {
-        const timespec tenth{0, 100'000'000};
-        if (sigtimedwait(&signals, nullptr, &tenth) > 0) context->TryCancel();
-      }
-    });
-  }
-  ~InterruptGuard() {
-    ended_ = true;
-    watcher_.join();
-  }
-
- private:
-  std::atomic<bool> ended_{false};
-  std::thread watcher_;
-};
 
 void PrintJson(const google::protobuf::Message& message) {
   google::protobuf::util::JsonPrintOptions options;
@@ -102,18 +69,13 @@ void PrintUsage(const v1::Finished& finished) {
 
 }  // namespace
 
-void BlockInterrupts() {
-  const sigset_t signals = InterruptSignals();
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-}
-
 grpc::Status Generate(v1::InferenceService::Stub& stub, const v1::GenerateRequest& request) {
   grpc::ClientContext context;
   if (TimeoutSeconds() > 0) {
     context.set_deadline(std::chrono::system_clock::now() +
                          std::chrono::milliseconds(static_cast<int64_t>(TimeoutSeconds() * 1000)));
   }
-  const InterruptGuard guard(&context);
+  const InterruptGuard guard([&context] { context.TryCancel(); });
   const auto reader = stub.Generate(&context, request);
   ProgressLine progress;
   v1::GenerateResponse message;

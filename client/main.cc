@@ -3,13 +3,16 @@
 
 #include <chrono>
 #include <cstdio>
-#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "client/flags.h"
 #include "client/generate.h"
+#include "client/interrupts.h"
+#include "client/load/load.h"
+#include "client/load/load_flags.h"
+#include "client/load/report.h"
 #include "google/protobuf/util/json_util.h"
 #include "grpcpp/grpcpp.h"
 
@@ -27,32 +30,12 @@ constexpr char kSynopsis[] =
     "  tokenize     token ids of the prompt\n"
     "  detokenize   text of ids: nsa_client detokenize 1 2 3\n"
     "  info         what is served, and how busy it is\n"
-    "  abort        ends the request named by --request_id\n";
+    "  abort        ends the request named by --request_id\n"
+    "  load         sends many requests and reports latencies, throughput and goodput\n";
 
 int Usage(const std::string& message) {
   std::fprintf(stderr, "nsa_client: %s\n", message.c_str());
   return kExitUsage;
-}
-
-const char* CodeName(grpc::StatusCode code) {
-  static constexpr const char* kNames[] = {"OK",
-                                           "CANCELLED",
-                                           "UNKNOWN",
-                                           "INVALID_ARGUMENT",
-                                           "DEADLINE_EXCEEDED",
-                                           "NOT_FOUND",
-                                           "ALREADY_EXISTS",
-                                           "PERMISSION_DENIED",
-                                           "RESOURCE_EXHAUSTED",
-                                           "FAILED_PRECONDITION",
-                                           "ABORTED",
-                                           "OUT_OF_RANGE",
-                                           "UNIMPLEMENTED",
-                                           "INTERNAL",
-                                           "UNAVAILABLE",
-                                           "DATA_LOSS",
-                                           "UNAUTHENTICATED"};
-  return code >= 0 && code < std::ssize(kNames) ? kNames[code] : "UNKNOWN";
 }
 
 int Report(const grpc::Status& status) {
@@ -159,11 +142,34 @@ int RunAbort() {
   return Report(connection->stub->Abort(&connection->context, abort, &response));
 }
 
+/// Prompt and length of each request are load's own.
+const std::vector<FlagGroup>& FlagGroupsNotForLoad() {
+  static const auto* const groups =
+      new std::vector<FlagGroup>{{"",
+                                  {"prompt", "prompt_file", "question", "system", "max_tokens",
+                                   "min_tokens", "ignore_eos", "request_id"}}};
+  return *groups;
+}
+
+int RunLoadCommand() {
+  if (const std::string flag = FirstGivenFlag(FlagGroupsNotForLoad()); !flag.empty()) {
+    return Usage("load makes its own requests and takes no --" + flag);
+  }
+  const auto options = LoadOptionsFromFlags();
+  if (!options.ok()) return Usage(std::string(options.status().message()));
+  auto common = RequestWithoutPrompt();
+  if (!common.ok()) return Usage(std::string(common.status().message()));
+  BlockInterrupts();
+  const LoadOutcome outcome = RunLoad(*options, *std::move(common));
+  if (!outcome.usage.ok()) return Usage(std::string(outcome.usage.message()));
+  return Report(outcome.status);
+}
+
 int Main(const std::vector<std::string>& arguments) {
   const auto words = ParseFlags(arguments, ClientFlagGroups());
   for (const std::string& argument : arguments) {
     if (argument != "--help" && argument != "-h") continue;
-    std::printf("%s%s", kSynopsis, FlagHelp(ClientFlagGroups()).c_str());
+    std::printf("%s%s%s", kSynopsis, FlagHelp(ClientFlagGroups()).c_str(), LoadHelp());
     return 0;
   }
   if (!words.ok()) return Usage(std::string(words.status().message()));
@@ -173,14 +179,18 @@ int Main(const std::vector<std::string>& arguments) {
   if (words->empty()) return Usage(std::string("a command is missing\n") + kSynopsis);
   const std::string& command = words->front();
   const std::vector<std::string> rest(words->begin() + 1, words->end());
+  if (command != "load") {
+    const std::string flag = FirstGivenFlag(LoadFlagGroups());
+    if (!flag.empty()) return Usage("--" + flag + " is for load alone");
+  }
   if (command == "detokenize") return RunDetokenize(rest);
   if (!rest.empty()) return Usage("unexpected argument '" + rest.front() + "'");
+  if (command == "load") return RunLoadCommand();
   if (command == "complete") return RunGenerate(false);
   if (command == "chat") return RunGenerate(true);
   if (command == "tokenize") return RunTokenize();
   if (command == "info") return RunInfo();
   if (command == "abort") return RunAbort();
-  if (command == "load") return Usage("load, the load generator, is not part of this version yet");
   return Usage("unknown command '" + command + "'\n" + kSynopsis);
 }
 

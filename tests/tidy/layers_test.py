@@ -16,6 +16,7 @@ FORBIDDEN = {
     "server/": ("client/", "kernels/", "hwy/", "torch/"),
     "client/": ("server/", "engine/", "kernels/", "hwy/", "prometheus/", "torch/"),
     "server/command_line/": RPC + ("server/", "client/", "engine/", "kernels/"),
+    "tests/client/": ("server/", "engine/", "kernels/"),
     "tests/kernels/": RPC + ("absl/", "engine/", "server/", "client/"),
     "tests/cuda_host/": RPC + ("absl/", "engine/", "server/", "client/"),
     "tests/gpu/": RPC + ("absl/", "engine/", "server/", "client/"),

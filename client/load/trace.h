@@ -1,0 +1,24 @@
+#ifndef NSA_CLIENT_LOAD_TRACE_H_
+#define NSA_CLIENT_LOAD_TRACE_H_
+
+#include <istream>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "client/load/request.h"
+
+namespace nsa::client {
+
+/// Reads one JSON object a line: `prompt_tokens` and `output_tokens`, and where wanted `arrival_s`
+/// (never less than the line's before; 0 where absent), `prefix_group` and `prefix_tokens` (both or
+/// none), `priority`, `deadline_ms`, `cache_salt`. Empty lines are skipped. InvalidArgument names
+/// the line, the field and what it may be; so for a trace without requests.
+absl::StatusOr<std::vector<PlannedRequest>> ReadTrace(std::istream& input);
+
+/// The same of a file. InvalidArgument where it cannot be read.
+absl::StatusOr<std::vector<PlannedRequest>> ReadTraceFile(const std::string& path);
+
+}  // namespace nsa::client
+
+#endif  // NSA_CLIENT_LOAD_TRACE_H_
