@@ -26,7 +26,8 @@ class CpuTargetTest : public testing::TestWithParam<std::string> {
 };
 
 #define NSA_INSTANTIATE_CPU_TARGETS(suite)                                                 \
-  INSTANTIATE_TEST_SUITE_P(Targets, suite, testing::ValuesIn(cpu::SupportedTargetNames()), \
+  INSTANTIATE_TEST_SUITE_P(Targets, suite,                                                 \
+                           testing::ValuesIn(::nsa::kernels::cpu::SupportedTargetNames()), \
                            [](const auto& info) { return info.param; })
 
 }  // namespace nsa::kernels

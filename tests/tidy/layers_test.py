@@ -10,6 +10,7 @@ RPC = ("grpc/", "grpcpp/", "google/protobuf/", "nsa/v1/")
 FORBIDDEN = {
     "kernels/": RPC + ("absl/", "nlohmann/", "prometheus/", "torch/", "engine/", "server/", "client/"),
     "kernels/reference/": ("hwy/", "kernels/cpu/", "kernels/cuda/"),
+    "kernels/grad/reference/": ("hwy/", "kernels/cpu/", "kernels/cuda/", "kernels/grad/cpu/"),
     "kernels/ops/": ("hwy/", "kernels/cpu/", "kernels/cuda/", "kernels/reference/"),
     "kernels/cuda/": ("hwy/", "kernels/cpu/", "kernels/reference/", "tests/"),
     "engine/": RPC + ("hwy/", "prometheus/", "torch/", "server/", "client/", "kernels/cpu/", "kernels/cuda/"),

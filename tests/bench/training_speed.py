@@ -1,0 +1,163 @@
+"""NSA's attention for training beside PyTorch's scaled_dot_product_attention: forward and backward of one
+layer in float32, the same heads and threads, one run.
+
+    .venv-oracles/bin/python -m tests.bench.training_speed [--contexts 8192,16384,32768,65536] [--threads 2]
+        [--q_heads 16] [--kv_heads 1] [--dim_k 64] [--dim_v 64] [--rounds 3] [--json FILE]
+
+NSA is the paper's three branches (32/16/64, n 16, w 512) from compressed rows to the branches' outputs, choice of
+blocks included; φ, gates and projections are linear layers that both models could have. Keys are random, so the
+chosen blocks lie as far apart as can be: text is kinder to caches. Each number is the median of `rounds`, NSA and
+PyTorch in turn; PyTorch's from its fastest way of sharing KV heads.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import time
+
+# The paper's against FlashAttention-2, at 8/16/32/64k; what this project has set out to reach.
+TARGETS = {8192: (2.1, 1.1), 16384: (3.8, 2.0), 32768: (6.3, 3.4), 65536: (9.0, 6.0)}
+
+
+def timed(function) -> tuple[float, object]:
+    began = time.perf_counter()
+    result = function()
+    return time.perf_counter() - began, result
+
+
+class Sdpa:
+    def __init__(self, options, tokens: int):
+        import torch
+
+        def leaf(heads: int, dim: int):
+            return torch.randn(1, heads, tokens, dim).requires_grad_()
+
+        self.q = leaf(options.q_heads, options.dim_k)
+        self.k, self.v = leaf(options.kv_heads, options.dim_k), leaf(options.kv_heads, options.dim_v)
+        self.shared = options.q_heads != options.kv_heads
+        self.group = options.q_heads // options.kv_heads
+
+    def forward(self) -> tuple[float, object]:
+        from torch.nn.functional import scaled_dot_product_attention
+
+        return timed(
+            lambda: scaled_dot_product_attention(self.q, self.k, self.v, is_causal=True, enable_gqa=self.shared)
+        )
+
+    def backward(self, out) -> float:
+        import torch
+
+        grad = torch.randn_like(out)
+        return timed(lambda: torch.autograd.grad(out, (self.q, self.k, self.v), grad))[0]
+
+
+class Nsa:
+    def __init__(self, options, tokens: int):
+        import torch
+
+        from training.equations import Spec, num_windows
+
+        def leaf(count: int, heads: int, dim: int):
+            return torch.randn(count, heads, dim).requires_grad_()
+
+        self.spec = Spec(scale=options.dim_k**-0.5)
+        self.cu_seqlens = [0, tokens]
+        windows = num_windows(tokens, self.spec.compression_length, self.spec.compression_stride)
+        kv, dims = options.kv_heads, (options.dim_k, options.dim_v)
+        self.q = leaf(tokens, options.q_heads, options.dim_k)
+        self.cmp, self.slc, self.win = (
+            [leaf(count, kv, dim) for dim in dims] for count in (windows, tokens, tokens)
+        )
+        self.parts = {}
+
+    def forward(self) -> tuple[float, object]:
+        from training import ops
+
+        spec, cu = self.spec, self.cu_seqlens
+        self.parts["cmp"], (cmp, _, chosen) = timed(lambda: ops.cmp_attention(self.q, *self.cmp, cu, spec))
+        self.parts["slc"], slc = timed(lambda: ops.selected_attention(self.q, *self.slc, chosen, cu, spec))
+        self.parts["win"], win = timed(
+            lambda: ops.window_attention(self.q, *self.win, cu, spec.window_size, spec.scale)
+        )
+        return sum(self.parts[name] for name in ("cmp", "slc", "win")), (cmp, slc, win)
+
+    def backward(self, outs) -> float:
+        import torch
+
+        total = 0.0
+        for name, out, leaves in zip(("cmp", "slc", "win"), outs, (self.cmp, self.slc, self.win)):
+            grad = torch.randn_like(out)
+            part = timed(lambda out=out, leaves=leaves, grad=grad: torch.autograd.grad(out, (self.q, *leaves), grad))
+            self.parts[name + " backward"] = part[0]
+            total += part[0]
+        return total
+
+
+def measure(options, tokens: int) -> dict:
+    import torch
+
+    torch.manual_seed(1)
+    contestants = {"sdpa": Sdpa(options, tokens), "nsa": Nsa(options, tokens)}
+    times: dict[str, list[float]] = {}
+    parts: dict[str, list[float]] = {}
+    for _ in range(options.rounds):
+        for name, contestant in contestants.items():
+            seconds, out = contestant.forward()
+            times.setdefault(f"{name}_forward_s", []).append(seconds)
+            times.setdefault(f"{name}_backward_s", []).append(contestant.backward(out))
+        for part, seconds in contestants["nsa"].parts.items():
+            parts.setdefault(part, []).append(seconds)
+    row = {"context": tokens} | {name: statistics.median(values) for name, values in times.items()}
+    row["forward_ratio"] = row["sdpa_forward_s"] / row["nsa_forward_s"]
+    row["backward_ratio"] = row["sdpa_backward_s"] / row["nsa_backward_s"]
+    row["nsa_parts_s"] = {part: statistics.median(values) for part, values in parts.items()}
+    return row
+
+
+def line(row: dict) -> str:
+    """A row of the table in Markdown."""
+    cells = [f"{row['context']}"]
+    for index, way in enumerate(("forward", "backward")):
+        target = TARGETS.get(row["context"])
+        cells += [f"{row[f'{part}_{way}_s']:.3f}" for part in ("sdpa", "nsa")]
+        cells.append(f"{row[f'{way}_ratio']:.2f}" + (f" ({target[index]})" if target else ""))
+    return "| " + " | ".join(cells) + " |"
+
+
+HEAD = """| context | SDPA forward s | NSA forward s | ratio (paper's) | SDPA backward s | NSA backward s | ratio (paper's) |
+| --- | --- | --- | --- | --- | --- | --- |"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--contexts", default="8192,16384,32768,65536")
+    parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's own choice")
+    parser.add_argument("--q_heads", type=int, default=16)
+    parser.add_argument("--kv_heads", type=int, default=1)
+    parser.add_argument("--dim_k", type=int, default=64)
+    parser.add_argument("--dim_v", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=pathlib.Path)
+    options = parser.parse_args()
+
+    import torch
+
+    from training import ops
+
+    if not ops.has_library():
+        parser.error("libnsa_kernels_c is not built: cmake --build build/release --target nsa_kernels_c")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    result = vars(options) | {"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": []}
+    print(HEAD, flush=True)
+    for context in options.contexts.split(","):
+        result["rows"].append(measure(options, int(context)))
+        print(line(result["rows"][-1]), flush=True)
+    if options.json:
+        del result["json"]
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
