@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is in the oracles' environment")
 
-from tests.support import model_files, nsa_eval  # noqa: E402
+from tests.support import nsa_eval, server  # noqa: E402
 from training import checkpoint, export, train  # noqa: E402
 
 pytestmark = pytest.mark.oracle
@@ -44,12 +44,16 @@ def test_served_logits_are_those_of_training(exported, length):
     assert difference <= TOLERANCE
 
 
-def test_tokens_are_the_servers(exported):
-    _, folder = exported
+def test_tokens_and_answers_are_the_servers(exported):
+    model, folder = exported
     tokens = export.tokenizer.read(folder / "tokenizer.model")
-    for words in ("The pass key is 12345.", "  blanks\n\tand a tab", "ümläut 漢字 🙂"):
-        (ids,) = model_files.encode([words], folder, special_tokens=True)
-        assert ids == [tokens.bos, *tokens.encode(words)]
+    with server.running(folder, kv_cache_gib=0.1) as running:
+        for words in ("The pass key is 12345.", "  blanks\n\tand a tab", "ümläut 漢字 🙂"):
+            ids = [tokens.bos, *tokens.encode(words)]
+            request = server.pb().TokenizeRequest(text=words.encode())
+            assert list(running.stub.Tokenize(request, timeout=30).token_ids) == ids
+            done = server.generate(running, server.request(words, max_tokens=1))
+            assert done.token_ids == [int(logits_of(model, ids)[-1].argmax())]
 
 
 def test_bfloat16_halves_the_file(exported, tmp_path):
