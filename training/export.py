@@ -77,6 +77,7 @@ def write(model: Decoder, tokens: bytes, folder: pathlib.Path, trained_context: 
         for name, tensor in model.state_dict().items()
     }
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # the library writes for the owner alone
     write_json("config.json", model_json(model.config, rows, trained_context))
     write_json("generation_config.json", dict(bos_token_id=tokenizer.BOS, eos_token_id=tokenizer.EOS))
     names = dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>", tokenizer_class="LlamaTokenizer")

@@ -185,7 +185,7 @@ def variables(rng, chars: int, source: Source, num_chains: int = 0, num_hops: in
 
 def counting(rng, chars: int, source: Source) -> Sample:
     """How often some words stand in a list, each up to nine times."""
-    num_words = max(8, min(2000, chars // 8))
+    num_words = max(8, chars // 8)
     asked = min(8, num_words // 8)
     names = source.names(rng, asked + 64)
     counts = rng.integers(1, 10, asked)
@@ -217,7 +217,7 @@ def copying(rng, chars: int, source: Source) -> Sample:
 
 def common_words(rng, chars: int, source: Source, num_common: int = 3) -> Sample:
     """The most frequent words of a list, in the order in which they first stand there."""
-    num_words = max(16, min(8000, chars // 8))
+    num_words = max(16, chars // 8)
     rare = max(num_common, num_words // 8)
     names = source.names(rng, min(len(source.words), num_common + rare))
     common = [name for name in names[:num_common] for _ in range(max(3, num_words // 5 // num_common))]
