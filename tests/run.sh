@@ -47,7 +47,7 @@ test_sanitized() {
 
 run_oracles() {
   install_requirements tests/requirements-oracles.txt "$nsa_root/.venv-oracles"
-  run_pytest .venv-oracles/bin/python tests/oracles tests/parity -m oracle
+  run_pytest .venv-oracles/bin/python tests/oracles tests/parity tests/training -m oracle
 }
 
 run_stage "Debian packages" install_packages

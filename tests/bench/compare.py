@@ -19,6 +19,7 @@ import subprocess
 import sys
 
 from tests.support import model_files
+from training import plots
 
 DECODE_TARGETS = {512: 1.8, 4096: 2.5, 16384: 5, 32768: 9, 65536: 16}
 PREFILL_TARGETS = {512: 2, 4096: 2.5, 16384: 6, 32768: 10}
@@ -214,13 +215,7 @@ def growth_row(rows: list[dict]) -> dict | None:
 
 def plot(rows: list[dict], path: pathlib.Path, threads: int) -> None:
     """Context length against tokens a second, both sides, decode and prefill."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "nsa-serve", "font.size": 9})
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure, axes = plots.pyplot().subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for axis, kind in zip(axes, ("decode", "prefill")):
         chosen = [row for row in rows if row["work"].startswith(kind)]
         contexts = [int(row["work"].split()[2].rstrip(",")) for row in chosen]
@@ -232,7 +227,7 @@ def plot(rows: list[dict], path: pathlib.Path, threads: int) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     figure.suptitle(f"SmolLM2-135M Q4_1 on {threads} threads")
-    figure.savefig(path, metadata={"Date": None})
+    plots.save(figure, path)
 
 
 def main() -> int:

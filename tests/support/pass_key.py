@@ -11,20 +11,12 @@ import random
 import numpy as np
 
 from tests.support import compare, model_files, nsa_eval
+from training.tasks import FILLER, NEEDLE, NUM_DIGITS, QUESTION
+from training.tasks import INTRODUCTION as TASK
 
-FILLER = (
-    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
-)
-NEEDLE = "The pass key is {key}. Remember it. {key} is the pass key."
-QUESTION = "What is the pass key? The pass key is"
-TASK = (
-    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. "
-    "I will quiz you about the important information there.\n"
-)
 CHAT = (
     "<|im_start|>user\n{prompt}What is the pass key?<|im_end|>\n<|im_start|>assistant\nThe pass key is"
 )
-NUM_DIGITS = 5
 
 
 @dataclasses.dataclass(frozen=True)
