@@ -111,7 +111,6 @@ NSA_DEVICE double RoundEven(double x) { return rint(x); }
 NSA_DEVICE double RoundUp(double x) { return ceil(x); }
 NSA_DEVICE float Infinity() { return __int_as_float(0x7F800000); }
 NSA_DEVICE float NotANumber() { return __int_as_float(0x7FC00000); }
-NSA_DEVICE float FloatOfBits(uint32_t bits) { return __uint_as_float(bits); }
 
 NSA_DEVICE uint32_t SharedAddress(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));

@@ -22,9 +22,13 @@ struct alignas(16) U32x4 {
   uint32_t x[4];
 };
 
+class LaunchQueue;
+
 /// A CUDA stream, without the toolkit's headers: `handle` is a cudaStream_t; null: the default one.
+/// Launches wait in the queue, where there is one, until that is flushed.
 struct Stream {
   void* handle = nullptr;
+  LaunchQueue* queue = nullptr;
 };
 
 /// CTAs and threads of one launch. A grid without CTAs launches nothing.

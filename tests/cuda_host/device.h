@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <limits>
 #include <source_location>
 
@@ -28,10 +27,6 @@
 namespace nsa::kernels::cuda {
 
 using SourceLocation = std::source_location;
-
-inline void RunOnHost(const LaunchShape& shape, const std::function<void()>& kernel) {
-  cuda_host::RunLaunch(shape, kernel);
-}
 
 inline int ThreadIndex() { return cuda_host::Here().thread; }
 inline int NumThreads() { return cuda_host::Here().num_threads; }
@@ -159,7 +154,6 @@ inline double RoundEven(double x) { return std::nearbyint(x); }
 inline double RoundUp(double x) { return std::ceil(x); }
 inline float Infinity() { return std::numeric_limits<float>::infinity(); }
 inline float NotANumber() { return std::numeric_limits<float>::quiet_NaN(); }
-inline float FloatOfBits(uint32_t bits) { return std::bit_cast<float>(bits); }
 
 /// What a lane brings to Mma: its fragments; the sum stays in `d`.
 struct MmaStep {

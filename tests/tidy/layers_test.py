@@ -21,6 +21,7 @@ FORBIDDEN = {
     "tests/kernels/": RPC + ("absl/", "engine/", "server/", "client/"),
     "tests/cuda_host/": RPC + ("absl/", "engine/", "server/", "client/"),
     "tests/gpu/": RPC + ("absl/", "engine/", "server/", "client/"),
+    "tests/cuda_engine/": RPC + ("server/", "client/"),
     "tests/engine/": RPC + ("server/", "client/"),
     "tests/tools/": RPC + ("server/", "client/"),
 }
