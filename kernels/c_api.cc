@@ -103,9 +103,9 @@ void CheckSelected(const grad::AttentionInput<float>& input) {
     const int64_t begin = input.sequences.Begin(s) * row;
     for (int64_t i = begin; i < begin + length * row; ++i) {
       const int32_t block = input.selected[i];
-      Require(block >= -1 && block < num_blocks,
-              "selected[" + std::to_string(i / row) + "] has block " + std::to_string(block) +
-                  " of a sequence of " + std::to_string(num_blocks));
+      if (block >= -1 && block < num_blocks) continue;
+      throw Refused("selected[" + std::to_string(i / row) + "] has block " + std::to_string(block) +
+                    " of a sequence of " + std::to_string(num_blocks));
     }
   }
 }

@@ -4,7 +4,7 @@
         [--model twin=build/models/nsa_tiny_full] [--model smollm2=PATH.gguf,attention=full]
         [--run nsa-tiny=build/training/nsa_tiny] [--run twin=build/training/nsa_tiny_full]
         [--suites needle,ruler,selection,losses] [--lengths 4096,8192,16384,32768,65536] [--samples 5]
-        [--output docs/quality]
+        [--selection_lengths 8192,32768] [--output docs/quality]
 
 A --model is a name, a path, and flags of nsa_server; the first must be a folder that training.export wrote: the words
 of the tasks are its tokens, `selection` varies its n and w, and `needle` is drawn for it. Every answer is greedy, to a
@@ -37,7 +37,6 @@ RULER = {
     "common words": ("common_words", {}),
 }
 MAX_ANSWER_TOKENS = 80
-SELECTION_LENGTHS = (8192, 32768)
 SELECTED_BLOCKS = (4, 8, 16, 32)
 WINDOW_SIZES = (64, 128, 256, 512, 1024)
 
@@ -164,7 +163,7 @@ def changed(folder: pathlib.Path, **fields):
         yield pathlib.Path(made)
 
 
-def selection_results(model: Model, source: tasks.Source, samples: int):
+def selection_results(model: Model, source: tasks.Source, lengths: list[int], samples: int):
     """One named key of 16, with other n and w than the model was trained with."""
     settings = [("n", "num_selected_blocks", value) for value in SELECTED_BLOCKS]
     settings += [("w", "window_size", value) for value in WINDOW_SIZES]
@@ -172,8 +171,8 @@ def selection_results(model: Model, source: tasks.Source, samples: int):
     for letter, field, value in settings:
         with changed(model.path, **{field: value}) as folder:
             varied = dataclasses.replace(model, path=folder)
-            with served(varied, source, max(SELECTION_LENGTHS)) as asked:
-                for length in SELECTION_LENGTHS:
+            with served(varied, source, max(lengths)) as asked:
+                for length in lengths:
                     for i in range(2 * samples):
                         found = asked.ask(task, [SEED, length, i], length, **options)
                         setting = f"{letter}={value}"
@@ -188,7 +187,7 @@ def measure(options, suite: str):
         for model in options.model:
             yield from ruler_results(model, source, options.lengths, options.samples)
     if suite == "selection":
-        yield from selection_results(options.model[0], source, options.samples)
+        yield from selection_results(options.model[0], source, options.selection_lengths, options.samples)
 
 
 def numbers(words: str) -> list[int]:
@@ -201,6 +200,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--run", type=Model.parse, action="append", default=[], help="NAME=FOLDER of a training run")
     parser.add_argument("--suites", default=",".join(SUITES))
     parser.add_argument("--lengths", type=numbers, default=[4096, 8192, 16384, 32768, 65536])
+    parser.add_argument("--selection_lengths", type=numbers, default=[8192, 32768])
     parser.add_argument("--samples", type=int, default=5)
     parser.add_argument("--text", default="", help="folder of texts, as in the configuration")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("docs/quality"))

@@ -17,10 +17,10 @@ std::vector<int32_t> IdTokenizer::Encode(std::string_view text, const EncodeOpti
     const size_t open = text.find('<');
     const size_t close = open == std::string_view::npos ? open : text.find('>', open);
     if (close == std::string_view::npos) return ids;
-    const std::string_view word = text.substr(open + 1, close - open - 1);
+    const std::string word(text.substr(open + 1, close - open - 1));
     int32_t id = -1;
-    const char* const end = word.data() + word.size();
-    const auto [stop, error] = std::from_chars(word.data(), end, id);
+    const char* const end = word.c_str() + word.size();
+    const auto [stop, error] = std::from_chars(word.c_str(), end, id);
     const bool is_id = error == std::errc() && stop == end && id >= 0 && id < vocabulary_size_;
     if (is_id) ids.push_back(id);
     text.remove_prefix(is_id ? close + 1 : open + 1);

@@ -1,7 +1,6 @@
 #ifndef NSA_TESTS_CLIENT_FAKE_SERVICE_H_
 #define NSA_TESTS_CLIENT_FAKE_SERVICE_H_
 
-#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -67,10 +66,6 @@ class FakeService final : public v1::InferenceService::CallbackService {
     const std::lock_guard<std::mutex> lock(mutex_);
     return num_open_;
   }
-  int most_open() const {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    return most_open_;
-  }
   std::vector<v1::GenerateRequest> requests() const {
     const std::lock_guard<std::mutex> lock(mutex_);
     return requests_;
@@ -81,7 +76,7 @@ class FakeService final : public v1::InferenceService::CallbackService {
     auto* call = new Call(this, *request);
     std::unique_lock<std::mutex> lock(mutex_);
     requests_.push_back(*request);
-    most_open_ = std::max(most_open_, ++num_open_);
+    ++num_open_;
     const Way way = way_;
     if (way == Way::kHold) {
       held_.insert(call);
@@ -173,7 +168,6 @@ class FakeService final : public v1::InferenceService::CallbackService {
   Way way_ = Way::kComplete;
   std::string retry_after_ms_;
   int num_open_ = 0;
-  int most_open_ = 0;
   std::set<Call*> held_;
   std::vector<v1::GenerateRequest> requests_;
   std::unique_ptr<grpc::Server> server_;

@@ -51,9 +51,11 @@ absl::StatusOr<FolderText> LoadFolderText(const ModelFolder& folder, int32_t num
   return text;
 }
 
+// NOLINTBEGIN(performance-unnecessary-value-param): the interface takes them so.
 absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Parse(std::string_view, std::string,
                                                                   std::string) {
   return NotBuilt();
 }
+// NOLINTEND(performance-unnecessary-value-param)
 
 }  // namespace nsa::engine

@@ -89,7 +89,8 @@ T BlockScore(const AttentionSpec& spec, const std::vector<T>& probabilities, int
   for (int64_t i = 0; i < static_cast<int64_t>(probabilities.size()); ++i) {
     const int64_t first = i * spec.stride;
     const int64_t overlap = std::min(first + spec.length, end) - std::max(first, begin);
-    if (overlap > 0) score += static_cast<T>(overlap / spec.stride) * probabilities[i];
+    const int64_t strides = std::max<int64_t>(overlap, 0) / spec.stride;
+    score += static_cast<T>(strides) * probabilities[i];
   }
   return score;
 }
