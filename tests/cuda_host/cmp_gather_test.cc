@@ -56,12 +56,12 @@ TEST(CudaCmpGatherTest, RefusesMoreRowsThanWindowsClose) {
   const GatherWorld world({.name = ""});
   const AttentionSegment segment = world.Segment(0, 31);
   std::vector<float> y(32 * 64);
-  EXPECT_THROW(
-      Cuda({.rows =
-                {.segments = &segment, .num_segments = 1, .kv = world.cache.view(), .num_rows = 1},
-            .position = world.position.data(),
-            .y = y.data()}),
-      cuda_host::Error);
+  cuda_host::ExpectError([&] {
+    Cuda(
+        {.rows = {.segments = &segment, .num_segments = 1, .kv = world.cache.view(), .num_rows = 1},
+         .position = world.position.data(),
+         .y = y.data()});
+  });
 }
 
 }  // namespace
