@@ -50,6 +50,9 @@ class PassingBackend : public kernels::Backend {
   void PageAges(const kernels::PageAgesParams& p) override { inner_->PageAges(p); }
   void Sample(const kernels::SampleParams& p) override { inner_->Sample(p); }
 
+ protected:
+  kernels::Backend& inner() { return *inner_; }
+
  private:
   std::unique_ptr<kernels::Backend> inner_;
 };

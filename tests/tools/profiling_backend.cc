@@ -10,7 +10,7 @@ template <typename Params>
 void ProfilingBackend::Measure(const char* name, void (Backend::*call)(const Params&),
                                const Params& p) {
   const auto began = std::chrono::steady_clock::now();
-  (inner_.get()->*call)(p);
+  (inner().*call)(p);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - began;
   OperatorProfile& profile = profiles_[name];
   ++profile.num_calls;

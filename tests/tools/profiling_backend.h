@@ -3,11 +3,10 @@
 
 #include <cstdint>
 #include <map>
-#include <memory>
-#include <optional>
 #include <string>
 
 #include "kernels/backend.h"
+#include "tests/engine/passing_backend.h"
 
 namespace nsa::tools {
 
@@ -19,30 +18,13 @@ struct OperatorProfile {
 };
 
 /// Measures another backend: time and calls of every operator. One thread.
-class ProfilingBackend final : public kernels::Backend {
+class ProfilingBackend final : public engine::PassingBackend {
  public:
-  explicit ProfilingBackend(std::unique_ptr<kernels::Backend> inner) : inner_(std::move(inner)) {}
+  using PassingBackend::PassingBackend;
 
   const std::map<std::string, OperatorProfile>& profiles() const { return profiles_; }
   void Reset() { profiles_.clear(); }
 
-  std::string Description() const override { return inner_->Description(); }
-  std::optional<int64_t> free_bytes() const override { return inner_->free_bytes(); }
-  kernels::Memory Allocate(int64_t num_bytes) override { return inner_->Allocate(num_bytes); }
-  void Write(void* target, const void* source, int64_t num_bytes) override {
-    inner_->Write(target, source, num_bytes);
-  }
-  void Read(void* target, const void* source, int64_t num_bytes) override {
-    inner_->Read(target, source, num_bytes);
-  }
-  void BeginStep() override { inner_->BeginStep(); }
-  kernels::StoredMatrix Store(const kernels::WeightMatrix& matrix) override {
-    return inner_->Store(matrix);
-  }
-  std::unique_ptr<kernels::PackedMatrix> Pack(
-      std::span<const kernels::WeightMatrix> parts) override {
-    return inner_->Pack(parts);
-  }
   void Embed(const kernels::EmbedParams& p) override;
   void RmsNorm(const kernels::RmsNormParams& p) override;
   void Gemm(const kernels::GemmParams& p) override;
@@ -65,7 +47,6 @@ class ProfilingBackend final : public kernels::Backend {
   template <typename Params>
   void Measure(const char* name, void (kernels::Backend::*call)(const Params&), const Params& p);
 
-  std::unique_ptr<kernels::Backend> inner_;
   std::map<std::string, OperatorProfile> profiles_;
 };
 
