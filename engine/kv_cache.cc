@@ -1,5 +1,8 @@
 #include "engine/kv_cache.h"
 
+#include <algorithm>
+#include <cstdint>
+
 #include "absl/memory/memory.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
@@ -21,12 +24,17 @@ int64_t CmpRowFloatBytes(const KvLayout& layout) {
   return layout.cmp_rows_per_page * static_cast<int64_t>(sizeof(float));
 }
 
+/// Where rows have values, of a page's compressed keys of one head, and of its compressed values:
+/// these have planes of their own, with one stride for both.
+int64_t CmpPlaneBytes(const KvLayout& layout) {
+  const int64_t value_bytes = int64_t{layout.head_dim_v} * layout.cmp_rows_per_page *
+                              static_cast<int64_t>(kernels::SizeOf(layout.cmp_dtype));
+  return std::max(CmpKeyBytes(layout), value_bytes);
+}
+
 int64_t CmpHeadBytes(const KvLayout& layout) {
+  if (layout.compressed_values) return 2 * CmpPlaneBytes(layout);
   int64_t bytes = CmpKeyBytes(layout);
-  if (layout.compressed_values) {
-    bytes += int64_t{layout.head_dim_v} * layout.cmp_rows_per_page *
-             static_cast<int64_t>(kernels::SizeOf(layout.cmp_dtype));
-  }
   if (layout.cmp_dtype == kernels::DType::kInt8) bytes += CmpRowFloatBytes(layout);
   if (layout.cmp_biases) bytes += CmpRowFloatBytes(layout);
   return bytes;
@@ -107,12 +115,16 @@ kernels::PagedKv KvCache::view(int layer, int branch) const {
   if (layout_.cmp_rows_per_page > 0) {
     view.cmp_slots = memory_.data() + int64_t{layout_.num_layers} * layout_.num_kv * slots_bytes +
                      layer * cmp_bytes;
-    view.cmp_page_stride = layout_.CmpSlotBytes();
-    view.cmp_head_stride = CmpHeadBytes(layout_);
-    const int64_t key_bytes = CmpKeyBytes(layout_);
     view.cmp_absolute = layout_.cmp_absolute;
-    if (layout_.compressed_values) view.cmp_v_offset = key_bytes;
-    if (layout_.cmp_dtype == kernels::DType::kInt8) view.cmp_scale_offset = key_bytes;
+    if (layout_.compressed_values) {
+      view.cmp_page_stride = CmpPlaneBytes(layout_);
+      view.cmp_v_offset = CmpPlaneBytes(layout_) * num_pages_;
+      view.cmp_head_stride = 2 * view.cmp_v_offset;
+    } else {
+      view.cmp_page_stride = layout_.CmpSlotBytes();
+      view.cmp_head_stride = CmpHeadBytes(layout_);
+    }
+    if (layout_.cmp_dtype == kernels::DType::kInt8) view.cmp_scale_offset = CmpKeyBytes(layout_);
     if (layout_.cmp_biases) {
       view.cmp_bias_offset = CmpHeadBytes(layout_) - CmpRowFloatBytes(layout_);
     }

@@ -38,8 +38,10 @@ struct KvLayout {
 
 /// The memory of the paged cache: for each layer an array of slots (K and V; one for each
 /// branch where these have their own) and one of compressed rows, apart so that the latter can stay
-/// when slots move. On the CPU, address space is taken at once, memory as pages are first written.
-/// Written by operators on the engine thread alone.
+/// when slots move. Where rows have values (cmp_attn reads them), a head's keys of consecutive
+/// pages stand behind each other, and so do its values, as a task reads them; where they choose
+/// pages alone (score_topk), the heads of a page do. On the CPU, address space is taken at once,
+/// memory as pages are first written. Written by operators on the engine thread alone.
 class KvCache {
  public:
   static absl::StatusOr<std::unique_ptr<KvCache>> Create(kernels::Backend& backend,

@@ -73,9 +73,13 @@ void PrefixCache::Use(const PrefixMatch& match) {
   for (const int32_t page : match.pages) AddUser(page);
 }
 
-std::optional<int32_t> PrefixCache::Allocate() {
-  if (pool_->num_free() == 0 && head_ >= 0) Forget(head_);
-  return pool_->Allocate();
+std::optional<int32_t> PrefixCache::Allocate(int32_t after, int32_t expected) {
+  if (pool_->num_free() == 0) {
+    // Leaves go from a sequence's end backwards: one at a time would leave its run in reverse.
+    const int32_t count = std::clamp(pool_->num_pages() / 64, 1, PagePool::kExtentPages);
+    for (int32_t i = 0; i < count && head_ >= 0; ++i) Forget(head_);
+  }
+  return pool_->Allocate(after, expected);
 }
 
 void PrefixCache::Release(int32_t page) {

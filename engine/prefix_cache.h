@@ -49,8 +49,10 @@ class PrefixCache {
   /// Makes the caller a user of the pages that Find gave just now.
   void Use(const PrefixMatch& match);
 
-  /// A page for the caller, of those that are free or idle; nothing where there is none.
-  std::optional<int32_t> Allocate();
+  /// A page for the caller, of those that are free or idle; nothing where there is none. `after`
+  /// and `expected` as PagePool has them. Idle pages are forgotten as many at a time as make a run
+  /// of consecutive ones likely.
+  std::optional<int32_t> Allocate(int32_t after = -1, int32_t expected = 1);
   void Release(int32_t page);
   /// Pages that Allocate could give, one after the other.
   int32_t num_available() const { return pool_->num_free() + num_idle_; }

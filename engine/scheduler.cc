@@ -160,7 +160,9 @@ bool Scheduler::PreemptLastAfter(const Sequence& sequence) {
 
 bool Scheduler::Reserve(Sequence& sequence, int64_t num_tokens) {
   while (static_cast<int64_t>(sequence.pages.size()) < PagesFor(num_tokens)) {
-    const std::optional<int32_t> page = cache_.Allocate();
+    const int32_t last = sequence.pages.empty() ? -1 : sequence.pages.back();
+    const int64_t num_missing = PagesFor(std::ssize(sequence.tokens)) - std::ssize(sequence.pages);
+    const std::optional<int32_t> page = cache_.Allocate(last, static_cast<int32_t>(num_missing));
     if (page.has_value()) {
       sequence.pages.push_back(*page);
     } else if (!PreemptLastAfter(sequence)) {

@@ -24,9 +24,6 @@ namespace nsa::kernels::cpu {
 /// constant of the arithmetic, so independent of rows and threads.
 inline constexpr int64_t kPagesPerSplit = 64;
 
-/// Pages between the values that are read and those that are fetched.
-inline constexpr int kValuesAhead = 8;
-
 /// One call. Cache row u is window u + 1 − length/stride.
 struct CmpCall {
   const CmpAttnParams& params;
@@ -85,20 +82,18 @@ namespace nsa::kernels::cpu {
 namespace HWY_NAMESPACE {
 
 /// acc[q][dim …] = Σ weights[q][row]·values[row] over rows [begin, end) of pages of `rows` rows,
-/// for kVectors vectors of dimensions.
+/// for kVectors vectors of dimensions. `pages` are fetched already; `fetched`, null or as many, are
+/// to be read later.
 template <int kQueries, size_t kVectors, class D, typename T>
-HWY_INLINE void CmpValueTile(D d, const T* const* pages, int rows, int begin, int end, int head_dim,
-                             const float* weights, int64_t weights_stride, float* const* acc,
-                             int dim) {
+HWY_INLINE void CmpValueTile(D d, const T* const* pages, const T* const* fetched, int rows,
+                             int begin, int end, int head_dim, const float* weights,
+                             int64_t weights_stride, float* const* acc, int dim) {
   hn::Vec<D> sum[kQueries][kVectors];
   for (int q = 0; q < kQueries; ++q) {
     for (size_t i = 0; i < kVectors; ++i) sum[q][i] = hn::Zero(d);
   }
   for (int page = begin / rows; page * rows < end; ++page) {
-    // Of a page some kilobytes on, as CmpScorer does for keys.
-    if ((page + kValuesAhead) * rows < end) {
-      PrefetchLines(pages[page + kValuesAhead] + dim, rows * head_dim);
-    }
+    if (dim == 0 && fetched != nullptr) PrefetchLines(fetched[page], rows * head_dim);
     const int last = std::min(rows, end - page * rows);
     for (int row = std::max(0, begin - page * rows); row < last; ++row) {
       hn::Vec<D> value[kVectors];
@@ -120,24 +115,25 @@ HWY_INLINE void CmpValueTile(D d, const T* const* pages, int rows, int begin, in
 
 /// CmpValueTile over all dimensions.
 template <int kQueries, typename T>
-HWY_NOINLINE void SumCmpValues(const T* const* pages, int rows, int begin, int end, int head_dim,
-                               const float* weights, int64_t weights_stride, float* const* acc) {
+HWY_NOINLINE void SumCmpValues(const T* const* pages, const T* const* fetched, int rows, int begin,
+                               int end, int head_dim, const float* weights, int64_t weights_stride,
+                               float* const* acc) {
   const F32Tag d;
   constexpr size_t kVectors = TileVectors<F32Tag>();
   const int lanes = static_cast<int>(hn::Lanes(d));
   const int wide = lanes * static_cast<int>(kVectors);
   int dim = 0;
   for (; dim + wide <= head_dim; dim += wide) {
-    CmpValueTile<kQueries, kVectors>(d, pages, rows, begin, end, head_dim, weights, weights_stride,
-                                     acc, dim);
+    CmpValueTile<kQueries, kVectors>(d, pages, fetched, rows, begin, end, head_dim, weights,
+                                     weights_stride, acc, dim);
   }
   for (; dim + lanes <= head_dim; dim += lanes) {
-    CmpValueTile<kQueries, 1>(d, pages, rows, begin, end, head_dim, weights, weights_stride, acc,
-                              dim);
+    CmpValueTile<kQueries, 1>(d, pages, fetched, rows, begin, end, head_dim, weights,
+                              weights_stride, acc, dim);
   }
   for (; dim < head_dim; ++dim) {
-    CmpValueTile<kQueries, 1>(F32Tail(), pages, rows, begin, end, head_dim, weights, weights_stride,
-                              acc, dim);
+    CmpValueTile<kQueries, 1>(F32Tail(), pages, fetched, rows, begin, end, head_dim, weights,
+                              weights_stride, acc, dim);
   }
 }
 
@@ -154,17 +150,26 @@ class CmpTile {
         scorer_(call.params.query, call.params.stride, call.params.max_page_distance, tile_,
                 task.kv_head),
         scores_(memory) {
+    scorer_.FetchFirst(task.first_split * kPagesPerSplit, EndPage(task.first_split));
     scorer_.Prepare(task.first_split * kPagesPerSplit, EndPage(task.end_split - 1),
                     memory + num_queries_ * call.ScoreFloats());
   }
 
+  /// Memory is to be busy all the time: while a split's keys are scored its values come, and while
+  /// these are summed the next split's keys do.
   void Run() {
-    const int64_t last_page = EndPage(task_.end_split - 1);
     for (int64_t split = task_.first_split; split < task_.end_split; ++split) {
       const int64_t first_page = split * kPagesPerSplit;
-      scorer_.Score(first_page, EndPage(split), last_page, scores_, call_.ScoreFloats());
-      for (int64_t page = first_page; call_.HasValues() && page < EndPage(split); ++page) {
-        values_[page - first_page] = Values(page);
+      const int64_t end_page = EndPage(split);
+      const bool keys_came = call_.HasValues() && split > task_.first_split;
+      scorer_.Score(first_page, end_page,
+                    {.end_page = keys_came ? 0 : end_page, .values = call_.HasValues()}, scores_,
+                    call_.ScoreFloats());
+      for (int64_t page = first_page; call_.HasValues() && page < end_page; ++page) {
+        values_[page - first_page] = scorer_.Values(page);
+        if (split + 1 == task_.end_split) continue;
+        next_keys_[page - first_page] =
+            scorer_.Keys(std::min(page + kPagesPerSplit, EndPage(split + 1) - 1));
       }
       for (int32_t row = 0; row < tile_.num_rows; ++row) Step(row, split);
     }
@@ -173,10 +178,6 @@ class CmpTile {
  private:
   int64_t EndPage(int64_t split) const {
     return std::min(call_.NumPages(tile_), (split + 1) * kPagesPerSplit);
-  }
-
-  const T* Values(int64_t page) const {
-    return reinterpret_cast<const T*>(scorer_.Slot(page) + call_.kv().cmp_v_offset);
   }
 
   /// The parts of one row's queries for one split.
@@ -200,8 +201,9 @@ class CmpTile {
       }
       SoftmaxStep<count.value>(begin, end, weights, call_.ScoreFloats(), states, factors);
       if (call_.HasValues()) {
-        SumCmpValues<count.value>(values_, rows_, begin, end, call_.kv().head_dim_v, weights,
-                                  call_.ScoreFloats(), acc);
+        const bool fetches = row == 0 && first == 0 && split + 1 < task_.end_split;
+        SumCmpValues<count.value>(values_, fetches ? next_keys_ : nullptr, rows_, begin, end,
+                                  call_.kv().head_dim_v, weights, call_.ScoreFloats(), acc);
       }
       for (int i = 0; i < count.value; ++i) {
         acc[i][call_.AccFloats()] = state[i].maximum;
@@ -232,6 +234,7 @@ class CmpTile {
   CmpScorer<T> scorer_;
   float* scores_;  // [num_queries, ScoreFloats()]; scores, then weights
   const T* values_[kPagesPerSplit] = {};
+  const T* next_keys_[kPagesPerSplit] = {};  // of the next split
 };
 
 void RunCmpTask(const CmpCall& call, const CmpTask& task, float* memory) {

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <type_traits>
 
 #include "hwy/highway.h"
@@ -53,13 +54,28 @@ class Spreader {
   int32_t index_[16 * 16];  // [rows, lanes]: the element that goes into each lane
 };
 
+/// Fetches the lines that belong to elements [i, i + step) of a walk over `size` elements, so that
+/// each group of kPages pages is fetched in the order of addresses: the hardware then sees a
+/// stream.
+template <int kPages, typename K>
+HWY_INLINE void FetchStep(std::span<const K* const> fetched, int size, int i, int step) {
+  constexpr int kLineElements = 64 / sizeof(K);
+  static_assert(kPages <= 2);
+  const int page = i * kPages >= size ? 1 : 0;
+  const int first = i * kPages - page * size;
+  if (first % kLineElements != 0) return;
+  for (size_t group = 0; group < fetched.size(); group += kPages) {
+    PrefetchLines(fetched[group + static_cast<size_t>(page)] + first, step * kPages);
+  }
+}
+
 /// out[q][page·rows + r] = Σ_dim query[q][dim]·k_page[dim][r] for kPages pages.
 /// `patterns` are the queries as Spreader lays them out. Lanes run over rows and dimensions; the
 /// lanes of one row are added up at the end.
-/// `next`: null, or as many pages to be read later, which are fetched meanwhile.
+/// `fetched`: groups of as many pages that are to be read later and are fetched meanwhile.
 template <int kQueries, int kPages, typename K>
-HWY_NOINLINE void ScorePatterns(const K* const* pages, const K* const* next, int rows, int head_dim,
-                                const float* HWY_RESTRICT patterns, float* scores,
+HWY_NOINLINE void ScorePatterns(const K* const* pages, std::span<const K* const> fetched, int rows,
+                                int head_dim, const float* HWY_RESTRICT patterns, float* scores,
                                 int64_t scores_stride) {
   const F32Tag d;
   const int size = head_dim * rows;
@@ -67,12 +83,11 @@ HWY_NOINLINE void ScorePatterns(const K* const* pages, const K* const* next, int
   for (int q = 0; q < kQueries; ++q) {
     for (int p = 0; p < kPages; ++p) sum[q][p] = hn::Zero(d);
   }
-  for (int i = 0; i < size; i += static_cast<int>(hn::Lanes(d))) {
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  for (int i = 0; i < size; i += lanes) {
     hn::Vec<F32Tag> key[kPages];
-    for (int p = 0; p < kPages; ++p) {
-      key[p] = LoadCache(d, pages[p] + i);
-      if (next != nullptr) PrefetchLines(next[p] + i, 1);
-    }
+    for (int p = 0; p < kPages; ++p) key[p] = LoadCache(d, pages[p] + i);
+    FetchStep<kPages>(fetched, size, i, lanes);
     for (int q = 0; q < kQueries; ++q) {
       const auto x = hn::LoadU(d, patterns + int64_t{q} * size + i);
       for (int p = 0; p < kPages; ++p) sum[q][p] = hn::MulAdd(x, key[p], sum[q][p]);
@@ -86,6 +101,12 @@ HWY_NOINLINE void ScorePatterns(const K* const* pages, const K* const* next, int
     }
   }
 }
+
+/// What is fetched while a page's keys are scored.
+struct FetchedRows {
+  int64_t end_page = 0;  // keys of pages some way on and before this one
+  bool values = false;   // the page's own values
+};
 
 /// Scores scale·q·K̂ (+ bias, where rows have one) of a tile's rows and the query heads of some KV
 /// heads, one KV head at a time, page by page.
@@ -153,10 +174,21 @@ class CmpScorer {
            kv_head_ * kv_.cmp_head_stride;
   }
 
+  const T* Keys(int64_t page) const { return reinterpret_cast<const T*>(Slot(page)); }
+  const T* Values(int64_t page) const {
+    return reinterpret_cast<const T*>(Slot(page) + kv_.cmp_v_offset);
+  }
+
+  /// Fetches the keys of the first pages before `end_page` that Score does not find fetched.
+  void FetchFirst(int64_t first_page, int64_t end_page) const {
+    for (int64_t page = first_page; page < std::min(end_page, first_page + kFetchedAhead); ++page) {
+      PrefetchLines(Keys(page), size_);
+    }
+  }
+
   /// scores[q·scores_stride + (page − first_page)·rows + slot] for pages [first_page, end_page).
-  /// Fetches pages behind them, up to `last_page`, which are to be scored next: int8 rows as
-  /// `fetcher` has it, which they cannot do without.
-  void Score(int64_t first_page, int64_t end_page, int64_t last_page, float* scores,
+  /// Fetches what is read later: int8 rows as `fetcher` has it, which they cannot do without.
+  void Score(int64_t first_page, int64_t end_page, const FetchedRows& fetch, float* scores,
              int64_t scores_stride, PageFetcher* fetcher = nullptr) {
     const int64_t far_end = std::clamp(num_far_pages_, first_page, end_page);
     if constexpr (kIsInt8) {
@@ -164,13 +196,18 @@ class CmpScorer {
     } else {
       ForPairsOfPages(first_page, far_end, [&](auto num_pages, int64_t page) {
         const T* pages[num_pages.value];
-        const T* next[num_pages.value];
-        for (int p = 0; p < num_pages.value; ++p) {
-          pages[p] = Keys(page + p);
-          next[p] = Keys(std::min(page + p + kFetchedAhead, last_page - 1));
+        const T* fetched[2 * num_pages.value];
+        size_t num_fetched = 0;
+        for (int p = 0; p < num_pages.value; ++p) pages[p] = Keys(page + p);
+        for (int p = 0; p < num_pages.value && page + kFetchedAhead < fetch.end_page; ++p) {
+          const int64_t ahead = std::min(page + p + kFetchedAhead, fetch.end_page - 1);
+          fetched[num_fetched++] = Keys(ahead);
         }
-        ScorePages<num_pages.value>(page, pages, next, far_, scores + (page - first_page) * rows_,
-                                    scores_stride);
+        for (int p = 0; p < num_pages.value && fetch.values; ++p) {
+          fetched[num_fetched++] = Values(page + p);
+        }
+        ScorePages<num_pages.value>(page, pages, std::span<const T* const>(fetched, num_fetched),
+                                    far_, scores + (page - first_page) * rows_, scores_stride);
       });
     }
     ForPairsOfPages(far_end, end_page, [&](auto num_pages, int64_t page) {
@@ -247,8 +284,6 @@ class CmpScorer {
     return query;
   }
 
-  const T* Keys(int64_t page) const { return reinterpret_cast<const T*>(Slot(page)); }
-
   Int8Rows RowsOf(int64_t page) const {
     const std::byte* slot = Slot(page);
     return {reinterpret_cast<const int8_t*>(slot),
@@ -307,8 +342,7 @@ class CmpScorer {
       }
       pages[p] = rotated;
     }
-    ScorePages<kPages>(first_page, pages, static_cast<const float* const*>(nullptr), near_, scores,
-                       stride);
+    ScorePages<kPages>(first_page, pages, std::span<const float* const>(), near_, scores, stride);
   }
 
   /// out = keys of a page turned back by its distance from the queries.
@@ -341,14 +375,15 @@ class CmpScorer {
   }
 
   template <int kPages, typename K>
-  void ScorePages(int64_t first_page, const K* const* pages, const K* const* next,
+  void ScorePages(int64_t first_page, const K* const* pages, std::span<const K* const> fetched,
                   const float* queries, float* scores, int64_t stride) {
     ForEachQueryBlock(num_queries(), [&](auto count, int first) {
       const float* block = queries + first * NearFloats();
       float* out = scores + first * stride;
       if (uses_patterns_) {
-        ScorePatterns<count.value, kPages>(pages, next, rows_, kv_.head_dim_k, block, out, stride);
-        next = nullptr;
+        ScorePatterns<count.value, kPages>(pages, fetched, rows_, kv_.head_dim_k, block, out,
+                                           stride);
+        fetched = {};
         return;
       }
       for (int p = 0; p < kPages; ++p) {

@@ -183,8 +183,8 @@ void ScoreClustersOf(const ScoreCall& call, const RowTile& tile, const ScorePart
     allow_to(end + kPagesPerRange);
     for (int head = 0; head < part.num_kv_heads; ++head) {
       scorer.ChooseHead(head);
-      scorer.Score(first, end, part.end_page, range + head * num_queries * range_floats,
-                   range_floats, &fetcher);
+      scorer.Score(first, end, {.end_page = part.end_page},
+                   range + head * num_queries * range_floats, range_floats, &fetcher);
     }
     ReduceRanges(call, layout, part.num_kv_heads * num_queries, first / kPagesPerRange, end - first,
                  range, fetcher, scores);

@@ -30,7 +30,7 @@ void ScoreWindowsOf(const ScoreCall& call, const RowTile& tile, const ScorePart&
   for (int head = 0; head < part.num_kv_heads; ++head) {
     scorer.ChooseHead(head);
     scorer.Score(
-        part.first_page, part.end_page, part.end_page,
+        part.first_page, part.end_page, {.end_page = part.end_page},
         scores + head * call.NumQueries(tile) * stride + part.first_page * call.RowsPerPage(),
         stride);
   }

@@ -54,16 +54,17 @@ struct PagedKv {
   int64_t scale_offset = -1;  // bytes from a head's K to its scales {K [64], V [64]} of kInt8
   // Null where the plan has no compressed rows. Of V̂ (of windows), scales (of kInt8) and biases
   // (of clusters) those are there whose offset is not negative. Scales and biases are float32.
-  std::byte* cmp_slots = nullptr;  // [num_pages, num_kv_heads, {K̂ [head_dim_k, rows_per_page],
-                                   //                            V̂ [rows_per_page, head_dim_v],
-                                   //                            scales [rows_per_page],
-                                   //                            biases [rows_per_page]}]
-  bool cmp_absolute = false;       // compressed keys stand in the frame of the sequence
-  int64_t cmp_page_stride = 0;     // bytes
-  int64_t cmp_head_stride = 0;     // bytes
-  int64_t cmp_v_offset = -1;       // bytes from a head's K̂ to its V̂
-  int64_t cmp_scale_offset = -1;   // bytes from a head's K̂ to its scales: CmpInt8KeyBytes()
-  int64_t cmp_bias_offset = -1;    // bytes from a head's K̂ to its biases
+  // A head's rows of a page: {K̂ [head_dim_k, rows_per_page], V̂ [rows_per_page, head_dim_v],
+  // scales [rows_per_page], biases [rows_per_page]}, at cmp_slots + page · cmp_page_stride + head ·
+  // cmp_head_stride and the offsets from there: whether pages or heads stand beside each other, and
+  // K̂ beside V̂, is the cache's choice.
+  std::byte* cmp_slots = nullptr;
+  bool cmp_absolute = false;      // compressed keys stand in the frame of the sequence
+  int64_t cmp_page_stride = 0;    // bytes
+  int64_t cmp_head_stride = 0;    // bytes
+  int64_t cmp_v_offset = -1;      // bytes from a head's K̂ to its V̂
+  int64_t cmp_scale_offset = -1;  // bytes from a head's K̂ to its scales: CmpInt8KeyBytes()
+  int64_t cmp_bias_offset = -1;   // bytes from a head's K̂ to its biases
 };
 
 /// Bytes of a page's K̂ for one head where cmp_dtype is kInt8: whole cache lines, so that a vector

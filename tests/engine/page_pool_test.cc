@@ -18,13 +18,29 @@ TEST(PagePool, GivesEachPageOnceAndThenNothing) {
   EXPECT_TRUE(pool.Consistent());
 }
 
-TEST(PagePool, LowestFreePageFirst) {
-  PagePool pool(4);
-  for (int i = 0; i < 4; ++i) pool.Allocate();
-  pool.Release(3);
-  pool.Release(1);
-  EXPECT_EQ(pool.Allocate(), 1);
-  EXPECT_EQ(pool.Allocate(), 3);
+TEST(PagePool, PageFollowsTheOneItContinues) {
+  PagePool pool(64);
+  EXPECT_EQ(pool.Allocate(), 0);
+  EXPECT_EQ(pool.Allocate(0), 1);
+  EXPECT_EQ(pool.Allocate(), 16) << "a new run begins in an empty extent";
+  EXPECT_EQ(pool.Allocate(1), 2);
+  for (int32_t page = 3; page < 16; ++page) ASSERT_EQ(pool.Allocate(page - 1), page);
+  EXPECT_EQ(pool.Allocate(15), 32) << "what follows belongs to another";
+  EXPECT_EQ(pool.Allocate(63), 48) << "nothing follows the last";
+  EXPECT_TRUE(pool.Consistent());
+}
+
+TEST(PagePool, RunBeginsWhereItFitsBest) {
+  PagePool pool(67);  // the last extent has three pages
+  for (int32_t page = 0; page < 67; ++page) pool.Allocate(page - 1);
+  EXPECT_EQ(pool.Allocate(), std::nullopt);
+  for (const int32_t page : {3, 20, 21, 22, 40, 41, 42, 43, 44, 66}) pool.Release(page);
+  EXPECT_EQ(pool.Allocate(-1, 1), 3) << "the fullest extent that holds it, and of these the lowest";
+  EXPECT_EQ(pool.Allocate(-1, 2), 20);
+  EXPECT_EQ(pool.Allocate(20, 1), 21) << "what follows comes first";
+  EXPECT_EQ(pool.Allocate(-1, 100), 40) << "the emptiest, where none holds all";
+  EXPECT_EQ(pool.Allocate(-1, 0), 22);
+  EXPECT_TRUE(pool.Consistent());
 }
 
 TEST(PagePool, PageIsFreeOnlyAfterItsLastUser) {
@@ -52,7 +68,8 @@ TEST(PagePool, RandomUseConservesPages) {
     const uint32_t action = random() % 3;
     if (action == 0) {
       const int32_t num_free = pool.num_free();
-      const auto page = pool.Allocate();
+      const auto page = pool.Allocate(static_cast<int32_t>(random() % 51) - 1,
+                                      static_cast<int32_t>(random() % 20));
       ASSERT_EQ(page.has_value(), num_free > 0);
       if (page.has_value()) held.push_back(*page);
     } else if (!held.empty()) {

@@ -106,21 +106,26 @@ TEST(AttentionWorkspace, CountsThePagesThatWereSelectedByAge) {
   EXPECT_EQ(PageAge(int64_t{1} << 40), kNumPageAges - 1);
 }
 
-/// Slots of compressed rows hold keys, values and biases one after the other, and no more.
-TEST(KvLayout, RowsAndBiasesFillTheSlot) {
+/// Compressed rows that choose pages hold keys, scales and biases one after the other, and no more;
+/// those with values have a plane for a head's keys and one for its values.
+TEST(KvLayout, CompressedRowsFillTheirSpace) {
   AttentionSpec windows;
   windows.sparse = true;
   windows.compressed_values = true;
   const struct {
     AttentionSpec spec;
     kernels::DType dtype;
-    int64_t bytes, v_offset, scale_offset, bias_offset;  // of one head's compressed rows
+    int64_t bytes;  // of one head's compressed rows of a page
+    int64_t v_offset, scale_offset, bias_offset;
+    int64_t page_stride, head_stride;
   } cases[] = {
-      {TrainingFreeSpec(8192), kernels::DType::kF16, 8 * (64 + 4 + 4), -1, 8 * 64, 8 * 68},
-      {TrainingFreeSpec(8192), kernels::DType::kF32, 8 * (256 + 4), -1, -1, 8 * 256},
-      {windows, kernels::DType::kF16, 4 * (64 + 48) * 2, 4 * 64 * 2, -1, -1},
-      {windows, kernels::DType::kInt8, 4 * (64 + 48) * 2, 4 * 64 * 2, -1, -1},
-      {FullAttentionSpec(), kernels::DType::kF16, 0, -1, -1, -1},
+      {TrainingFreeSpec(8192), kernels::DType::kF16, 8 * 72, -1, 8 * 64, 8 * 68, 3 * 8 * 72,
+       8 * 72},
+      {TrainingFreeSpec(8192), kernels::DType::kF32, 8 * 260, -1, -1, 8 * 256, 3 * 8 * 260,
+       8 * 260},
+      {windows, kernels::DType::kF16, 2 * 512, 5 * 512, -1, -1, 512, 2 * 5 * 512},
+      {windows, kernels::DType::kInt8, 2 * 512, 5 * 512, -1, -1, 512, 2 * 5 * 512},
+      {FullAttentionSpec(), kernels::DType::kF16, 0, -1, -1, -1, 0, 0},
   };
   for (const auto& c : cases) {
     SCOPED_TRACE(Describe(c.spec));
@@ -134,6 +139,8 @@ TEST(KvLayout, RowsAndBiasesFillTheSlot) {
     const kernels::PagedKv view = (*cache)->view(1);
     EXPECT_EQ(view.cmp_v_offset, c.v_offset);
     EXPECT_EQ(view.cmp_scale_offset, c.scale_offset);
+    EXPECT_EQ(view.cmp_page_stride, c.page_stride);
+    EXPECT_EQ(view.cmp_head_stride, c.head_stride);
     EXPECT_EQ(view.cmp_bias_offset, c.bias_offset);
     EXPECT_EQ(view.cmp_absolute, c.v_offset >= 0);
     EXPECT_EQ(view.cmp_slots == nullptr, c.bytes == 0);

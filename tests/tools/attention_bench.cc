@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <iostream>
 #include <numeric>
@@ -17,6 +18,7 @@
 #include "engine/attention/rope_table.h"
 #include "engine/kv_cache.h"
 #include "engine/memory.h"
+#include "engine/page_pool.h"
 #include "kernels/backend.h"
 #include "nlohmann/json.hpp"
 #include "tests/tools/profiling_backend.h"
@@ -31,6 +33,9 @@ ABSL_FLAG(int32_t, head_dim_v, 64, "of values");
 ABSL_FLAG(int32_t, num_threads, 0, "0: all usable cores");
 ABSL_FLAG(int32_t, rounds, 5, "passes over all layers; the median counts");
 ABSL_FLAG(int32_t, num_layers, 0, "0: as many as fill four times the last-level cache");
+ABSL_FLAG(std::string, page_order, "pool",
+          "how the context's pages lie in the cache: pool (as the engine's pool gives them while "
+          "other sequences come, grow and go), scattered, consecutive");
 ABSL_FLAG(bool, cold, true, "empty the caches before each round");
 ABSL_FLAG(std::string, kv_cache_dtype, "bf16", "f16, bf16 or int8");
 
@@ -66,6 +71,71 @@ std::vector<float> RandomFloats(int64_t count, uint32_t seed) {
   return values;
 }
 
+/// Pages of the cache that holds a context of so many.
+int32_t NumPages(int64_t context_pages) { return static_cast<int32_t>(4 * context_pages); }
+
+/// A context's pages from a pool that others use as well. Sequences take their prompts in chunks,
+/// then grow by single pages and end, in turns and while the pool is all but full; after 50,000
+/// turns as many of them end as the context needs, which takes its chunks while the others go on.
+std::vector<int32_t> PagesOfBusyPool(int64_t context_pages) {
+  constexpr int kChunkPages = 8;
+  engine::PagePool pool(NumPages(context_pages));
+  std::mt19937 random(1);
+  struct Sequence {
+    std::vector<int32_t> pages;
+    size_t prompt = 0;  // pages
+  };
+  std::vector<Sequence> others(16);
+  const auto grow = [&](std::vector<int32_t>& pages, int count, size_t prompt) {
+    for (; count > 0; --count) {
+      const size_t expected = std::max(prompt, pages.size() + 1) - pages.size();
+      const auto page =
+          pool.Allocate(pages.empty() ? -1 : pages.back(), static_cast<int32_t>(expected));
+      if (!page.has_value()) return false;
+      pages.push_back(*page);
+    }
+    return true;
+  };
+  const auto end = [&](Sequence& sequence) {
+    for (const int32_t page : sequence.pages) pool.Release(page);
+    const double share = std::generate_canonical<double, 32>(random);
+    const double longest = static_cast<double>(context_pages) / 2;
+    sequence = {.pages = {}, .prompt = static_cast<size_t>(std::pow(longest, share))};
+  };
+  const auto any = [&]() -> Sequence& { return others[random() % others.size()]; };
+  const auto turn = [&] {
+    Sequence& sequence = any();
+    const size_t size = sequence.pages.size();
+    if (size > sequence.prompt * 9 / 8) return end(sequence);
+    const int count = size < sequence.prompt ? kChunkPages : 1;
+    while (!grow(sequence.pages, count, sequence.prompt)) end(any());
+  };
+  for (int i = 0; i < 50000; ++i) turn();
+  while (pool.num_free() < context_pages * 21 / 20) end(any());
+  std::vector<int32_t> context;
+  while (static_cast<int64_t>(context.size()) < context_pages) {
+    grow(context, kChunkPages, static_cast<size_t>(context_pages));
+    turn();
+  }
+  context.resize(static_cast<size_t>(context_pages));
+  return context;
+}
+
+std::vector<int32_t> PageTable(const std::string& order, int64_t context_pages) {
+  if (order == "pool") return PagesOfBusyPool(context_pages);
+  std::vector<int32_t> pages(static_cast<size_t>(context_pages));
+  std::iota(pages.begin(), pages.end(), 0);
+  if (order == "scattered") std::shuffle(pages.begin(), pages.end(), std::mt19937(1));
+  return pages;
+}
+
+/// Pages of a run of consecutive ones, on average.
+double MeanRun(const std::vector<int32_t>& pages) {
+  double num_runs = 1;
+  for (size_t i = 1; i < pages.size(); ++i) num_runs += pages[i] == pages[i - 1] + 1 ? 0 : 1;
+  return static_cast<double>(pages.size()) / num_runs;
+}
+
 /// A cache of random keys and values, and one query.
 class DecodeWorld {
  public:
@@ -79,12 +149,9 @@ class DecodeWorld {
         plan_(*AttentionPlan::Resolve(spec, shape)),
         rope_(backend, engine::InverseFrequencies(10000, shape.head_dim_k), context + kPageSize),
         workspace_(backend, shape, 1, std::max(1, spec.num_selected_blocks)),
-        table_(static_cast<size_t>(context / kPageSize + 1)) {
-    // Pages scattered over the pool, as a busy server leaves them.
-    std::iota(table_.begin(), table_.end(), 0);
-    std::shuffle(table_.begin(), table_.end(), std::mt19937(1));
+        table_(PageTable(absl::GetFlag(FLAGS_page_order), context / kPageSize + 1)) {
     const auto layout = engine::KvLayout::For(spec, shape, num_layers, dtype);
-    cache_ = *engine::KvCache::Create(backend, layout, static_cast<int32_t>(table_.size()));
+    cache_ = *engine::KvCache::Create(backend, layout, NumPages(context / kPageSize + 1));
     q_ = RandomFloats(int64_t{shape.num_q_heads} * shape.head_dim_k, 2);
     gates_ = RandomFloats(int64_t{shape.num_q_heads} * 3, 3);
     y_.resize(static_cast<size_t>(shape.num_q_heads * shape.head_dim_v));
@@ -118,6 +185,8 @@ class DecodeWorld {
       plan_.Run(backend_, inputs, workspace_);
     }
   }
+
+  double mean_page_run() const { return MeanRun(table_); }
 
   /// Bytes of the cache that one step reads.
   int64_t StepBytes() const {
@@ -185,6 +254,10 @@ int Run() {
   const int threads = absl::GetFlag(FLAGS_num_threads) > 0 ? absl::GetFlag(FLAGS_num_threads)
                                                            : engine::NumUsableCores();
   const double bandwidth = ReadBandwidthFromChild(threads);
+  // What one KV head has in a page: the longest run that selected attention can read.
+  const int64_t page_bytes = int64_t{kPageSize} * (shape.head_dim_k + shape.head_dim_v) *
+                             static_cast<int64_t>(kernels::SizeOf(dtype));
+  const double page_bandwidth = ReadBandwidthFromChild(threads, page_bytes);
   // Four times the last-level cache in all; a sparse plan reads a part of that, so the caches are
   // emptied before each round.
   const int64_t token_bytes =
@@ -199,7 +272,8 @@ int Run() {
                                    {"num_layers", num_layers},
                                    {"num_threads", threads},
                                    {"kv_cache_dtype", dtype_name},
-                                   {"read_bandwidth_gb_s", bandwidth}};
+                                   {"read_bandwidth_gb_s", bandwidth},
+                                   {"read_bandwidth_of_pages_gb_s", page_bandwidth}};
   for (const auto& word : absl::StrSplit(absl::GetFlag(FLAGS_plans), ',')) {
     const std::string name(word);
     DecodeWorld world(SpecOf(name), shape, dtype, context, num_layers, backend);
@@ -214,6 +288,7 @@ int Run() {
     }
     std::sort(rounds.begin(), rounds.end());
     const double median = rounds[rounds.size() / 2];
+    result["mean_page_run"] = world.mean_page_run();
     result[name] = {{"seconds_per_layer", median / num_layers},
                     {"bytes_per_layer", world.StepBytes() / num_layers},
                     {"gb_per_s", static_cast<double>(world.StepBytes()) / median / 1e9}};
