@@ -11,6 +11,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "client/channel.h"
 #include "client/load/load_flags.h"
 
 ABSL_FLAG(std::string, server, "127.0.0.1:50051", "HOST:PORT of nsa_server");
@@ -170,6 +171,7 @@ const std::vector<FlagGroup>& ClientFlagGroups() {
   static const auto* const groups = [] {
     auto* const all = new std::vector<FlagGroup>{
         {"Connection", {"server", "timeout_s", "json"}},
+        SecurityFlagGroup(),
         {"Prompt", {"prompt", "prompt_file", "question", "system"}},
         {"Sampling",
          {"temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",

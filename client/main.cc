@@ -7,8 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "client/channel.h"
 #include "client/flags.h"
 #include "client/generate.h"
+#include "client/health.h"
 #include "client/interrupts.h"
 #include "client/load/load.h"
 #include "client/load/load_flags.h"
@@ -30,6 +32,7 @@ constexpr char kSynopsis[] =
     "  tokenize     token ids of the prompt\n"
     "  detokenize   text of ids: nsa_client detokenize 1 2 3\n"
     "  info         what is served, and how busy it is\n"
+    "  health       whether the server serves: exit code 0, or 24\n"
     "  abort        ends the request named by --request_id\n"
     "  load         sends many requests and reports latencies, throughput and goodput\n";
 
@@ -52,15 +55,19 @@ struct Connection {
   grpc::ClientContext context;
 };
 
+/// --timeout_s from now, or so many seconds where it is not given.
+std::chrono::system_clock::time_point DeadlineOr(double default_seconds) {
+  const double seconds = TimeoutSeconds() > 0 ? TimeoutSeconds() : default_seconds;
+  return std::chrono::system_clock::now() +
+         std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+}
+
 std::unique_ptr<Connection> Connect() {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
   auto connection = std::make_unique<Connection>();
-  connection->stub = v1::InferenceService::NewStub(
-      grpc::CreateCustomChannel(ServerAddress(), grpc::InsecureChannelCredentials(), arguments));
-  const double seconds = TimeoutSeconds() > 0 ? TimeoutSeconds() : 60;
-  connection->context.set_deadline(std::chrono::system_clock::now() +
-                                   std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000)));
+  connection->stub = v1::InferenceService::NewStub(NewChannel(arguments));
+  connection->context.set_deadline(DeadlineOr(60));
   return connection;
 }
 
@@ -133,6 +140,12 @@ int RunInfo() {
   return Report(status);
 }
 
+int RunHealth() {
+  const grpc::Status status = CheckHealth(NewChannel({}), DeadlineOr(5));
+  if (status.ok()) std::printf("SERVING\n");
+  return Report(status);
+}
+
 int RunAbort() {
   if (RequestId().empty()) return Usage("abort needs --request_id");
   v1::AbortRequest abort;
@@ -176,6 +189,9 @@ int Main(const std::vector<std::string>& arguments) {
   if (const absl::Status status = CheckFlags(); !status.ok()) {
     return Usage(std::string(status.message()));
   }
+  if (const absl::Status status = ReadSecurityFiles(); !status.ok()) {
+    return Usage(std::string(status.message()));
+  }
   if (words->empty()) return Usage(std::string("a command is missing\n") + kSynopsis);
   const std::string& command = words->front();
   const std::vector<std::string> rest(words->begin() + 1, words->end());
@@ -190,6 +206,7 @@ int Main(const std::vector<std::string>& arguments) {
   if (command == "chat") return RunGenerate(true);
   if (command == "tokenize") return RunTokenize();
   if (command == "info") return RunInfo();
+  if (command == "health") return RunHealth();
   if (command == "abort") return RunAbort();
   return Usage("unknown command '" + command + "'\n" + kSynopsis);
 }

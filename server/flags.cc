@@ -46,6 +46,15 @@ ABSL_FLAG(std::string, speculative, "none",
 ABSL_FLAG(int32_t, max_running_requests, 64, "requests that run at the same time");
 ABSL_FLAG(int32_t, max_queued_requests, 256, "accepted requests that may wait");
 ABSL_FLAG(int64_t, max_queued_tokens, 0, "their prompt tokens; 0: 8 times max_context");
+ABSL_FLAG(std::string, tls_cert, "", "PEM file of the server's certificate chain; empty: no TLS");
+ABSL_FLAG(std::string, tls_key, "", "PEM file of its private key");
+ABSL_FLAG(std::string, tls_client_ca, "",
+          "PEM file of who signs clients' certificates; given: nothing but health answers without");
+ABSL_FLAG(
+    std::string, api_keys_file, "",
+    "lines NAME SHA256: nothing but health answers without one of these keys; read again when "
+    "it changes");
+ABSL_FLAG(bool, reflection, true, "answer what services there are");
 ABSL_FLAG(int64_t, max_message_bytes, 64 << 20, "largest request message");
 ABSL_FLAG(double, drain_timeout_s, 30, "seconds that running requests get after SIGTERM");
 ABSL_FLAG(std::string, latency_buckets, "",
@@ -163,6 +172,11 @@ absl::Status ReadWords(ServerOptions& options) {
   options.json_log = format == "json";
   options.listen = absl::GetFlag(FLAGS_listen);
   options.metrics_listen = absl::GetFlag(FLAGS_metrics_listen);
+  options.security = {.tls_cert = absl::GetFlag(FLAGS_tls_cert),
+                      .tls_key = absl::GetFlag(FLAGS_tls_key),
+                      .tls_client_ca = absl::GetFlag(FLAGS_tls_client_ca),
+                      .api_keys_file = absl::GetFlag(FLAGS_api_keys_file)};
+  options.reflection = absl::GetFlag(FLAGS_reflection);
   options.served_model_name = absl::GetFlag(FLAGS_served_model_name);
   if (options.served_model_name.empty()) options.served_model_name = FileName(e.model_path);
   return absl::OkStatus();
@@ -175,7 +189,8 @@ const std::vector<FlagGroup>& ServerFlagGroups() {
       {"Model",
        {"model", "served_model_name", "weight_dtype", "attention", "num_selected_blocks",
         "max_context"}},
-      {"Network", {"listen", "metrics_listen", "max_message_bytes"}},
+      {"Network", {"listen", "metrics_listen", "max_message_bytes", "reflection"}},
+      {"Security", {"tls_cert", "tls_key", "tls_client_ca", "api_keys_file"}},
       {"Machine", {"device", "num_threads", "kv_cache_gib", "kv_cache_dtype", "prefix_cache"}},
       {"Scheduling",
        {"max_step_tokens", "target_inter_token_ms", "priority_ageing_s", "speculative",

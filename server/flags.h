@@ -10,6 +10,7 @@
 #include "engine/engine.h"
 #include "server/command_line/command_line.h"
 #include "server/prometheus_metrics.h"
+#include "server/security/credentials.h"
 
 namespace nsa::server {
 
@@ -17,7 +18,9 @@ namespace nsa::server {
 struct ServerOptions {
   engine::EngineOptions engine;
   std::string listen;
-  std::string metrics_listen;     // empty: no metrics
+  std::string metrics_listen;  // empty: no metrics
+  SecurityOptions security;
+  bool reflection = true;
   std::string served_model_name;  // never empty
   PrometheusMetrics::Buckets buckets;
   int64_t max_message_bytes = 0;

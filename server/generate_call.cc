@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/convert.h"
+#include "server/security/call_check.h"
 
 namespace nsa::server {
 namespace {
@@ -18,8 +19,13 @@ constexpr char kRetryAfterMs[] = "1000";
 constexpr char kTenantKey[] = "nsa-tenant";
 constexpr size_t kMaxTenantBytes = 256;
 
-/// Longer names are cut: they only decide whose turn it is.
+/// Who has a key cannot call himself otherwise. Longer names are cut: they only decide whose turn
+/// it is.
 std::string TenantOf(const grpc::CallbackServerContext& context) {
+  const auto auth = context.auth_context();
+  if (const auto names = auth->FindPropertyValues(kKeyName); !names.empty()) {
+    return {names.front().data(), names.front().size()};
+  }
   const auto found = context.client_metadata().find(kTenantKey);
   if (found == context.client_metadata().end()) return "";
   return {found->second.data(), std::min(found->second.size(), kMaxTenantBytes)};

@@ -20,6 +20,8 @@
 #include "prometheus/exposer.h"
 #include "server/flags.h"
 #include "server/prometheus_metrics.h"
+#include "server/security/api_key_file.h"
+#include "server/security/credentials.h"
 #include "server/server.h"
 
 namespace nsa::server {
@@ -43,12 +45,15 @@ int Fail(const absl::Status& status) {
   return usage ? kExitUsage : kExitFailure;
 }
 
-/// Waits for SIGTERM or SIGINT while it keeps health in step with the engine.
-void WaitForSignal(const sigset_t& signals, const engine::Engine& engine, Server& server) {
+/// Waits for SIGTERM or SIGINT while it keeps health in step with the engine, and the keys with
+/// their file (null: none).
+void WaitForSignal(const sigset_t& signals, const engine::Engine& engine, ApiKeyFile* keys,
+                   Server& server) {
   bool serving = true;
   for (;;) {
     const timespec second{1, 0};
     if (sigtimedwait(&signals, nullptr, &second) > 0) return;
+    if (keys != nullptr) keys->Refresh();
     if (engine.healthy() == serving) continue;
     serving = !serving;
     LOG(ERROR) << "engine is " << (serving ? "healthy again" : "not healthy");
@@ -108,7 +113,17 @@ absl::StatusOr<std::unique_ptr<prometheus::Exposer>> ServeMetrics(const std::str
   }
 }
 
+/// Null: no keys.
+absl::StatusOr<std::unique_ptr<ApiKeyFile>> OpenKeys(const std::string& path) {
+  if (path.empty()) return nullptr;
+  return ApiKeyFile::Open(path);
+}
+
 int Serve(const ServerOptions& options, const sigset_t& signals) {
+  const auto keys = OpenKeys(options.security.api_keys_file);
+  if (!keys.ok()) return Fail(keys.status());
+  const auto credentials = MakeServerCredentials(options.security, keys->get(), options.listen);
+  if (!credentials.ok()) return Fail(credentials.status());
   auto exposer = ServeMetrics(options.metrics_listen);
   if (!exposer.ok()) return Fail(exposer.status());
   if (const auto free = CheckAddressFree("listen", options.listen); !free.ok()) {
@@ -122,11 +137,13 @@ int Serve(const ServerOptions& options, const sigset_t& signals) {
   auto engine = engine::CreateEngine(engine_options);
   if (!engine.ok()) return Fail(engine.status());
   metrics.SetModel((*engine)->model_info());
-  auto server = Server::Start(engine->get(), &metrics, options.listen,
-                              {.served_model_name = options.served_model_name,
-                               .max_message_bytes = options.max_message_bytes,
-                               .max_running_requests = engine_options.max_running_requests,
-                               .max_queued_requests = engine_options.max_queued_requests});
+  auto server = Server::Start(
+      engine->get(), &metrics,
+      {.listen = options.listen, .credentials = *credentials, .reflection = options.reflection},
+      {.served_model_name = options.served_model_name,
+       .max_message_bytes = options.max_message_bytes,
+       .max_running_requests = engine_options.max_running_requests,
+       .max_queued_requests = engine_options.max_queued_requests});
   if (!server.ok()) return Fail(server.status());
   (*server)->SetServing(true);
   if (*exposer != nullptr) {
@@ -134,7 +151,7 @@ int Serve(const ServerOptions& options, const sigset_t& signals) {
   }
   std::printf("ready on %s\n", (*server)->address().c_str());
   std::fflush(stdout);
-  WaitForSignal(signals, **engine, **server);
+  WaitForSignal(signals, **engine, keys->get(), **server);
   return Drain(signals, options.drain_timeout, **engine, **server);
 }
 

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/memory/memory.h"
@@ -16,6 +17,8 @@
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/impl/server_builder_option.h"
+#include "grpcpp/impl/server_builder_plugin.h"
 
 namespace nsa::server {
 namespace {
@@ -41,6 +44,18 @@ void SetKeepalive(grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
 }
+
+// Its name in gRPC 1.51; server_test and tests/e2e see whether it still is.
+constexpr char kReflectionPlugin[] = "proto_server_reflection";
+
+/// Takes reflection away, which its library gives to every server of a process.
+class WithoutReflection : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments* /*arguments*/) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    std::erase_if(*plugins, [](const auto& plugin) { return plugin->name() == kReflectionPlugin; });
+  }
+};
 
 }  // namespace
 
@@ -76,8 +91,9 @@ absl::StatusOr<std::string> CheckAddressFree(const std::string& flag, const std:
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(engine::Engine* engine,
                                                       engine::MetricsObserver* metrics,
-                                                      const std::string& listen,
+                                                      const PortOptions& options,
                                                       const InferenceService::Info& info) {
+  const std::string& listen = options.listen;
   std::string host, port;
   if (!Split(listen, host, port)) {
     return absl::InvalidArgumentError(
@@ -93,9 +109,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(engine::Engine* engine,
   server->service_ = std::make_unique<InferenceService>(engine, metrics, info);
   grpc::ServerBuilder builder;
   int bound_port = 0;
-  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &bound_port);
+  builder.AddListeningPort(listen, options.credentials, &bound_port);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error
   SetKeepalive(builder);
+  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
   builder.SetMaxReceiveMessageSize(static_cast<int>(info.max_message_bytes));
   builder.RegisterService(server->service_.get());
   server->server_ = builder.BuildAndStart();

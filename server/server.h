@@ -7,19 +7,27 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/engine.h"
+#include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server.h"
 #include "server/inference_service.h"
 
 namespace nsa::server {
 
+/// The one port: where it is, how it answers and who is let in.
+struct PortOptions {
+  std::string listen;  // HOST:PORT; port 0: a free one
+  std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials();
+  bool reflection = true;  // tell what services there are
+};
+
 /// The gRPC server: InferenceService, health and reflection on one port.
 class Server {
  public:
-  /// Binds `listen` (HOST:PORT; port 0: a free one). InvalidArgument or AlreadyExists where that
-  /// cannot be had. `engine` outlives the server. Not serving until SetServing(true).
+  /// Binds the port. InvalidArgument or AlreadyExists where that cannot be had. `engine` outlives
+  /// the server. Not serving until SetServing(true).
   static absl::StatusOr<std::unique_ptr<Server>> Start(engine::Engine* engine,
                                                        engine::MetricsObserver* metrics,
-                                                       const std::string& listen,
+                                                       const PortOptions& port,
                                                        const InferenceService::Info& info);
   ~Server();  // Shutdown at once
 

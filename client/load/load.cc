@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "client/channel.h"
 #include "client/flags.h"
 #include "client/interrupts.h"
 #include "client/load/driver.h"
@@ -45,8 +46,7 @@ std::vector<std::unique_ptr<Stub>> Connect(int64_t count) {
     arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
     // Without it channels to one address share one connection.
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    stubs.push_back(v1::InferenceService::NewStub(
-        grpc::CreateCustomChannel(ServerAddress(), grpc::InsecureChannelCredentials(), arguments)));
+    stubs.push_back(v1::InferenceService::NewStub(NewChannel(arguments)));
   }
   return stubs;
 }

@@ -37,7 +37,8 @@ TEST_F(ServerTestCase, HealthFollowsServing) {
 
 TEST_F(ServerTestCase, NotServingUntilToldSo) {
   Start();
-  auto fresh = Server::Start(&engine_, nullptr, "127.0.0.1:0", InferenceService::Info{});
+  auto fresh =
+      Server::Start(&engine_, nullptr, {.listen = "127.0.0.1:0"}, InferenceService::Info{});
   ASSERT_TRUE(fresh.ok());
   server_ = *std::move(fresh);
   channel_ = NewChannel();
@@ -122,7 +123,7 @@ TEST_F(ServerTestCase, ShutdownCancelsWhoDoesNotRead) {
 
 TEST_F(ServerTestCase, PortInUse) {
   Start();
-  const auto again = Server::Start(&engine_, nullptr, server_->address(), {});
+  const auto again = Server::Start(&engine_, nullptr, {.listen = server_->address()}, {});
   EXPECT_EQ(again.status().code(), absl::StatusCode::kAlreadyExists);
   const auto check = CheckAddressFree("listen", server_->address());
   EXPECT_FALSE(check.ok());

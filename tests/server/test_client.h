@@ -48,7 +48,7 @@ class RejectionCounter final : public engine::MetricsObserver {
 class ServerTest : public ::testing::Test {
  protected:
   void Start(int64_t max_message_bytes = 1 << 20) {
-    auto started = Server::Start(&engine_, &metrics_, "127.0.0.1:0",
+    auto started = Server::Start(&engine_, &metrics_, {.listen = "127.0.0.1:0"},
                                  {.served_model_name = "served",
                                   .max_message_bytes = max_message_bytes,
                                   .max_running_requests = 2,
