@@ -1,0 +1,74 @@
+"""What both clients share about their connection: TLS, the API key, when to try again."""
+
+import dataclasses
+import pathlib
+import random
+import time
+from collections.abc import Sequence
+
+import grpc
+
+from nsa_serve_client import errors
+
+CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+]
+_RETRIED = (errors.ResourceExhaustedError, errors.UnavailableError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tls:
+    """PEM files. `ca` signed the server's certificate; `cert` and `key` are for mutual TLS."""
+
+    ca: str | pathlib.Path
+    cert: str | pathlib.Path | None = None
+    key: str | pathlib.Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        def read(path):
+            return None if path is None else pathlib.Path(path).read_bytes()
+
+        return grpc.ssl_channel_credentials(read(self.ca), read(self.key), read(self.cert))
+
+
+@dataclasses.dataclass(frozen=True)
+class Retry:
+    """How often a call that was refused before its first message is made again.
+
+    A full server says when to come back, which is heeded; else waits double from `first_wait_s`. A
+    quarter is drawn on top, so that clients do not come back together. No wait outlives the timeout.
+    """
+
+    max_attempts: int = 5
+    first_wait_s: float = 0.2
+    longest_wait_s: float = 10.0
+
+    def wait_s(self, error: errors.CallError, attempt: int, deadline: float | None) -> float | None:
+        """Seconds to wait after failure number `attempt` (from 1), or None: do not try again."""
+        if not isinstance(error, _RETRIED) or attempt >= self.max_attempts:
+            return None
+        wait = error.retry_after_s
+        if wait is None:
+            wait = self.first_wait_s * 2 ** (attempt - 1)
+        wait = min(wait, self.longest_wait_s) * random.uniform(1, 1.25)
+        if deadline is not None and time.monotonic() + wait >= deadline:
+            return None
+        return wait
+
+
+def deadline_after(timeout_s: float | None) -> float | None:
+    return None if timeout_s is None else time.monotonic() + timeout_s
+
+
+def seconds_left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def metadata(api_key: str | None, tenant: str | None) -> Sequence[tuple[str, str]]:
+    pairs = []
+    if api_key is not None:
+        pairs.append(("authorization", f"Bearer {api_key}"))
+    if tenant is not None:
+        pairs.append(("nsa-tenant", tenant))
+    return tuple(pairs)
