@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/free_pages.h"
 #include "engine/log.h"
 
 namespace nsa::engine {
@@ -76,7 +77,7 @@ void PrefixCache::Use(const PrefixMatch& match) {
 std::optional<int32_t> PrefixCache::Allocate(int32_t after, int32_t expected) {
   if (pool_->num_free() == 0) {
     // Leaves go from a sequence's end backwards: one at a time would leave its run in reverse.
-    const int32_t count = std::clamp(pool_->num_pages() / 64, 1, PagePool::kExtentPages);
+    const int32_t count = std::clamp(pool_->num_pages() / 64, 1, FreePages::kExtentPages);
     for (int32_t i = 0; i < count && head_ >= 0; ++i) Forget(head_);
   }
   return pool_->Allocate(after, expected);
