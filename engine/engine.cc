@@ -17,12 +17,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "engine/cache_spill.h"
+#include "engine/faults.h"
 #include "engine/loaded_model.h"
 #include "engine/log.h"
 #include "engine/page_pool.h"
 #include "engine/request_limits.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
+#include "engine/step_stats.h"
 #include "engine/text.h"
 
 namespace nsa::engine {
@@ -38,20 +41,26 @@ constexpr int64_t kMaxBytesPerToken = 64;
 
 class EngineImpl final : public Engine {
  public:
-  EngineImpl(const EngineOptions& options, std::unique_ptr<LoadedModel> loaded)
+  EngineImpl(const EngineOptions& options, std::unique_ptr<LoadedModel> loaded,
+             std::unique_ptr<SpillFile> spill)
       : options_(options),
         loaded_(std::move(loaded)),
+        spill_(std::move(spill)),
         observer_(options.metrics != nullptr ? options.metrics : &no_metrics_),
-        pool_(loaded_->cache->num_pages()),
-        scheduler_(&pool_, {.max_step_tokens = options.max_step_tokens,
-                            .max_running = options.max_running_requests,
-                            .prefix_cache = options.prefix_cache,
-                            .default_blocks = loaded_->info.num_selected_blocks,
-                            .target_inter_token = options.target_inter_token,
-                            .priority_ageing = options.priority_ageing}),
+        pool_(loaded_->cache->num_frames(), loaded_->cache->num_blocks()),
+        scheduler_(&pool_,
+                   {.max_step_tokens = options.max_step_tokens,
+                    .max_running = options.max_running_requests,
+                    .prefix_cache = options.prefix_cache,
+                    .default_blocks = loaded_->info.num_selected_blocks,
+                    .target_inter_token = options.target_inter_token,
+                    .priority_ageing = options.priority_ageing,
+                    .faults = options.faults},
+                   spill_.get()),
         max_queued_tokens_(options.max_queued_tokens > 0 ? options.max_queued_tokens
                                                          : 8 * loaded_->info.max_context) {
     pages_free_ = scheduler_.num_pages_available();
+    if (spill_ != nullptr) spill_->set_on_ended([this] { wake_.notify_all(); });
     thread_ = std::thread([this] { Loop(); });
   }
 
@@ -88,10 +97,13 @@ class EngineImpl final : public Engine {
   void Publish();
   /// Whether row > 0 of a verified draft says something: the tokens up to it were right.
   bool DraftHolds(const Sequence& sequence, const BatchEntry& entry, int64_t row) const;
-  StepStats CountStep(const Batch& batch, absl::Duration duration);
+  void DropAStream();
+  /// Ends the process where the scheduler's state is not what it must be.
+  void CheckState(bool idle) const;
 
   const EngineOptions options_;
   const std::unique_ptr<LoadedModel> loaded_;
+  const std::unique_ptr<SpillFile> spill_;  // null: no tier; moves the cache's pages
   MetricsObserver no_metrics_;
   MetricsObserver* const observer_;
 
@@ -238,7 +250,7 @@ void EngineImpl::Drain(absl::Time deadline) {
 EngineLoad EngineImpl::load() const {
   EngineLoad load;
   load.num_running = running_;
-  load.num_pages_total = pool_.num_pages();
+  load.num_pages_total = pool_.num_frames();
   load.num_pages_free = pages_free_;
   const std::lock_guard<std::mutex> lock(mutex_);
   load.num_waiting = waiting_ + static_cast<int32_t>(inbox_.size());
@@ -262,7 +274,7 @@ bool EngineImpl::TakeInbox() {
     const auto news = [this] {
       return stop_ || abort_all_ || !inbox_.empty() || !aborts_.empty() || !flushes_.empty();
     };
-    if (scheduler_.idle()) wake_.wait(lock, news);
+    if (scheduler_.idle() && !scheduler_.moving()) wake_.wait(lock, news);
     arrived.swap(inbox_);
     aborts.swap(aborts_);
     flushes.swap(flushes_);
@@ -377,38 +389,12 @@ bool EngineImpl::DraftHolds(const Sequence& sequence, const BatchEntry& entry, i
          sequence.tokens.back() == entry.tokens[static_cast<size_t>(row)];
 }
 
-StepStats EngineImpl::CountStep(const Batch& batch, absl::Duration duration) {
-  StepStats stats;
-  stats.duration = duration;
-  stats.num_rows_in_batch = static_cast<int32_t>(batch.entries.size());
-  for (const BatchEntry& entry : batch.entries) {
-    const auto num_tokens = static_cast<int64_t>(entry.tokens.size());
-    (entry.num_logit_rows == num_tokens ? stats.num_decode_tokens : stats.num_prefill_tokens) +=
-        num_tokens;
-    const AttentionPlan& plan =
-        entry.full_attention ? loaded_->runner->full_plan() : loaded_->runner->plan();
-    for (int64_t i = 0; i < num_tokens; ++i) {
-      const AttentionReads reads = plan.CountReads(entry.num_cached + i, entry.num_selected_blocks);
-      stats.attention_tokens_cmp += reads.cmp;
-      stats.attention_tokens_slc += reads.slc;
-      stats.attention_tokens_win += reads.win;
-      stats.attention_tokens_full += entry.num_cached + i + 1;
-    }
-  }
-  stats.selected_pages = loaded_->runner->TakePageAges();
-  stats.drafts = scheduler_.TakeDraftCounts();
-  stats.num_running = scheduler_.num_running();
-  stats.num_waiting = scheduler_.num_waiting();
-  stats.num_pages_total = pool_.num_pages();
-  stats.num_pages_cached = scheduler_.num_pages_cached();
-  stats.num_pages_active = pool_.num_active() - stats.num_pages_cached;
-  stats.prefixes = scheduler_.TakePrefixCounts();
-  return stats;
-}
-
 void EngineImpl::RunStep(const Batch& batch) {
   const absl::Time began = absl::Now();
   step_began_ = absl::ToUnixNanos(began);
+  if (options_.faults != nullptr && options_.faults->Happens(Fault::kStepSlow)) {
+    absl::SleepFor(options_.faults->delay());
+  }
   // Logits come in entry order; sampling changes the sequences' tokens, which the batch views, only
   // after all entries have been read.
   loaded_->runner->Run(batch, [&](size_t index, int64_t row, float* logits) {
@@ -428,26 +414,49 @@ void EngineImpl::RunStep(const Batch& batch) {
     auto sequence = scheduler_.Remove(ended.id);
     End(std::move(sequence), ended.status, ended.reason);
   }
-  const StepStats stats = CountStep(batch, absl::Now() - began);
+  const StepStats stats = CountStep(batch, absl::Now() - began, *loaded_, scheduler_, pool_);
   scheduler_.ObserveStep(stats.num_decode_tokens, stats.num_prefill_tokens, stats.duration);
   observer_->OnStep(stats);
   ended_outside_step_ = false;
+}
+
+void EngineImpl::DropAStream() {
+  if (options_.faults == nullptr || scheduler_.num_running() == 0 ||
+      !options_.faults->Happens(Fault::kDropStream)) {
+    return;
+  }
+  const size_t index = options_.faults->Pick(static_cast<size_t>(scheduler_.num_running()));
+  const std::string id = scheduler_.running(static_cast<int32_t>(index)).id();
+  End(scheduler_.Remove(id), absl::OkStatus(), FinishReason::kAborted);
+}
+
+void EngineImpl::CheckState(bool idle) const {
+  if (!idle && !options_.checks_each_step) return;
+  const absl::Status status = scheduler_.Check();
+  CHECK(status.ok()) << status.message();
 }
 
 void EngineImpl::Loop() {
   while (TakeInbox()) {
     EndExpired(absl::Now());
     if (std::exchange(ended_outside_step_, false)) {
-      observer_->OnStep(CountStep(Batch{}, absl::ZeroDuration()));
+      observer_->OnStep(CountStep(Batch{}, absl::ZeroDuration(), *loaded_, scheduler_, pool_));
     }
     const Batch batch = scheduler_.Schedule(absl::Now());
     const Preemptions preemptions = scheduler_.TakePreemptions();
-    if (preemptions.num_sequences > 0) observer_->OnPreemptions(preemptions);
+    if (preemptions.num_sequences + preemptions.num_recomputed_tokens > 0) {
+      observer_->OnPreemptions(preemptions);
+    }
+    for (const int32_t page : pool_.TakeVacated()) {
+      if (!pool_.has_frame(page)) loaded_->cache->Discard(page);
+    }
     Publish();  // what was admitted no longer waits: a step takes long enough to be refused for it
     if (!batch.entries.empty()) {
       RunStep(batch);
-    } else if (!scheduler_.idle()) {
-      // All that run are paused by slow readers, or wait for pages of such.
+      DropAStream();
+      CheckState(scheduler_.idle());
+    } else if (!scheduler_.idle() || scheduler_.moving()) {
+      // All that run are paused by slow readers, or wait for pages of such, or for pages that move.
       std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait_for(lock, absl::ToChronoMilliseconds(kIdlePoll));
     }
@@ -483,7 +492,9 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& option
             << info.num_parameters << " parameters), attention " << info.attention << " ("
             << info.attention_source << "), context " << info.max_context << " tokens, KV pool "
             << info.num_pages << " pages (" << info.kv_pool_bytes << " bytes), " << info.backend;
-  return std::make_unique<EngineImpl>(options, *std::move(loaded));
+  auto spill = OpenSpillFile(options, *(*loaded)->cache);
+  if (!spill.ok()) return spill.status();
+  return std::make_unique<EngineImpl>(options, *std::move(loaded), *std::move(spill));
 }
 
 }  // namespace nsa::engine

@@ -33,6 +33,14 @@ inline constexpr std::string_view kDeviceNames[] = {"auto", "cpu", "cuda"};
 /// Where drafts of next tokens come from. They never show in the output, only in its speed.
 enum class Speculation : uint8_t { kNone, kPromptLookup };
 
+#ifdef NDEBUG
+inline constexpr bool kChecksEachStep = false;
+#else
+inline constexpr bool kChecksEachStep = true;
+#endif
+
+class FaultInjector;
+
 struct EngineOptions {
   std::string model_path;
   Device device = Device::kAuto;
@@ -51,12 +59,18 @@ struct EngineOptions {
   absl::Duration priority_ageing = absl::Seconds(30);  // for one class of priority; infinite: none
   int32_t max_running_requests = 64;
   int32_t max_queued_requests = 256;
-  int64_t max_queued_tokens = 0;       // 0: 8 times max_context
+  int64_t max_queued_tokens = 0;  // 0: 8 times max_context
+  /// Folder of a file that takes pages for which memory has no place, and its size. On the CPU.
+  std::string kv_spill_dir;  // empty: none
+  double kv_spill_gib = 0;
   MetricsObserver* metrics = nullptr;  // outlives the engine; may be null
   /// Told how far loading is, in [0, 1].
   std::function<void(double)> on_load_progress;
   /// May put another backend around the one that was made: benches measure it, tests break it.
   std::function<std::unique_ptr<kernels::Backend>(std::unique_ptr<kernels::Backend>)> wrap_backend;
+  FaultInjector* faults = nullptr;  // tests; outlives the engine
+  /// Tests the engine's own state after every step, in the place of whenever it has become idle.
+  bool checks_each_step = kChecksEachStep;
 };
 
 /// What was loaded, for GetModelInfo and `nsa_client info`.
@@ -74,7 +88,8 @@ struct ModelInfo {
   int64_t num_parameters = 0;
   int64_t weight_bytes = 0;
   int64_t kv_pool_bytes = 0;
-  int64_t num_pages = 0;
+  int64_t num_pages = 0;          // in memory
+  int64_t num_spilled_pages = 0;  // that the tier below can take
   int64_t max_context = 0;
   int64_t trained_context = 0;
   int32_t num_layers = 0;

@@ -1,11 +1,17 @@
 #include "engine/kv_cache.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
+#include <cstring>
 
 #include "absl/memory/memory.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "engine/log.h"
 
 namespace nsa::engine {
 namespace {
@@ -60,6 +66,25 @@ int64_t HeadBytes(const KvLayout& layout) {
   return ElementBytes(layout) + (has_scales ? scale_bytes : 0);
 }
 
+/// A slot that can leave memory alone.
+int64_t SlotStride(const KvLayout& layout, int64_t num_blocks) {
+  if (num_blocks == 0) return layout.SlotBytes();
+  const int64_t unit = sysconf(_SC_PAGESIZE);
+  return (layout.SlotBytes() + unit - 1) / unit * unit;
+}
+
+/// Address space of which only a part is ever used at a time. No large pages: memory comes and goes
+/// by slots.
+kernels::Memory Reserve(int64_t num_bytes) {
+  const auto size = static_cast<size_t>(num_bytes);
+  void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED) return {};
+  (void)madvise(data, size, MADV_NOHUGEPAGE);
+  return {static_cast<std::byte*>(data), num_bytes,
+          [](std::byte* memory, int64_t bytes) { munmap(memory, static_cast<size_t>(bytes)); }};
+}
+
 }  // namespace
 
 KvLayout KvLayout::For(const AttentionSpec& spec, const AttentionShape& shape, int num_layers,
@@ -82,43 +107,72 @@ KvLayout KvLayout::For(const AttentionSpec& spec, const AttentionShape& shape, i
 
 int64_t KvLayout::SlotBytes() const { return num_kv_heads * HeadBytes(*this); }
 int64_t KvLayout::CmpSlotBytes() const { return num_kv_heads * CmpHeadBytes(*this); }
-int64_t KvLayout::PageBytes() const { return num_layers * (num_kv * SlotBytes() + CmpSlotBytes()); }
+int64_t KvLayout::SlotsBytes() const { return int64_t{num_layers} * num_kv * SlotBytes(); }
+int64_t KvLayout::PageBytes() const { return SlotsBytes() + num_layers * CmpSlotBytes(); }
+
+KvCache::KvCache(const KvLayout& layout, int32_t num_frames, int32_t num_blocks)
+    : layout_(layout),
+      num_frames_(num_frames),
+      num_blocks_(num_blocks),
+      slot_stride_(SlotStride(layout, num_blocks)) {}
+
+int64_t KvCache::NumBytes(const KvLayout& layout, int64_t num_frames, int64_t num_blocks) {
+  const int64_t slots = int64_t{layout.num_layers} * layout.num_kv * SlotStride(layout, num_blocks);
+  return num_frames * slots + (num_frames + num_blocks) * layout.num_layers * layout.CmpSlotBytes();
+}
 
 absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(kernels::Backend& backend,
-                                                         const KvLayout& layout,
-                                                         int32_t num_pages) {
-  auto cache = absl::WrapUnique(new KvCache(layout, num_pages));
-  const int64_t num_bytes = layout.PageBytes() * num_pages;
-  cache->memory_ = backend.Allocate(num_bytes);
-  if (cache->memory_.data() == nullptr) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "KV cache: cannot take %d bytes for %d pages; lower --kv_cache_gib", num_bytes, num_pages));
+                                                         const KvLayout& layout, int32_t num_frames,
+                                                         int32_t num_blocks) {
+  auto cache = absl::WrapUnique(new KvCache(layout, num_frames, num_blocks));
+  const int64_t num_pages = cache->num_pages();
+  const int64_t slots_bytes =
+      int64_t{layout.num_layers} * layout.num_kv * cache->slot_stride_ * num_pages;
+  cache->slots_ = num_blocks > 0 ? Reserve(slots_bytes) : backend.Allocate(slots_bytes);
+  const int64_t cmp_bytes = layout.num_layers * layout.CmpSlotBytes() * num_pages;
+  if (cmp_bytes > 0) cache->cmp_slots_ = backend.Allocate(cmp_bytes);
+  if (cache->slots_.data() == nullptr || (cmp_bytes > 0 && cache->cmp_slots_.data() == nullptr)) {
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("KV cache: cannot take %d bytes for %d pages; lower --kv_cache_gib",
+                        NumBytes(layout, num_frames, num_blocks), num_pages));
   }
   return cache;
 }
 
+std::span<std::byte> KvCache::slot(int layer, int branch, int32_t page) const {
+  return {slots(layer, branch) + page * slot_stride_, static_cast<size_t>(layout_.SlotBytes())};
+}
+
+void KvCache::Discard(int32_t page) {
+  CHECK(num_blocks_ > 0) << "memory is not given back";
+  for (int layer = 0; layer < layout_.num_layers; ++layer) {
+    for (int branch = 0; branch < layout_.num_kv; ++branch) {
+      const int failed = madvise(slot(layer, branch, page).data(),
+                                 static_cast<size_t>(slot_stride_), MADV_DONTNEED);
+      CHECK(failed == 0) << "madvise of a slot: " << std::strerror(errno);
+    }
+  }
+}
+
 kernels::PagedKv KvCache::view(int layer, int branch) const {
-  const int64_t slots_bytes = layout_.SlotBytes() * num_pages_;
-  const int64_t cmp_bytes = layout_.CmpSlotBytes() * num_pages_;
   kernels::PagedKv view;
   view.dtype = layout_.dtype;
   view.cmp_dtype = layout_.cmp_dtype;
   view.num_kv_heads = layout_.num_kv_heads;
   view.head_dim_k = layout_.head_dim_k;
   view.head_dim_v = layout_.head_dim_v;
-  view.slots = memory_.data() + (int64_t{layer} * layout_.num_kv + branch) * slots_bytes;
-  view.page_stride = layout_.SlotBytes();
+  view.slots = slots(layer, branch);
+  view.page_stride = slot_stride_;
   view.head_stride = HeadBytes(layout_);
   view.v_offset = int64_t{layout_.head_dim_k} * kernels::kPageSize *
                   static_cast<int64_t>(kernels::SizeOf(layout_.dtype));
   if (layout_.dtype == kernels::DType::kInt8) view.scale_offset = ElementBytes(layout_);
   if (layout_.cmp_rows_per_page > 0) {
-    view.cmp_slots = memory_.data() + int64_t{layout_.num_layers} * layout_.num_kv * slots_bytes +
-                     layer * cmp_bytes;
+    view.cmp_slots = cmp_slots_.data() + layer * layout_.CmpSlotBytes() * num_pages();
     view.cmp_absolute = layout_.cmp_absolute;
     if (layout_.compressed_values) {
       view.cmp_page_stride = CmpPlaneBytes(layout_);
-      view.cmp_v_offset = CmpPlaneBytes(layout_) * num_pages_;
+      view.cmp_v_offset = CmpPlaneBytes(layout_) * num_pages();
       view.cmp_head_stride = 2 * view.cmp_v_offset;
     } else {
       view.cmp_page_stride = layout_.CmpSlotBytes();

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -34,6 +35,7 @@ struct KvLayout {
   int64_t SlotBytes() const;     // one K and V of one (layer, page)
   int64_t CmpSlotBytes() const;  // compressed rows of one (layer, page)
   int64_t PageBytes() const;     // of all layers
+  int64_t SlotsBytes() const;    // K and V of one page, in all layers and branches
 };
 
 /// The memory of the paged cache: for each layer an array of slots (K and V; one for each
@@ -42,22 +44,42 @@ struct KvLayout {
 /// pages stand behind each other, and so do its values, as a task reads them; where they choose
 /// pages alone (score_topk), the heads of a page do. On the CPU, address space is taken at once,
 /// memory as pages are first written. Written by operators on the engine thread alone.
+///
+/// Where pages may leave memory (`num_blocks` > 0, on the CPU) there is address space for all
+/// pages, those in the tier below as well, so that a page keeps its index wherever it is, and
+/// operators and page tables know nothing of it. Slots are then whole pages of the system, which
+/// takes their memory back when they are discarded; compressed rows are always there.
 class KvCache {
  public:
   static absl::StatusOr<std::unique_ptr<KvCache>> Create(kernels::Backend& backend,
-                                                         const KvLayout& layout, int32_t num_pages);
+                                                         const KvLayout& layout, int32_t num_frames,
+                                                         int32_t num_blocks = 0);
+  /// Memory of `num_frames` pages in slots, and of compressed rows of all.
+  static int64_t NumBytes(const KvLayout& layout, int64_t num_frames, int64_t num_blocks);
 
   const KvLayout& layout() const { return layout_; }
-  int32_t num_pages() const { return num_pages_; }
+  int32_t num_pages() const { return num_frames_ + num_blocks_; }
+  int32_t num_frames() const { return num_frames_; }
+  int32_t num_blocks() const { return num_blocks_; }
+  /// K and V of a page in one layer; for whoever moves them. Any thread, while nobody else writes.
+  std::span<std::byte> slot(int layer, int branch, int32_t page) const;
+  /// Gives the memory of a page's slots back; their content is gone. Needs num_blocks > 0.
+  void Discard(int32_t page);
   /// With the layer's compressed rows. `branch` in [0, num_kv).
   kernels::PagedKv view(int layer, int branch = 0) const;
 
  private:
-  KvCache(const KvLayout& layout, int32_t num_pages) : layout_(layout), num_pages_(num_pages) {}
+  KvCache(const KvLayout& layout, int32_t num_frames, int32_t num_blocks);
+  std::byte* slots(int layer, int branch) const {
+    return slots_.data() + (int64_t{layer} * layout_.num_kv + branch) * slot_stride_ * num_pages();
+  }
 
   KvLayout layout_;
-  int32_t num_pages_;
-  kernels::Memory memory_;
+  int32_t num_frames_;
+  int32_t num_blocks_;
+  int64_t slot_stride_;        // bytes from a page's slot to the next
+  kernels::Memory slots_;      // [num_layers, num_kv, num_pages]
+  kernels::Memory cmp_slots_;  // [num_layers, num_pages]; none where the plan has no such rows
 };
 
 }  // namespace nsa::engine

@@ -28,7 +28,8 @@ struct Sizing {
   int64_t max_context = 0;
   ModelRunner::Options runner;
   KvLayout layout;
-  int32_t num_pages = 0;
+  int32_t num_pages = 0;   // in memory
+  int32_t num_blocks = 0;  // of the tier below
 };
 
 std::string Gib(int64_t bytes) { return absl::StrFormat("%.2f GiB", std::ldexp(bytes, -30)); }
@@ -120,10 +121,36 @@ kernels::DType ElementType(KvCacheDtype dtype) {
   return kernels::DType::kF16;
 }
 
+/// Pages that the tier below takes.
+absl::Status DecideSpill(const EngineOptions& options, const kernels::Backend& backend,
+                         Sizing& sizing) {
+  if (options.kv_spill_dir.empty() && options.kv_spill_gib == 0) return absl::OkStatus();
+  if (options.kv_spill_dir.empty() || !(options.kv_spill_gib > 0) || options.kv_spill_gib > 1e6) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--kv_spill_dir is '", options.kv_spill_dir, "' and --kv_spill_gib ", options.kv_spill_gib,
+        ", expected a folder and a size above 0 and at most 1e6, or neither"));
+  }
+  if (backend.free_bytes().has_value()) {
+    return absl::UnimplementedError(
+        "--kv_spill_dir: a GPU's pages have no tier yet; leave the flag out");
+  }
+  const double num_blocks =
+      std::ldexp(options.kv_spill_gib, 30) / static_cast<double>(sizing.layout.SlotsBytes());
+  sizing.num_blocks = static_cast<int32_t>(std::min<double>(num_blocks, INT32_MAX / 4));
+  if (sizing.num_blocks > 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("--kv_spill_gib is ", options.kv_spill_gib,
+                                                 ", less than one page (",
+                                                 sizing.layout.SlotsBytes(), " bytes)"));
+}
+
 /// Pages of the pool: what --kv_cache_gib says, or what memory allows up to all that could run.
 absl::Status DecidePool(const EngineOptions& options, const kernels::Backend& backend,
                         int64_t weight_bytes, Sizing& sizing) {
-  const int64_t page_bytes = sizing.layout.PageBytes();
+  const auto bytes_of = [&](int64_t num_pages) {
+    return KvCache::NumBytes(sizing.layout, num_pages, sizing.num_blocks);
+  };
+  const int64_t fixed_bytes = bytes_of(0);  // compressed rows of pages in the tier below
+  const int64_t page_bytes = bytes_of(1) - fixed_bytes;
   const int64_t workspace = ModelRunner::WorkspaceBytes(sizing.config, sizing.runner);
   const int64_t available = backend.free_bytes().value_or(AvailableMemoryBytes());
   const int64_t context_pages = (sizing.max_context + kPageSize - 1) / kPageSize;
@@ -143,20 +170,23 @@ absl::Status DecidePool(const EngineOptions& options, const kernels::Backend& ba
   } else {
     // A tenth stays free: the tokenizer, the network and the rest of the machine live there.
     const int64_t room = available - available / 10 - weight_bytes - workspace;
-    pool_bytes = std::min(room, page_bytes * context_pages * options.max_running_requests);
+    pool_bytes =
+        std::min(room, fixed_bytes + page_bytes * context_pages * options.max_running_requests);
   }
-  const int64_t num_pages = std::min<int64_t>(pool_bytes / page_bytes, INT32_MAX / 2);
+  const int64_t num_pages =
+      std::min<int64_t>((pool_bytes - fixed_bytes) / page_bytes, INT32_MAX / 4);
   if (num_pages < 1) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "not enough memory for one page of KV cache (", page_bytes, " bytes): weights ",
-        Gib(weight_bytes), " + workspace ", Gib(workspace), ", available ", Gib(available)));
+        Gib(weight_bytes), " + workspace ", Gib(workspace), " + compressed rows of the tier below ",
+        Gib(fixed_bytes), ", available ", Gib(available)));
   }
   if (num_pages < context_pages) {
     if (options.max_context != 0) {
       return absl::ResourceExhaustedError(absl::StrFormat(
           "the KV cache holds %d tokens (%s), fewer than --max_context %d; one context needs %s",
           num_pages * kPageSize, Gib(num_pages * page_bytes), sizing.max_context,
-          Gib(context_pages * page_bytes)));
+          Gib(bytes_of(context_pages))));
     }
     sizing.max_context = num_pages * kPageSize;
   }
@@ -195,8 +225,9 @@ ModelInfo Describe(const EngineOptions& options, const LoadedModel& loaded, cons
   info.backend = loaded.backend->Description();
   info.num_parameters = config.num_parameters;
   info.weight_bytes = loaded.model->packed_bytes;
-  info.kv_pool_bytes = sizing.layout.PageBytes() * sizing.num_pages;
+  info.kv_pool_bytes = KvCache::NumBytes(sizing.layout, sizing.num_pages, sizing.num_blocks);
   info.num_pages = sizing.num_pages;
+  info.num_spilled_pages = sizing.num_blocks;
   info.max_context = sizing.max_context;
   info.trained_context = config.trained_context;
   info.num_layers = config.num_layers;
@@ -296,6 +327,9 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(const EngineOpti
   if (!backend.ok()) return backend.status();
   loaded->backend = *std::move(backend);
   const int64_t weight_bytes = EstimateWeightBytes(*loaded->checkpoint, options.weight_dtype);
+  if (absl::Status status = DecideSpill(options, *loaded->backend, sizing); !status.ok()) {
+    return status;
+  }
   if (absl::Status status = DecidePool(options, *loaded->backend, weight_bytes, sizing);
       !status.ok()) {
     return status;
@@ -306,7 +340,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(const EngineOpti
                            options.weight_dtype, *loaded->backend, options.on_load_progress);
   if (!model.ok()) return model.status();
   loaded->model = *std::move(model);
-  auto cache = KvCache::Create(*loaded->backend, sizing.layout, sizing.num_pages);
+  auto cache =
+      KvCache::Create(*loaded->backend, sizing.layout, sizing.num_pages, sizing.num_blocks);
   if (!cache.ok()) return cache.status();
   loaded->cache = *std::move(cache);
   auto runner = ModelRunner::Create(loaded->model.get(), loaded->backend.get(), loaded->cache.get(),

@@ -29,6 +29,14 @@ struct PrefixCounts {
   int64_t num_found = 0;
 };
 
+/// Pages that moved between memory and the tier below, and moves that failed.
+struct SpillCounts {
+  int64_t num_pages_out = 0;
+  int64_t num_pages_in = 0;
+  int64_t num_failed_writes = 0;
+  int64_t num_failed_reads = 0;
+};
+
 /// What one step did, with the state after it.
 struct StepStats {
   int64_t num_prefill_tokens = 0;
@@ -40,6 +48,7 @@ struct StepStats {
   int64_t num_pages_total = 0;
   int64_t num_pages_active = 0;
   int64_t num_pages_cached = 0;
+  int64_t num_pages_spilled = 0;  // in the tier below, not in memory
   // Tokens that attention read, summed over rows (per layer and KV head on average), by branch, and
   // what full attention would have read.
   int64_t attention_tokens_cmp = 0;
@@ -49,6 +58,8 @@ struct StepStats {
   PageAges selected_pages{};  // by age
   DraftCounts drafts;
   PrefixCounts prefixes;
+  SpillCounts spills;
+  int64_t spill_page_bytes = 0;  // that a page takes on its way
 };
 
 /// One request's end.

@@ -1,22 +1,65 @@
 #include "engine/page_pool.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <numeric>
+#include <utility>
 
 #include "engine/log.h"
 
 namespace nsa::engine {
 
-PagePool::PagePool(int32_t num_pages)
-    : num_users_(static_cast<size_t>(num_pages), 0), free_(num_pages) {}
+PagePool::PagePool(int32_t num_frames, int32_t num_blocks)
+    : num_frames_(num_frames),
+      num_users_(static_cast<size_t>(num_frames) + static_cast<size_t>(num_blocks), 0),
+      free_(num_frames + num_blocks),
+      has_frame_(num_users_.size(), false),
+      block_(num_users_.size(), -1),
+      free_blocks_(static_cast<size_t>(num_blocks)) {
+  std::iota(free_blocks_.rbegin(), free_blocks_.rend(), 0);  // the lowest is given first
+}
 
 std::optional<int32_t> PagePool::Allocate(int32_t after, int32_t expected) {
   if (num_free() == 0) return std::nullopt;
+  CHECK(free_.count() > 0) << "a frame is free and no page";
   const int32_t page = free_.Take(after, expected);
   num_users_[static_cast<size_t>(page)] = 1;
+  CHECK(TakeFrame(page)) << "page " << page;
   return page;
 }
+
+bool PagePool::TakeFrame(int32_t page) {
+  CHECK(!has_frame(page)) << "page " << page << " has a frame";
+  if (num_free() == 0) return false;
+  has_frame_[static_cast<size_t>(page)] = true;
+  ++num_frames_used_;
+  return true;
+}
+
+void PagePool::DropFrame(int32_t page) {
+  CHECK(has_frame(page)) << "page " << page << " has no frame";
+  has_frame_[static_cast<size_t>(page)] = false;
+  --num_frames_used_;
+  // Without blocks, indices are as many as frames, and memory stays with its index.
+  if (num_blocks() > 0) vacated_.push_back(page);
+}
+
+bool PagePool::TakeBlock(int32_t page) {
+  CHECK(block(page) < 0) << "page " << page << " has a block";
+  if (free_blocks_.empty()) return false;
+  block_[static_cast<size_t>(page)] = free_blocks_.back();
+  free_blocks_.pop_back();
+  return true;
+}
+
+void PagePool::DropBlock(int32_t page) {
+  int32_t& block = block_[static_cast<size_t>(page)];
+  CHECK(block >= 0) << "page " << page << " has no block";
+  free_blocks_.push_back(std::exchange(block, -1));
+}
+
+std::vector<int32_t> PagePool::TakeVacated() { return std::exchange(vacated_, {}); }
 
 void PagePool::AddUser(int32_t page) {
   CHECK(num_users_.at(static_cast<size_t>(page)) > 0) << "page " << page << " is free";
@@ -26,11 +69,29 @@ void PagePool::AddUser(int32_t page) {
 void PagePool::Release(int32_t page) {
   int32_t& users = num_users_.at(static_cast<size_t>(page));
   CHECK(users > 0) << "page " << page << " is free already";
-  if (--users == 0) free_.Give(page);
+  if (--users > 0) return;
+  if (has_frame(page)) DropFrame(page);
+  if (block(page) >= 0) DropBlock(page);
+  free_.Give(page);
 }
 
 bool PagePool::Consistent() const {
-  return free_.Holds([this](int32_t page) { return num_users(page) == 0; });
+  if (!free_.Holds([this](int32_t page) { return num_users(page) == 0; })) return false;
+  std::vector<bool> taken(static_cast<size_t>(num_blocks()), false);
+  const auto take = [&](int32_t block) {
+    const auto index = static_cast<size_t>(block);
+    if (index >= taken.size() || taken[index]) return false;
+    taken[index] = true;
+    return true;
+  };
+  if (!std::ranges::all_of(free_blocks_, take)) return false;
+  for (int32_t page = 0; page < num_pages(); ++page) {
+    if (block(page) >= 0 && !take(block(page))) return false;
+    if ((num_users(page) > 0) != (has_frame(page) || block(page) >= 0)) return false;
+  }
+  return std::ranges::find(taken, false) == taken.end() &&
+         std::count(has_frame_.begin(), has_frame_.end(), true) == num_frames_used_ &&
+         num_frames_used_ <= num_frames_;
 }
 
 }  // namespace nsa::engine

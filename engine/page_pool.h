@@ -9,29 +9,61 @@
 
 namespace nsa::engine {
 
-/// Which pages of the KV cache are in use. A page index names the same page in every layer.
-/// Pages are counted: a page is free again when its last user releases it. Engine thread.
+/// Which pages of the KV cache are in use, and where their K and V are. A page index names the same
+/// page in every layer. Pages are counted: a page returns to the free list when its last user
+/// releases it.
+///
+/// A page in use holds a frame (it is in memory) or a block (it is in the tier below), or both
+/// while it moves. There are as many indices as frames and blocks together, so a free frame always
+/// finds a free index. Engine thread.
 class PagePool {
  public:
-  explicit PagePool(int32_t num_pages);
+  explicit PagePool(int32_t num_frames, int32_t num_blocks = 0);
 
-  /// A page with one user, or nothing where none is free. `after` and `expected` as FreePages has
-  /// them.
+  /// A page with one user and a frame, or nothing where no frame is free. `after` and `expected` as
+  /// FreePages has them.
   std::optional<int32_t> Allocate(int32_t after = -1, int32_t expected = 1);
   void AddUser(int32_t page);
+  /// The last user's release gives back frame and block.
   void Release(int32_t page);
 
-  int32_t num_users(int32_t page) const { return num_users_[static_cast<size_t>(page)]; }
-  int32_t num_pages() const { return static_cast<int32_t>(num_users_.size()); }
-  int32_t num_free() const { return free_.count(); }
-  int32_t num_active() const { return num_pages() - num_free(); }
+  /// For a page without a frame; false where none is free.
+  bool TakeFrame(int32_t page);
+  /// For a page that has a block: its content is there.
+  void DropFrame(int32_t page);
+  /// For a page without a block; false where none is free.
+  bool TakeBlock(int32_t page);
+  /// For a page that has a frame.
+  void DropBlock(int32_t page);
+  /// Pages that lost their frame since the last call; some may have one again.
+  std::vector<int32_t> TakeVacated();
 
-  /// Exactly those pages are free that have no users.
+  bool has_frame(int32_t page) const { return has_frame_[static_cast<size_t>(page)]; }
+  int32_t block(int32_t page) const { return block_[static_cast<size_t>(page)]; }  // −1: none
+  const std::vector<int32_t>& free_blocks() const { return free_blocks_; }
+  int32_t num_users(int32_t page) const { return num_users_[static_cast<size_t>(page)]; }
+
+  int32_t num_pages() const { return static_cast<int32_t>(num_users_.size()); }
+  int32_t num_used() const { return num_pages() - free_.count(); }
+  int32_t num_frames() const { return num_frames_; }
+  int32_t num_free() const { return num_frames_ - num_frames_used_; }  // frames
+  int32_t num_active() const { return num_frames_used_; }
+  int32_t num_free_blocks() const { return static_cast<int32_t>(free_blocks_.size()); }
+  int32_t num_blocks() const { return num_pages() - num_frames_; }
+
+  /// Every page is either free and without users, frame and block, or has users and one of the two;
+  /// each free page and block is listed once, and frames are counted right.
   bool Consistent() const;
 
  private:
+  int32_t num_frames_;
+  int32_t num_frames_used_ = 0;
   std::vector<int32_t> num_users_;  // [num_pages]
   FreePages free_;
+  std::vector<bool> has_frame_;  // [num_pages]
+  std::vector<int32_t> block_;   // [num_pages]
+  std::vector<int32_t> free_blocks_;
+  std::vector<int32_t> vacated_;
 };
 
 }  // namespace nsa::engine

@@ -1,6 +1,7 @@
 #include "engine/prefix_cache.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "engine/free_pages.h"
 #include "engine/log.h"
@@ -57,7 +58,7 @@ PrefixMatch PrefixCache::Find(const PrefixChain& begin, std::span<const int32_t>
     const int32_t page = Next(match.chain, tokens.subspan(i * kPageTokens, kPageTokens));
     if (page < 0) break;
     match.pages.push_back(page);
-    match.num_idle += node(page).idle ? 1 : 0;
+    match.num_idle += node(page).idle == &in_memory_ ? 1 : 0;
     match.chain.hash = node(page).hash;
     match.chain.page = page;
     ++match.chain.num_pages;
@@ -66,7 +67,7 @@ PrefixMatch PrefixCache::Find(const PrefixChain& begin, std::span<const int32_t>
 }
 
 void PrefixCache::AddUser(int32_t page) {
-  if (node(page).idle) RemoveIdle(page);
+  if (IsIdle(page)) RemoveIdle(page);
   pool_->AddUser(page);
 }
 
@@ -74,11 +75,24 @@ void PrefixCache::Use(const PrefixMatch& match) {
   for (const int32_t page : match.pages) AddUser(page);
 }
 
+bool PrefixCache::FreeFrame() {
+  while (pool_->num_free() == 0 && in_memory_.head >= 0) Forget(in_memory_.head);
+  return pool_->num_free() > 0;
+}
+
+bool PrefixCache::FreeBlock() {
+  while (pool_->num_free_blocks() == 0 && spilled_.head >= 0) Forget(spilled_.head);
+  return pool_->num_free_blocks() > 0;
+}
+
 std::optional<int32_t> PrefixCache::Allocate(int32_t after, int32_t expected) {
   if (pool_->num_free() == 0) {
-    // Leaves go from a sequence's end backwards: one at a time would leave its run in reverse.
-    const int32_t count = std::clamp(pool_->num_pages() / 64, 1, FreePages::kExtentPages);
-    for (int32_t i = 0; i < count && head_ >= 0; ++i) Forget(head_);
+    // Leaves go from a sequence's end backwards: one at a time would leave its run in reverse. With
+    // a tier below places are made in advance, and what is forgotten here is the exception.
+    const bool alone = pool_->num_blocks() > 0;
+    const int32_t count =
+        alone ? 1 : std::clamp(pool_->num_frames() / 64, 1, FreePages::kExtentPages);
+    for (int32_t i = 0; i < count && in_memory_.head >= 0; ++i) Forget(in_memory_.head);
   }
   return pool_->Allocate(after, expected);
 }
@@ -106,13 +120,14 @@ int32_t PrefixCache::Extend(PrefixChain& chain, std::span<const int32_t> tokens,
     Node& added = node(page);
     added.known = true;
     added.hash = hash;
-    added.parent = chain.page;
-    added.num_children = 0;
     std::ranges::copy(tokens, added.tokens.begin());
     pages_[hash] = page;
-    if (chain.page >= 0) ++node(chain.page).num_children;
+    Link(page, chain.page);
     pool_->AddUser(page);
     known = page;
+  } else if (pool_->block(known) >= 0) {  // known, but in the tier below or on the way
+    chain.enabled = false;
+    return page;
   } else if (known != page) {
     AddUser(known);
     Release(page);
@@ -125,77 +140,107 @@ int32_t PrefixCache::Extend(PrefixChain& chain, std::span<const int32_t> tokens,
 
 void PrefixCache::AppendIdle(int32_t page) {
   Node& added = node(page);
-  added.idle = true;
-  added.previous = tail_;
+  IdleList& list = pool_->has_frame(page) ? in_memory_ : spilled_;
+  added.idle = &list;
+  added.previous = list.tail;
   added.next = -1;
-  (tail_ < 0 ? head_ : node(tail_).next) = page;
-  tail_ = page;
-  ++num_idle_;
+  (list.tail < 0 ? list.head : node(list.tail).next) = page;
+  list.tail = page;
+  ++list.size;
 }
 
 void PrefixCache::RemoveIdle(int32_t page) {
   Node& removed = node(page);
-  removed.idle = false;
-  (removed.previous < 0 ? head_ : node(removed.previous).next) = removed.next;
-  (removed.next < 0 ? tail_ : node(removed.next).previous) = removed.previous;
-  --num_idle_;
+  IdleList& list = *std::exchange(removed.idle, nullptr);
+  (removed.previous < 0 ? list.head : node(removed.previous).next) = removed.next;
+  (removed.next < 0 ? list.tail : node(removed.next).previous) = removed.previous;
+  --list.size;
+}
+
+void PrefixCache::Link(int32_t page, int32_t parent) {
+  Node& added = node(page);
+  added.parent = parent;
+  added.first_child = added.previous_sibling = added.next_sibling = -1;
+  if (parent < 0) return;
+  added.next_sibling = std::exchange(node(parent).first_child, page);
+  if (added.next_sibling >= 0) node(added.next_sibling).previous_sibling = page;
+}
+
+void PrefixCache::Unlink(int32_t page) {
+  const Node& removed = node(page);
+  if (removed.next_sibling >= 0) {
+    node(removed.next_sibling).previous_sibling = removed.previous_sibling;
+  }
+  if (removed.previous_sibling >= 0) {
+    node(removed.previous_sibling).next_sibling = removed.next_sibling;
+  } else if (removed.parent >= 0) {
+    node(removed.parent).first_child = removed.next_sibling;
+  }
 }
 
 void PrefixCache::Forget(int32_t page) {
-  Node& forgotten = node(page);
-  CHECK(forgotten.num_children == 0) << "page " << page << " goes before those that continue it";
-  if (forgotten.idle) RemoveIdle(page);
-  pages_.erase(forgotten.hash);
-  if (forgotten.parent >= 0) --node(forgotten.parent).num_children;
-  forgotten.known = false;
-  pool_->Release(page);
+  // Leaves first: down to one, and from there on.
+  int32_t leaf = page;
+  while (true) {
+    while (node(leaf).first_child >= 0) leaf = node(leaf).first_child;
+    Node& forgotten = node(leaf);
+    const int32_t parent = forgotten.parent;
+    if (forgotten.idle != nullptr) RemoveIdle(leaf);
+    pages_.erase(forgotten.hash);
+    Unlink(leaf);
+    forgotten.known = false;
+    pool_->Release(leaf);
+    if (leaf == page) return;
+    leaf = parent;
+  }
 }
 
 int32_t PrefixCache::Clear() {
-  const int32_t num_free = pool_->num_free();
-  for (Node& cleared : nodes_) {
-    cleared.num_children = 0;
-    cleared.parent = -1;
-  }
+  const int32_t num_used = pool_->num_used();
   for (int32_t page = 0; page < pool_->num_pages(); ++page) {
     if (node(page).known) Forget(page);
   }
-  return pool_->num_free() - num_free;
+  return num_used - pool_->num_used();
+}
+
+bool PrefixCache::ListConsistent(const IdleList& list, bool in_memory) const {
+  int32_t size = 0;
+  int32_t previous = -1;
+  for (int32_t page = list.head; page >= 0; page = node(page).next) {
+    const Node& idle = node(page);
+    if (idle.idle != &list || idle.previous != previous || ++size > list.size) return false;
+    if (pool_->has_frame(page) != in_memory) return false;
+    previous = page;
+  }
+  return size == list.size && previous == list.tail;
 }
 
 bool PrefixCache::Consistent() const {
-  std::vector<int32_t> num_children(nodes_.size(), 0);
-  std::vector<bool> passed(nodes_.size(), false);
-  int32_t num_idle = 0;
-  for (int32_t page = head_; page >= 0; page = node(page).next) {
-    const Node& idle = node(page);
-    // What continues an idle page is idle, and goes before it.
-    if (!idle.idle || !idle.known || passed[static_cast<size_t>(page)]) return false;
-    if (idle.parent >= 0 && passed[static_cast<size_t>(idle.parent)]) return false;
-    passed[static_cast<size_t>(page)] = true;
-    ++num_idle;
-  }
-  if (num_idle != num_idle_) return false;
+  if (!ListConsistent(in_memory_, true) || !ListConsistent(spilled_, false)) return false;
   size_t num_known = 0;
+  int32_t num_idle = 0, num_linked = 0, num_with_parent = 0;
   for (int32_t page = 0; page < pool_->num_pages(); ++page) {
     const Node& known = node(page);
+    num_idle += IsIdle(page) ? 1 : 0;
     if (!known.known) {
-      if (known.idle) return false;
+      if (IsIdle(page)) return false;
       continue;
     }
     ++num_known;
     const auto it = pages_.find(known.hash);
     if (it == pages_.end() || it->second != page) return false;
-    if (known.idle != (pool_->num_users(page) == 1)) return false;
+    if (IsIdle(page) != (pool_->num_users(page) == 1)) return false;
+    for (int32_t child = known.first_child; child >= 0; child = node(child).next_sibling) {
+      if (!node(child).known || node(child).parent != page) return false;
+      if (++num_linked > pool_->num_pages()) return false;  // a ring
+    }
     if (known.parent < 0) continue;
+    ++num_with_parent;
     if (!node(known.parent).known) return false;
     if (HashOf(node(known.parent).hash, known.tokens) != known.hash) return false;
-    ++num_children[static_cast<size_t>(known.parent)];
   }
-  for (size_t page = 0; page < nodes_.size(); ++page) {
-    if (nodes_[page].known && nodes_[page].num_children != num_children[page]) return false;
-  }
-  return num_known == pages_.size() && pool_->Consistent();
+  return num_linked == num_with_parent && num_idle == in_memory_.size + spilled_.size &&
+         num_known == pages_.size() && pool_->Consistent();
 }
 
 }  // namespace nsa::engine

@@ -26,7 +26,7 @@ struct PrefixChain {
 /// Pages that a new sequence need not compute.
 struct PrefixMatch {
   std::vector<int32_t> pages;
-  int32_t num_idle = 0;  // of them, pages that nobody else uses at present
+  int32_t num_idle = 0;  // of them, pages in memory that nobody uses at present
   PrefixChain chain;
 };
 
@@ -35,10 +35,13 @@ struct PrefixMatch {
 /// what else decides about the content: attention, and a salt that keeps tenants apart. Tokens are
 /// compared too, so that no two contents are taken for one. (Chained block hashes: vLLM's automatic
 /// prefix caching.) Pages that nobody uses stay until others need their place; the one that was
-/// used the longest ago goes first, and never before those that continue it. Engine thread.
+/// used the longest ago goes first, with those that continue it. Idle pages that are in memory and
+/// those in the tier below stand in a list each. Engine thread.
 class PrefixCache {
  public:
   explicit PrefixCache(PagePool* pool);
+  PrefixCache(const PrefixCache&) = delete;  // nodes point to its lists
+  PrefixCache& operator=(const PrefixCache&) = delete;
 
   /// The chain of a sequence before its first page. `root`: whatever must be equal for pages to be
   /// shared.
@@ -53,11 +56,20 @@ class PrefixCache {
   /// and `expected` as PagePool has them. Idle pages are forgotten as many at a time as make a run
   /// of consecutive ones likely.
   std::optional<int32_t> Allocate(int32_t after = -1, int32_t expected = 1);
+  /// Sees to it that a frame is free, if need be by giving up an idle page's; false: there is none.
+  bool FreeFrame();
+  /// The same for a block of the tier below.
+  bool FreeBlock();
+  void AddUser(int32_t page);
   void Release(int32_t page);
   /// Pages that Allocate could give, one after the other.
-  int32_t num_available() const { return pool_->num_free() + num_idle_; }
-  /// Known pages that nobody uses.
-  int32_t num_idle() const { return num_idle_; }
+  int32_t num_available() const { return pool_->num_free() + num_idle(); }
+  /// Known pages in memory that nobody uses, and the one of them that was used the longest ago
+  /// (−1: none).
+  int32_t num_idle() const { return in_memory_.size; }
+  int32_t oldest_idle() const { return in_memory_.head; }
+  /// The same of pages in the tier below.
+  int32_t num_idle_spilled() const { return spilled_.size; }
 
   /// Makes known that the caller's `page` holds `tokens` [64] behind the chain, and moves the chain
   /// on. Where such a page is known already, the caller becomes its user instead and gives up its
@@ -65,6 +77,12 @@ class PrefixCache {
   int32_t Extend(PrefixChain& chain, std::span<const int32_t> tokens, int32_t page);
 
   bool IsKnown(int32_t page) const { return node(page).known; }
+  bool IsIdle(int32_t page) const { return node(page).idle != nullptr; }
+  /// Whether the chain's pages are still known.
+  bool Holds(const PrefixChain& chain) const;
+
+  /// Forgets a page, and those that continue it: they cannot be found any more.
+  void Forget(int32_t page);
 
   /// Forgets all pages, those in use as well; gives the number of pages that became free.
   int32_t Clear();
@@ -73,14 +91,22 @@ class PrefixCache {
   bool Consistent() const;
 
  private:
-  /// By page. Idle pages stand in a list, the one to go first at its head.
+  /// Idle pages, the one to go first at the head.
+  struct IdleList {
+    int32_t head = -1;
+    int32_t tail = -1;
+    int32_t size = 0;
+  };
+  /// By page. Pages that continue the same page are linked as its children.
   struct Node {
     bool known = false;
-    bool idle = false;
+    IdleList* idle = nullptr;  // the list that it stands in
     uint64_t hash = 0;
     int32_t parent = -1;
-    int32_t num_children = 0;
-    int32_t previous = -1;
+    int32_t first_child = -1;
+    int32_t previous_sibling = -1;
+    int32_t next_sibling = -1;
+    int32_t previous = -1;  // in the list
     int32_t next = -1;
     std::array<int32_t, kernels::kPageSize> tokens = {};
   };
@@ -90,18 +116,17 @@ class PrefixCache {
   const Node& node(int32_t page) const { return nodes_[static_cast<size_t>(page)]; }
   /// The page that continues the chain with these tokens, or −1.
   int32_t Next(const PrefixChain& chain, std::span<const int32_t> tokens) const;
-  bool Holds(const PrefixChain& chain) const;
-  void AddUser(int32_t page);
   void AppendIdle(int32_t page);
   void RemoveIdle(int32_t page);
-  void Forget(int32_t page);
+  void Link(int32_t page, int32_t parent);
+  void Unlink(int32_t page);
+  bool ListConsistent(const IdleList& list, bool in_memory) const;
 
   PagePool* pool_;
   std::vector<Node> nodes_;                       // [num_pages]
   absl::flat_hash_map<uint64_t, int32_t> pages_;  // of known pages, by hash
-  int32_t head_ = -1;
-  int32_t tail_ = -1;
-  int32_t num_idle_ = 0;
+  IdleList in_memory_;
+  IdleList spilled_;
 };
 
 }  // namespace nsa::engine

@@ -1,7 +1,6 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
-#include <map>
 #include <optional>
 #include <ranges>
 #include <span>
@@ -16,6 +15,8 @@ namespace {
 
 /// Decode rows and drafted rows of a step, beyond which nothing is drafted.
 constexpr int64_t kMaxDraftRows = 24;
+/// Frames kept free by moving idle pages out: some steps' worth of prompt.
+constexpr int32_t kSpareFrames = 64;
 /// How much faster than lately measured a prompt may be read, for what it is worth to a deadline.
 constexpr double kOptimism = 1.5;
 
@@ -70,13 +71,24 @@ void Scheduler::Admit(absl::Time now) {
   }
   while (!waiting_.empty() && num_running() < limits_.max_running) {
     Sequence& next = *waiting_.front();
-    PrefixMatch match = cache_.Find(ChainOf(next), next.tokens);
+    const bool returns = !next.pages.empty();
+    PrefixMatch match;
+    if (!returns) match = cache_.Find(ChainOf(next), next.tokens);
     const int64_t needed =
-        PagesFor(next.num_tokens() + 1) - static_cast<int64_t>(match.pages.size());
-    // In order: nobody overtakes.
-    if (promised + needed > cache_.num_available() - match.num_idle) break;
-    promised += needed;
-    BeginAt(next, std::move(match));
+        PagesFor(next.num_tokens() + 1) - NumReady(returns ? next.pages : match.pages);
+    const int64_t missing = promised + needed - (cache_.num_available() - match.num_idle);
+    if (missing > 0) {  // In order: nobody overtakes. But who waits behind it makes place.
+      const int64_t unmet = missing - mover_.NumComing(now);
+      if (unmet <= NumFramesHeld(&next)) Evict(unmet, &next);
+      break;
+    }
+    if (!returns) BeginAt(next, std::move(match));
+    if (!BringBack(next)) {
+      if (!returns) ReleasePages(next);
+      break;
+    }
+    promised += PagesFor(next.num_tokens() + 1) - static_cast<int64_t>(next.pages.size());
+    if (!returns) CountPrefix(next);
     next.first_scheduled = std::min(next.first_scheduled, now);
     const auto place = std::ranges::upper_bound(
         running_, waiting_.front(),
@@ -119,6 +131,9 @@ void Scheduler::BeginAt(Sequence& sequence, PrefixMatch match) {
   sequence.chain = match.chain;
   sequence.pages = std::move(match.pages);
   sequence.num_computed = static_cast<int64_t>(sequence.pages.size()) * kernels::kPageSize;
+}
+
+void Scheduler::CountPrefix(Sequence& sequence) {
   if (sequence.num_preemptions > 0 || !sequence.chain.enabled) return;
   sequence.num_cached_tokens = sequence.num_computed;
   prefixes_.num_tokens += sequence.num_prompt_tokens();
@@ -142,6 +157,7 @@ void Scheduler::ReleasePages(Sequence& sequence) {
   sequence.pages.clear();
   sequence.chain = {};
   sequence.num_computed = 0;
+  sequence.suspended = false;
 }
 
 bool Scheduler::PreemptLastAfter(const Sequence& sequence) {
@@ -152,20 +168,22 @@ bool Scheduler::PreemptLastAfter(const Sequence& sequence) {
   running_.pop_back();
   ++victim->num_preemptions;
   ++preemptions_.num_sequences;
-  preemptions_.num_recomputed_tokens += victim->num_computed;
-  ReleasePages(*victim);
+  victim->suspended = false;
+  if (!mover_.CanWrite(now_)) GiveUp(*victim);
   preempted_.push_back(std::move(victim));
   return true;
 }
 
 bool Scheduler::Reserve(Sequence& sequence, int64_t num_tokens) {
   while (static_cast<int64_t>(sequence.pages.size()) < PagesFor(num_tokens)) {
+    if (limits_.faults != nullptr && limits_.faults->Happens(Fault::kAllocation)) return false;
     const int32_t last = sequence.pages.empty() ? -1 : sequence.pages.back();
     const int64_t num_missing = PagesFor(std::ssize(sequence.tokens)) - std::ssize(sequence.pages);
     const std::optional<int32_t> page = cache_.Allocate(last, static_cast<int32_t>(num_missing));
     if (page.has_value()) {
       sequence.pages.push_back(*page);
-    } else if (!PreemptLastAfter(sequence)) {
+    } else if (!MakeRoom(sequence,
+                         PagesFor(num_tokens) - static_cast<int64_t>(sequence.pages.size()))) {
       return false;
     }
   }
@@ -200,7 +218,7 @@ int64_t Scheduler::AddDraft(Batch& batch, BatchEntry& entry, int64_t limit) {
   const std::vector<int32_t> draft = sequence.prompt_lookup->Draft(sequence.tokens, limit);
   if (draft.empty()) return 0;
   const auto num_drafted = static_cast<int64_t>(draft.size());
-  CHECK(Reserve(sequence, num_tokens + num_drafted)) << "pages counted as free are not";
+  if (!Reserve(sequence, num_tokens + num_drafted)) return 0;
   sequence.verified.assign(1, sequence.tokens.back());
   sequence.verified.insert(sequence.verified.end(), draft.begin(), draft.end());
   entry.tokens = sequence.verified;
@@ -213,8 +231,8 @@ int64_t Scheduler::AddDraft(Batch& batch, BatchEntry& entry, int64_t limit) {
 void Scheduler::AddDecodeRows(Batch& batch) {
   for (int32_t i = 0; i < num_running() && batch.num_rows < limits_.max_step_tokens; ++i) {
     Sequence& sequence = running(i);
-    if (!sequence.decoding() || !sequence.sink->Ready()) continue;
-    if (!Reserve(sequence, sequence.num_tokens())) break;
+    if (!sequence.decoding() || sequence.suspended || !sequence.sink->Ready()) continue;
+    if (!Reserve(sequence, sequence.num_tokens())) continue;
     AddEntry(batch, i, 1);
   }
 }
@@ -223,26 +241,34 @@ void Scheduler::AddPromptChunks(Batch& batch, absl::Time now) {
   int64_t budget = step_budget_.PromptTokens(batch.num_rows);
   std::vector<int32_t> order;
   for (int32_t i = 0; i < num_running(); ++i) {
-    if (!running(i).decoding() && running(i).sink->Ready()) order.push_back(i);
+    const Sequence& sequence = running(i);
+    if (!sequence.decoding() && !sequence.suspended && sequence.sink->Ready()) order.push_back(i);
   }
   std::ranges::stable_sort(
       order, [&](int32_t a, int32_t b) { return IsServedBefore(running(a), running(b), now); });
   for (const int32_t i : order) {
     Sequence& sequence = running(i);
-    const int64_t room = (static_cast<int64_t>(sequence.pages.size()) + cache_.num_available()) *
-                             kernels::kPageSize -
-                         sequence.num_computed;
+    const auto num_held = static_cast<int64_t>(sequence.pages.size());
+    const int64_t wanted =
+        PagesFor(sequence.num_computed + std::min(budget, sequence.num_pending())) - num_held;
+    // A chunk waits for idle pages on their way out rather than have what they hold forgotten.
+    const int64_t num_pages = SpillIdle(wanted) ? pool_->num_free() : cache_.num_available();
+    const int64_t room = (num_held + num_pages) * kernels::kPageSize - sequence.num_computed;
     const int64_t chunk = std::min({budget, sequence.num_pending(), room});
     if (chunk <= 0) continue;
-    CHECK(Reserve(sequence, sequence.num_computed + chunk)) << "pages counted as free are not";
+    if (!Reserve(sequence, sequence.num_computed + chunk)) continue;
     AddEntry(batch, i, chunk);
     budget -= chunk;
   }
 }
 
 Batch Scheduler::Schedule(absl::Time now) {
+  now_ = now;
+  SettleMoves();
   Sort(now);
   Admit(now);
+  EvictForRunning();
+  PreemptByFault();
   Batch batch;
   // Sequences with one token to go, then chunks. Preemption takes from the back and never touches
   // an index before the one at hand, but for chunks it could take a sequence that is in the batch:
@@ -258,9 +284,11 @@ Batch Scheduler::Schedule(absl::Time now) {
     drafts -= AddDraft(batch, batch.entries[i], drafts);
   }
   // Stuck: sequences hold pages and none can go on. The last gives way to the first.
-  if (batch.entries.empty() && num_running() > 1 && cache_.num_available() == 0) {
+  if (batch.entries.empty() && num_running() > 1 && cache_.num_available() == 0 &&
+      !mover_.IsExpectant(now)) {
     PreemptLastAfter(running(0));
   }
+  SpillIdle(std::clamp(pool_->num_frames() / 8, 1, kSpareFrames));
   for (auto& sequence : preempted_) waiting_.push_back(std::move(sequence));
   preempted_.clear();
   return batch;
@@ -308,28 +336,6 @@ int64_t Scheduler::num_waiting_tokens() const {
   int64_t total = 0;
   for (const auto& sequence : waiting_) total += sequence->num_tokens();
   return total;
-}
-
-bool Scheduler::Consistent() const {
-  std::map<int32_t, int32_t> num_users;
-  for (const auto* list : {&running_, &waiting_}) {
-    for (const auto& sequence : *list) {
-      if (sequence->num_computed >
-          static_cast<int64_t>(sequence->pages.size()) * kernels::kPageSize) {
-        return false;
-      }
-      for (const int32_t page : sequence->pages) ++num_users[page];
-    }
-  }
-  // A page has its sequences as users, and the cache where it is known.
-  for (int32_t page = 0; page < pool_->num_pages(); ++page) {
-    const auto it = num_users.find(page);
-    const int32_t sequences = it == num_users.end() ? 0 : it->second;
-    const int32_t cache = cache_.IsKnown(page) ? 1 : 0;
-    if (pool_->num_users(page) != sequences + cache) return false;
-    if (cache == 0 && sequences > 1) return false;
-  }
-  return cache_.Consistent();
 }
 
 }  // namespace nsa::engine

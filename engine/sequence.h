@@ -43,6 +43,7 @@ class Sequence {
   std::vector<int32_t> tokens;    // prompt, then generated
   std::vector<int32_t> pages;     // page table
   int64_t num_computed = 0;       // tokens whose K and V are in the pages
+  bool suspended = false;         // runs, but waits for pages that are on the way to memory
   PrefixChain chain;              // of its pages that the cache knows
   int64_t num_cached_tokens = 0;  // of the prompt, found in the cache when it was first admitted
   // The last token and what is drafted behind it, while a step verifies them; empty otherwise.

@@ -34,6 +34,13 @@ ABSL_FLAG(std::string, device, "auto", "auto, cpu or cuda");
 ABSL_FLAG(std::string, kv_cache_dtype, "f16",
           "f16, bf16, int8 (a scale for each token and head; half the memory) or f32");
 ABSL_FLAG(double, kv_cache_gib, 0, "memory of the KV cache in GiB; 0: what is free");
+ABSL_FLAG(
+    std::string, kv_spill_dir, "",
+    "folder of a nameless file that takes pages of waiting requests and of idle prefixes when "
+    "memory is short; empty: they are computed again");
+ABSL_FLAG(double, kv_spill_gib, 0, "size of that file in GiB");
+ABSL_FLAG(bool, allow_test_faults, false,
+          "tests only: break what the environment variable NSA_FAULTS says");
 ABSL_FLAG(int32_t, num_threads, 0, "compute threads; 0: all cores that this process may use");
 ABSL_FLAG(int64_t, max_step_tokens, 512, "tokens of a step: the longest prefill chunk");
 ABSL_FLAG(double, target_inter_token_ms, 250,
@@ -90,6 +97,7 @@ absl::Status CheckNumbers() {
       {"num_selected_blocks", double(absl::GetFlag(FLAGS_num_selected_blocks)), 0, 256, "0 to 256"},
       {"max_context", double(absl::GetFlag(FLAGS_max_context)), 0, 1 << 30, "0 to 2^30"},
       {"kv_cache_gib", absl::GetFlag(FLAGS_kv_cache_gib), 0, 1e6, "0 to 1e6"},
+      {"kv_spill_gib", absl::GetFlag(FLAGS_kv_spill_gib), 0, 1e6, "0 to 1e6"},
       {"num_threads", double(absl::GetFlag(FLAGS_num_threads)), 0, 1024, "0 to 1024"},
       {"max_step_tokens", double(absl::GetFlag(FLAGS_max_step_tokens)), 1, 65536, "1 to 65536"},
       {"target_inter_token_ms", absl::GetFlag(FLAGS_target_inter_token_ms), 0, 1e6, "0 to 1e6"},
@@ -191,11 +199,14 @@ const std::vector<FlagGroup>& ServerFlagGroups() {
         "max_context"}},
       {"Network", {"listen", "metrics_listen", "max_message_bytes", "reflection"}},
       {"Security", {"tls_cert", "tls_key", "tls_client_ca", "api_keys_file"}},
-      {"Machine", {"device", "num_threads", "kv_cache_gib", "kv_cache_dtype", "prefix_cache"}},
+      {"Machine",
+       {"device", "num_threads", "kv_cache_gib", "kv_cache_dtype", "kv_spill_dir", "kv_spill_gib",
+        "prefix_cache"}},
       {"Scheduling",
        {"max_step_tokens", "target_inter_token_ms", "priority_ageing_s", "speculative",
         "max_running_requests", "max_queued_requests", "max_queued_tokens"}},
-      {"Operation", {"drain_timeout_s", "log_format", "latency_buckets", "token_buckets"}},
+      {"Operation",
+       {"drain_timeout_s", "log_format", "latency_buckets", "token_buckets", "allow_test_faults"}},
   };
   return *groups;
 }
@@ -208,6 +219,9 @@ absl::StatusOr<ServerOptions> OptionsFromFlags() {
   e.num_selected_blocks = absl::GetFlag(FLAGS_num_selected_blocks);
   e.max_context = absl::GetFlag(FLAGS_max_context);
   e.kv_cache_gib = absl::GetFlag(FLAGS_kv_cache_gib);
+  e.kv_spill_dir = absl::GetFlag(FLAGS_kv_spill_dir);
+  e.kv_spill_gib = absl::GetFlag(FLAGS_kv_spill_gib);
+  options.allow_test_faults = absl::GetFlag(FLAGS_allow_test_faults);
   e.num_threads = absl::GetFlag(FLAGS_num_threads);
   e.max_step_tokens = absl::GetFlag(FLAGS_max_step_tokens);
   const auto or_infinite = [](absl::Duration unit, double number) {

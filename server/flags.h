@@ -26,6 +26,7 @@ struct ServerOptions {
   int64_t max_message_bytes = 0;
   absl::Duration drain_timeout;
   bool json_log = false;
+  bool allow_test_faults = false;
 };
 
 const std::vector<FlagGroup>& ServerFlagGroups();

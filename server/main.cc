@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "engine/engine.h"
+#include "engine/faults.h"
 #include "engine/log.h"
 #include "prometheus/exposer.h"
 #include "server/flags.h"
@@ -113,6 +114,22 @@ absl::StatusOr<std::unique_ptr<prometheus::Exposer>> ServeMetrics(const std::str
   }
 }
 
+/// What the variable NSA_FAULTS says; null where it is not set. A server that is not told by a flag
+/// as well does not start, rather than break by an environment that was left behind.
+absl::StatusOr<std::unique_ptr<engine::FaultInjector>> FaultsForTests(bool allowed) {
+  const char* text = std::getenv("NSA_FAULTS");
+  if (text == nullptr || *text == '\0') return nullptr;
+  if (!allowed) {
+    return absl::InvalidArgumentError(
+        "--allow_test_faults is off and NSA_FAULTS is set: unset it, this server would break on "
+        "purpose");
+  }
+  const auto faults = engine::FaultInjector::Parse(text);
+  if (!faults.ok()) return faults.status();
+  LOG(WARNING) << "faults for tests: " << text;
+  return std::make_unique<engine::FaultInjector>(*faults);
+}
+
 /// Null: no keys.
 absl::StatusOr<std::unique_ptr<ApiKeyFile>> OpenKeys(const std::string& path) {
   if (path.empty()) return nullptr;
@@ -120,6 +137,8 @@ absl::StatusOr<std::unique_ptr<ApiKeyFile>> OpenKeys(const std::string& path) {
 }
 
 int Serve(const ServerOptions& options, const sigset_t& signals) {
+  const auto faults = FaultsForTests(options.allow_test_faults);
+  if (!faults.ok()) return Fail(faults.status());
   const auto keys = OpenKeys(options.security.api_keys_file);
   if (!keys.ok()) return Fail(keys.status());
   const auto credentials = MakeServerCredentials(options.security, keys->get(), options.listen);
@@ -133,6 +152,8 @@ int Serve(const ServerOptions& options, const sigset_t& signals) {
   if (*exposer != nullptr) (*exposer)->RegisterCollectable(metrics.registry());
   engine::EngineOptions engine_options = options.engine;
   engine_options.metrics = &metrics;
+  engine_options.faults = faults->get();
+  engine_options.checks_each_step |= *faults != nullptr;
   engine_options.on_load_progress = ShowLoading;
   auto engine = engine::CreateEngine(engine_options);
   if (!engine.ok()) return Fail(engine.status());

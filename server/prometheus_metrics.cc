@@ -67,6 +67,17 @@ PrometheusMetrics::PrometheusMetrics(std::string model_name, const Buckets& b)
       pages_free_(AddGauge("nsa:kv_pages", "KV cache pages by state.", {{"state", "free"}})),
       pages_active_(AddGauge("nsa:kv_pages", "KV cache pages by state.", {{"state", "active"}})),
       pages_cached_(AddGauge("nsa:kv_pages", "KV cache pages by state.", {{"state", "cached"}})),
+      pages_spilled_(AddGauge("nsa:kv_pages", "KV cache pages by state.", {{"state", "spilled"}})),
+      spill_bytes_out_(AddCounter("nsa:kv_spill_bytes_total",
+                                  "K and V moved between memory and the spill file.",
+                                  {{"direction", "out"}})),
+      spill_bytes_in_(AddCounter("nsa:kv_spill_bytes_total",
+                                 "K and V moved between memory and the spill file.",
+                                 {{"direction", "in"}})),
+      spill_failures_out_(AddCounter("nsa:kv_spill_failures_total",
+                                     "Pages that could not be moved.", {{"direction", "out"}})),
+      spill_failures_in_(AddCounter("nsa:kv_spill_failures_total", "Pages that could not be moved.",
+                                    {{"direction", "in"}})),
       prompt_tokens_(AddCounter("vllm:prompt_tokens_total",
                                 "Prompt tokens, of a request at once when its first token comes.")),
       generation_tokens_(
@@ -149,6 +160,12 @@ void PrometheusMetrics::OnStep(const engine::StepStats& stats) {
   pages_active_.Set(active);
   pages_cached_.Set(cached);
   pages_free_.Set(total - active - cached);
+  pages_spilled_.Set(static_cast<double>(stats.num_pages_spilled));
+  const auto page_bytes = static_cast<double>(stats.spill_page_bytes);
+  spill_bytes_out_.Increment(static_cast<double>(stats.spills.num_pages_out) * page_bytes);
+  spill_bytes_in_.Increment(static_cast<double>(stats.spills.num_pages_in) * page_bytes);
+  spill_failures_out_.Increment(static_cast<double>(stats.spills.num_failed_writes));
+  spill_failures_in_.Increment(static_cast<double>(stats.spills.num_failed_reads));
   prefix_queries_.Increment(static_cast<double>(stats.prefixes.num_tokens));
   prefix_hits_.Increment(static_cast<double>(stats.prefixes.num_found));
   const int64_t tokens = stats.num_prefill_tokens + stats.num_decode_tokens;

@@ -58,6 +58,11 @@ class PrometheusMetrics final : public engine::MetricsObserver {
   prometheus::Gauge& pages_free_;
   prometheus::Gauge& pages_active_;
   prometheus::Gauge& pages_cached_;
+  prometheus::Gauge& pages_spilled_;
+  prometheus::Counter& spill_bytes_out_;
+  prometheus::Counter& spill_bytes_in_;
+  prometheus::Counter& spill_failures_out_;
+  prometheus::Counter& spill_failures_in_;
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& generation_tokens_;
   prometheus::Counter& prompt_tokens_cached_;

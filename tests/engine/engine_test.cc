@@ -54,6 +54,7 @@ class EngineTest : public testing::Test {
     options_.max_context = 4096;
     options_.kv_cache_gib = 0.25;
     options_.max_step_tokens = 128;
+    options_.checks_each_step = true;
   }
 
   std::unique_ptr<Engine> Create() {

@@ -35,6 +35,8 @@ TEST(FlagsTest, Defaults) {
   EXPECT_EQ(options->engine.attention, engine::AttentionFlag::kAuto);
   EXPECT_EQ(options->drain_timeout, absl::Seconds(30));
   EXPECT_FALSE(options->json_log);
+  EXPECT_EQ(options->engine.kv_spill_dir, "");
+  EXPECT_FALSE(options->allow_test_faults);
 }
 
 TEST(FlagsTest, EveryFlagArrives) {
@@ -47,6 +49,9 @@ TEST(FlagsTest, EveryFlagArrives) {
                               "--device=cpu",
                               "--kv_cache_gib=0.5",
                               "--kv_cache_dtype=int8",
+                              "--kv_spill_dir=/spill",
+                              "--kv_spill_gib=2.5",
+                              "--allow_test_faults",
                               "--speculative=prompt_lookup",
                               "--num_threads",
                               "3",
@@ -68,6 +73,9 @@ TEST(FlagsTest, EveryFlagArrives) {
   EXPECT_EQ(e.num_selected_blocks, 8);
   EXPECT_EQ(e.max_context, 4096);
   EXPECT_EQ(e.kv_cache_gib, 0.5);
+  EXPECT_EQ(e.kv_spill_dir, "/spill");
+  EXPECT_EQ(e.kv_spill_gib, 2.5);
+  EXPECT_TRUE(options->allow_test_faults);
   EXPECT_EQ(e.speculation, engine::Speculation::kPromptLookup);
   EXPECT_EQ(e.kv_cache_dtype, engine::KvCacheDtype::kInt8);
   EXPECT_EQ(e.num_threads, 3);
@@ -86,6 +94,7 @@ TEST(FlagsTest, BadValuesAreNamed) {
   const std::pair<const char*, std::vector<const char*>> cases[] = {
       {"num_threads", {"-1", "1025", "x", "1.5", "", "99999999999"}},
       {"kv_cache_gib", {"-0.1", "nan", "inf", "x", "-nan"}},
+      {"kv_spill_gib", {"-0.1", "nan", "inf", "x"}},
       {"speculative", {"ngram", "PROMPT_LOOKUP", ""}},
       {"kv_cache_dtype", {"f64", "fp8", "INT8", ""}},
       {"weight_dtype", {"f16", "q4_1", "Q8_0", ""}},

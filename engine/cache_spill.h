@@ -1,0 +1,19 @@
+#ifndef NSA_ENGINE_CACHE_SPILL_H_
+#define NSA_ENGINE_CACHE_SPILL_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "engine/engine.h"
+#include "engine/kv_cache.h"
+#include "engine/spill_file.h"
+
+namespace nsa::engine {
+
+/// The file that the blocks of `cache` are in, which outlives it; null where it has none.
+absl::StatusOr<std::unique_ptr<SpillFile>> OpenSpillFile(const EngineOptions& options,
+                                                         const KvCache& cache);
+
+}  // namespace nsa::engine
+
+#endif  // NSA_ENGINE_CACHE_SPILL_H_

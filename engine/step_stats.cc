@@ -1,0 +1,40 @@
+#include "engine/step_stats.h"
+
+#include <cstdint>
+
+namespace nsa::engine {
+
+StepStats CountStep(const Batch& batch, absl::Duration duration, const LoadedModel& loaded,
+                    Scheduler& scheduler, const PagePool& pool) {
+  StepStats stats;
+  stats.duration = duration;
+  stats.num_rows_in_batch = static_cast<int32_t>(batch.entries.size());
+  for (const BatchEntry& entry : batch.entries) {
+    const auto num_tokens = static_cast<int64_t>(entry.tokens.size());
+    (entry.num_logit_rows == num_tokens ? stats.num_decode_tokens : stats.num_prefill_tokens) +=
+        num_tokens;
+    const AttentionPlan& plan =
+        entry.full_attention ? loaded.runner->full_plan() : loaded.runner->plan();
+    for (int64_t i = 0; i < num_tokens; ++i) {
+      const AttentionReads reads = plan.CountReads(entry.num_cached + i, entry.num_selected_blocks);
+      stats.attention_tokens_cmp += reads.cmp;
+      stats.attention_tokens_slc += reads.slc;
+      stats.attention_tokens_win += reads.win;
+      stats.attention_tokens_full += entry.num_cached + i + 1;
+    }
+  }
+  stats.selected_pages = loaded.runner->TakePageAges();
+  stats.drafts = scheduler.TakeDraftCounts();
+  stats.num_running = scheduler.num_running();
+  stats.num_waiting = scheduler.num_waiting();
+  stats.num_pages_total = pool.num_frames();
+  stats.num_pages_cached = scheduler.num_pages_cached();
+  stats.num_pages_active = pool.num_active() - stats.num_pages_cached;
+  stats.num_pages_spilled = scheduler.num_pages_spilled();
+  stats.spills = scheduler.TakeSpillCounts();
+  stats.spill_page_bytes = loaded.cache->layout().SlotsBytes();
+  stats.prefixes = scheduler.TakePrefixCounts();
+  return stats;
+}
+
+}  // namespace nsa::engine

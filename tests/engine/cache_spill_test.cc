@@ -1,0 +1,283 @@
+// The engine with a file below its pages: a small model whose sequences exceed the pool together.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "engine/engine.h"
+#include "engine/faults.h"
+#include "engine/kv_cache.h"
+#include "tests/engine/fakes.h"
+#include "tests/engine/tiny_folder.h"
+
+namespace nsa::engine {
+namespace {
+
+constexpr int kNumLayers = 3;
+// K and V of a page and layer are one and a half pages of the system.
+constexpr TinyFolder::Sizes kSizes = {.head_dim = 24};
+constexpr int64_t kTrained = 8192;
+
+/// What was moved and computed again; written by the engine thread.
+class Counter final : public MetricsObserver {
+ public:
+  void OnStep(const StepStats& stats) override {
+    pages_out += stats.spills.num_pages_out;
+    pages_in += stats.spills.num_pages_in;
+    failures += stats.spills.num_failed_reads + stats.spills.num_failed_writes;
+    most_resident =
+        std::max<int64_t>(most_resident, stats.num_pages_active + stats.num_pages_cached);
+    spilled = stats.num_pages_spilled;
+  }
+  void OnPreemptions(const Preemptions& preemptions) override {
+    num_preempted += preemptions.num_sequences;
+    num_recomputed += preemptions.num_recomputed_tokens;
+  }
+  std::atomic<int64_t> pages_out{0}, pages_in{0}, failures{0}, num_preempted{0}, num_recomputed{0};
+  std::atomic<int64_t> most_resident{0}, spilled{0};
+};
+
+class CacheSpillTest : public testing::Test {
+ protected:
+  CacheSpillTest() {
+    TinyFolder::json config = TinyFolder::Config(kSizes);
+    config["num_hidden_layers"] = kNumLayers;
+    config["max_position_embeddings"] = kTrained;
+    folder_.WriteJson("config.json", config);
+    TinyFolder::Shapes shapes;
+    for (const auto& [name, shape] : TinyFolder::Weights("model.", kSizes)) {
+      shapes[name] = shape;
+      const size_t at = name.find("layers.0.");
+      for (int layer = 1; at != std::string::npos && layer < kNumLayers; ++layer) {
+        std::string copy = name;
+        shapes[copy.replace(at, 9, absl::StrCat("layers.", layer, "."))] = shape;
+      }
+    }
+    folder_.Write("model.safetensors", TinyFolder::Safetensors(shapes));
+    options_.model_path = folder_.path();
+    options_.num_threads = 1;
+    options_.metrics = &counter_;
+    options_.checks_each_step = true;
+  }
+
+  /// With memory for `num_tokens` and a file for `num_spilled` more.
+  std::unique_ptr<Engine> Create(int64_t num_tokens, int64_t num_spilled) {
+    const AttentionShape shape = {
+        .num_q_heads = 2, .num_kv_heads = 1, .head_dim_k = 24, .head_dim_v = 24};
+    const KvLayout layout =
+        KvLayout::For(TrainingFreeSpec(kTrained), shape, kNumLayers, kernels::DType::kF16);
+    const int64_t frames = num_tokens / 64, blocks = num_spilled / 64;
+    options_.max_context = std::min(num_tokens, int64_t{4096});
+    options_.kv_cache_gib =
+        std::ldexp(static_cast<double>(KvCache::NumBytes(layout, frames, blocks)) + 1, -30);
+    options_.kv_spill_dir = blocks > 0 ? folder_.path() : "";
+    options_.kv_spill_gib = std::ldexp(static_cast<double>(blocks * layout.SlotsBytes()) + 1, -30);
+    if (blocks == 0) options_.kv_spill_gib = 0;
+    auto engine = CreateEngine(options_);
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    EXPECT_EQ((*engine)->model_info().num_pages, frames);
+    EXPECT_EQ((*engine)->model_info().num_spilled_pages, blocks);
+    return *std::move(engine);
+  }
+
+  static Request MakeRequest(int number, int64_t num_tokens, int64_t max_tokens) {
+    std::mt19937 random(static_cast<uint32_t>(number));
+    Request request;
+    request.id = std::to_string(number);
+    for (int64_t i = 0; i < num_tokens; ++i) {
+      request.prompt_token_ids.push_back(static_cast<int32_t>(random() % 250));
+    }
+    request.sampling.temperature = 1;  // random weights say one token for ever when asked greedily
+    request.sampling.seed = static_cast<uint64_t>(number);
+    request.sampling.ignore_eos = true;
+    request.sampling.max_tokens = max_tokens;
+    return request;
+  }
+
+  static std::shared_ptr<RecordingSink> Submit(Engine& engine, Request request) {
+    auto sink = std::make_shared<RecordingSink>();
+    const absl::Status status = engine.Submit(std::move(request), sink);
+    EXPECT_TRUE(status.ok()) << status;
+    return sink;
+  }
+
+  std::vector<int32_t> Alone(const Request& request) {
+    auto engine = Create(4096, 0);
+    auto sink = Submit(*engine, request);
+    EXPECT_TRUE(sink->WaitUntilDone());
+    return sink->tokens;
+  }
+
+  /// Moves may end after the requests.
+  static bool WaitForAllPages(Engine& engine) {
+    for (int i = 0; i < 2000; ++i) {
+      const EngineLoad load = engine.load();
+      if (load.num_pages_free == load.num_pages_total) return true;
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+    return false;
+  }
+  bool WaitUntil(const std::function<bool()>& holds) {
+    for (int i = 0; i < 10'000 && !holds(); ++i) absl::SleepFor(absl::Milliseconds(1));
+    return holds();
+  }
+
+  TinyFolder folder_;
+  Counter counter_;
+  EngineOptions options_;
+};
+
+/// Two sequences of 4k tokens in a pool for one: nothing is computed twice.
+TEST_F(CacheSpillTest, TwoContextsInAPoolForOneLoseNoWork) {
+  const Request first = MakeRequest(1, 2000, 2000), second = MakeRequest(2, 2000, 2000);
+  const std::vector<int32_t> first_alone = Alone(first), second_alone = Alone(second);
+  auto engine = Create(4096 + 64, 4096);
+  const auto a = Submit(*engine, first), b = Submit(*engine, second);
+  ASSERT_TRUE(a->WaitUntilDone() && b->WaitUntilDone());
+  EXPECT_EQ(a->tokens, first_alone);
+  EXPECT_EQ(b->tokens, second_alone);
+  EXPECT_GT(counter_.num_preempted, 0);
+  EXPECT_EQ(counter_.num_recomputed, 0);
+  EXPECT_GE(counter_.pages_out, 30);
+  EXPECT_GE(counter_.pages_in, 30);
+  EXPECT_LE(counter_.most_resident, 65);
+  EXPECT_TRUE(WaitForAllPages(*engine));
+}
+
+/// Prefixes that nobody uses make room and come back.
+TEST_F(CacheSpillTest, IdlePrefixesAreFoundInTheFile) {
+  auto engine = Create(4096, 12 * 2048);
+  std::vector<std::vector<int32_t>> tokens;
+  for (int i = 0; i < 8; ++i) {
+    const auto sink = Submit(*engine, MakeRequest(i, 2048, 20));
+    ASSERT_TRUE(sink->WaitUntilDone());
+    tokens.push_back(sink->tokens);
+  }
+  EXPECT_GT(counter_.pages_out, 5 * 32);
+  for (int i = 0; i < 8; ++i) {
+    const auto sink = Submit(*engine, MakeRequest(i, 2048, 20));
+    ASSERT_TRUE(sink->WaitUntilDone());
+    EXPECT_EQ(sink->tokens, tokens[static_cast<size_t>(i)]);
+    EXPECT_EQ(sink->finish.usage.num_cached_tokens, 31 * 64) << i;
+  }
+  EXPECT_GT(counter_.pages_in, 5 * 31);
+  absl::Notification flushed;
+  int32_t num_freed = 0;
+  engine->FlushCache([&](int32_t n) {
+    num_freed = n;
+    flushed.Notify();
+  });
+  flushed.WaitForNotification();
+  EXPECT_EQ(num_freed, 8 * 32) << "of memory and file";
+  EXPECT_TRUE(WaitUntil([&] { return counter_.spilled == 0; }));
+  const auto sink = Submit(*engine, MakeRequest(0, 2048, 20));
+  ASSERT_TRUE(sink->WaitUntilDone());
+  EXPECT_EQ(sink->finish.usage.num_cached_tokens, 0);
+}
+
+/// A file that is too small takes what it can; the rest is computed again.
+TEST_F(CacheSpillTest, AFullFileCostsWorkOnly) {
+  const Request first = MakeRequest(1, 1000, 1000), second = MakeRequest(2, 1000, 1000);
+  const std::vector<int32_t> first_alone = Alone(first), second_alone = Alone(second);
+  auto engine = Create(2048 + 64, 5 * 64);
+  const auto a = Submit(*engine, first), b = Submit(*engine, second);
+  ASSERT_TRUE(a->WaitUntilDone() && b->WaitUntilDone());
+  EXPECT_EQ(a->tokens, first_alone);
+  EXPECT_EQ(b->tokens, second_alone);
+  EXPECT_GT(counter_.num_recomputed, 0);
+  EXPECT_TRUE(WaitForAllPages(*engine));
+}
+
+/// Six sequences in a pool for one and a half, while everything fails now and then.
+TEST_F(CacheSpillTest, FaultsDoNotShowInTheOutput) {
+  constexpr int kNumRequests = 6;
+  std::vector<std::vector<int32_t>> alone;
+  for (int i = 0; i < kNumRequests; ++i) alone.push_back(Alone(MakeRequest(i, 150 * i + 50, 400)));
+  for (const char* text :
+       {"spill_write=0.003,spill_read=0.003,spill_short=0.2,allocation=0.05,preempt_every=9",
+        "spill_slow=0.2,delay_ms=3,preempt=0.1,step_slow=0.01", "spill_write=1,preempt_every=20",
+        "spill_read=1,preempt_every=50", "drop_stream=0.003,preempt_every=11"}) {
+    SCOPED_TRACE(text);
+    FaultInjector faults(*FaultInjector::Parse(text));
+    options_.faults = &faults;
+    auto engine = Create(1536, 4096);
+    std::vector<std::shared_ptr<RecordingSink>> sinks;
+    for (int i = 0; i < kNumRequests; ++i) {
+      sinks.push_back(Submit(*engine, MakeRequest(i, 150 * i + 50, 400)));
+    }
+    for (size_t i = 0; i < sinks.size(); ++i) {
+      ASSERT_TRUE(sinks[i]->WaitUntilDone());
+      ASSERT_TRUE(sinks[i]->status.ok()) << sinks[i]->status;
+      std::vector<int32_t> expected = alone[i];
+      if (sinks[i]->finish.reason == FinishReason::kAborted) {
+        expected.resize(sinks[i]->tokens.size());
+      }
+      EXPECT_EQ(sinks[i]->tokens, expected) << i;
+    }
+    EXPECT_TRUE(WaitForAllPages(*engine));
+    EXPECT_TRUE(engine->healthy());
+  }
+  EXPECT_GT(counter_.failures, 0);
+}
+
+/// Requests that end, and a flush, while their pages are on the way.
+TEST_F(CacheSpillTest, CancelAndFlushInMidMoveReturnAllPages) {
+  FaultInjector faults(*FaultInjector::Parse("spill_slow=1,delay_ms=4"));
+  options_.faults = &faults;
+  auto engine = Create(2048 + 64, 4096);
+  for (int round = 0; round < 6; ++round) {
+    SCOPED_TRACE(round);
+    const int64_t preempted = counter_.num_preempted;
+    Request first = MakeRequest(10 * round, 1000, 1000);
+    Request second = MakeRequest(10 * round + 1, 1000, 1000);
+    const auto a = Submit(*engine, first), b = Submit(*engine, second);
+    // Where what the rounds before left is still on its way out, the second may come too late.
+    ASSERT_TRUE(
+        WaitUntil([&] { return counter_.num_preempted > preempted || a->done.HasBeenNotified(); }));
+    absl::SleepFor(absl::Milliseconds(3 * round));
+    if (round % 2 == 0) engine->FlushCache([](int32_t) {});
+    engine->Abort(second.id);
+    if (round % 3 == 0) engine->Abort(first.id);
+    ASSERT_TRUE(a->WaitUntilDone() && b->WaitUntilDone());
+    EXPECT_EQ(a->num_done + b->num_done, 2);
+    EXPECT_TRUE(WaitForAllPages(*engine));
+  }
+  EXPECT_GE(counter_.num_preempted, 2);
+  // The end of the engine with moves under way.
+  const auto last = Submit(*engine, MakeRequest(99, 1000, 1000));
+  Submit(*engine, MakeRequest(98, 1000, 1000));
+  const int64_t pages_out = counter_.pages_out;
+  WaitUntil([&] { return counter_.pages_out > pages_out; });
+  engine.reset();
+  EXPECT_EQ(last->num_done, 1);
+}
+
+TEST_F(CacheSpillTest, BadSpillOptionsAreRefused) {
+  const auto refuse = [&](const std::string& dir, double gib) {
+    options_.kv_spill_dir = dir;
+    options_.kv_spill_gib = gib;
+    const auto engine = CreateEngine(options_);
+    EXPECT_TRUE(absl::IsInvalidArgument(engine.status())) << engine.status();
+    EXPECT_NE(engine.status().message().find("--kv_spill"), std::string::npos);
+  };
+  options_.kv_cache_gib = 0.01;
+  refuse(folder_.path(), 0);
+  refuse("", 1);
+  refuse(folder_.path(), -1);
+  refuse(folder_.path(), NAN);
+  refuse(folder_.path(), 1e-9);
+  refuse(folder_.path() + "/none", 0.001);
+}
+
+}  // namespace
+}  // namespace nsa::engine
