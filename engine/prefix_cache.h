@@ -52,6 +52,9 @@ class PrefixCache {
   /// A page for the caller, of those that are free or idle; nothing where there is none.
   std::optional<int32_t> Allocate();
   void Release(int32_t page);
+  /// The same, but the page is forgotten where it then has no user. Those that continue a page are
+  /// released before it.
+  void ReleaseForGood(int32_t page);
   /// Pages that Allocate could give, one after the other.
   int32_t num_available() const { return pool_->num_free() + num_idle_; }
   /// Known pages that nobody uses.

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -71,7 +72,7 @@ class Scheduler {
   Sequence& running(int32_t index) { return *running_[static_cast<size_t>(index)]; }
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
   int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
-  int64_t num_waiting_tokens() const;
+  const std::vector<std::unique_ptr<Sequence>>& waiting() const { return waiting_; }
   /// What has happened since the last call.
   Preemptions TakePreemptions() { return std::exchange(preemptions_, Preemptions{}); }
   DraftCounts TakeDraftCounts() { return std::exchange(drafts_, DraftCounts{}); }
@@ -102,6 +103,10 @@ class Scheduler {
   int64_t AddDraft(Batch& batch, BatchEntry& entry, int64_t limit);
   void ReleasePages(Sequence& sequence);
   PrefixChain ChainOf(const Sequence& sequence) const;
+  /// Of its tokens, those that need not be computed where the cache has them.
+  static std::span<const int32_t> Findable(const Sequence& sequence);
+  /// Whether its pages are nobody else's but its own choices'.
+  bool IsPrivate(const Sequence& sequence) const;
   /// Its n.
   int32_t BlocksOf(const Sequence& sequence) const;
   /// Begins the sequence behind the pages that are known.
