@@ -46,7 +46,7 @@ def value_of(random_, field):
 def mutate(random_, message, depth=0):
     """Sets one field, somewhere below; a repeated one to many, sometimes to very many."""
     field = random_.choice(message.DESCRIPTOR.fields)
-    repeated = field.label == FieldDescriptor.LABEL_REPEATED
+    repeated = field.is_repeated
     if field.type == FieldDescriptor.TYPE_MESSAGE:
         child = getattr(message, field.name)
         for _ in range(random_.choice([1, 2, 200]) if repeated else 1):
@@ -77,7 +77,7 @@ def status_of(call):
 def test_generate(tiny_server, seed):
     random_ = random.Random(seed)
     expected = server.generate(tiny_server, server.request("the sky", 4)).token_ids
-    for round_ in range(40):
+    for round_ in range(150):
         message = server.request("the sky", 4)
         for _ in range(random_.choice([1, 1, 2, 4])):
             mutate(random_, message)
@@ -119,11 +119,11 @@ def test_a_stop_string_of_ten_megabytes(tiny_server):
 
 
 def test_bytes_that_are_no_message(tiny_server):
-    """Not even protobuf: gRPC itself says so."""
+    """Not even protobuf: gRPC itself says so, and its callback API says UNIMPLEMENTED."""
     random_ = random.Random(5)
     for _ in range(30):
         garbage = random_.randbytes(random_.choice([1, 10, 1000]))
         call = tiny_server.channel.unary_stream("/nsa.v1.InferenceService/Generate")
         status, _ = status_of(call(garbage, timeout=60))
-        assert status in CLEAR | {grpc.StatusCode.INTERNAL}
+        assert status in CLEAR | {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNIMPLEMENTED}
     assert server.generate(tiny_server, server.request("the sky", 3)).status == grpc.StatusCode.OK

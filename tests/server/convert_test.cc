@@ -262,11 +262,11 @@ std::vector<Case> StructuredOutputCases() {
        [](R& r) { r.mutable_structured_output()->mutable_choice(); },
        {"structured_output.choice.options is empty"}},
       {"empty_choice",
-       [=](R& r) { *options(r)->Add() = ""; },
+       [=](R& r) { *options(r)->Add() = std::string(); },
        {"structured_output.choice.options[0] has 0 bytes", "1 to 1024"}},
       {"many_choices",
        [=](R& r) {
-         for (int i = 0; i < 1025; ++i) *options(r)->Add() = "x";
+         for (int i = 0; i < 1025; ++i) *options(r)->Add() = std::string("x");
        },
        {"structured_output.choice.options has 1025 entries", "at most 1024"}},
       {"ignore_eos",
