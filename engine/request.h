@@ -115,7 +115,7 @@ class OutputSink {
     (void)num_prompt_tokens;
   }
   /// Of consecutive prompt tokens, the first of which is at `position`; in order, each once.
-  virtual void OnPromptLogprobs(int64_t position, std::vector<TokenLogprobs> logprobs) {
+  virtual void OnPromptLogprobs(int64_t position, const std::vector<TokenLogprobs>& logprobs) {
     (void)position;
     (void)logprobs;
   }

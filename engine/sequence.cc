@@ -56,7 +56,8 @@ bool Sequence::AcceptToken(int32_t token_id, absl::Time now, std::vector<TokenLo
 void Sequence::FlushPromptLogprobs() {
   if (prompt_logprobs.empty()) return;
   const int64_t position = num_prompt_logprobs - static_cast<int64_t>(prompt_logprobs.size());
-  sink->OnPromptLogprobs(position, std::exchange(prompt_logprobs, {}));
+  sink->OnPromptLogprobs(position, prompt_logprobs);
+  prompt_logprobs.clear();
 }
 
 bool Sequence::AcceptText(int32_t token_id, std::string& text) {

@@ -43,7 +43,8 @@ void StreamWriter::OnOutput(engine::Output output) {
   Push(std::move(message));
 }
 
-void StreamWriter::OnPromptLogprobs(int64_t position, std::vector<engine::TokenLogprobs> logprobs) {
+void StreamWriter::OnPromptLogprobs(int64_t position,
+                                    const std::vector<engine::TokenLogprobs>& logprobs) {
   // In parts, for clients take messages of 4 MiB at most where they do not say otherwise.
   for (size_t begin = 0; begin < logprobs.size(); begin += kPromptLogprobs) {
     v1::GenerateResponse message;

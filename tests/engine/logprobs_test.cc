@@ -51,10 +51,10 @@ TEST(LogprobsTest, Extremes) {
 
 class LogprobsSink final : public OutputSink {
  public:
-  void OnPromptLogprobs(int64_t position, std::vector<TokenLogprobs> logprobs) override {
+  void OnPromptLogprobs(int64_t position, const std::vector<TokenLogprobs>& logprobs) override {
     EXPECT_EQ(position, static_cast<int64_t>(prompt.size()) + 1) << "in order, each once";
     EXPECT_TRUE(tokens.empty());
-    for (TokenLogprobs& one : logprobs) prompt.push_back(std::move(one));
+    prompt.insert(prompt.end(), logprobs.begin(), logprobs.end());
   }
   void OnOutput(Output output) override {
     EXPECT_EQ(output.logprobs.size(), output.token_ids.size());
@@ -172,7 +172,7 @@ TEST_F(LogprobsOfModelTest, PromptOnceWithSeveralChoices) {
   request.sampling.logprobs.reset();
   class Prompt final : public OutputSink {
    public:
-    void OnPromptLogprobs(int64_t, std::vector<TokenLogprobs> logprobs) override {
+    void OnPromptLogprobs(int64_t, const std::vector<TokenLogprobs>& logprobs) override {
       num_prompt += static_cast<int64_t>(logprobs.size());
     }
     void OnOutput(Output) override {}
