@@ -90,7 +90,7 @@ class EngineImpl final : public Engine {
   /// With mutex_ held.
   absl::Status CheckMore(std::string_view tenant, const QueueCounts::Count& more) const;
   absl::StatusOr<std::vector<std::unique_ptr<Sequence>>> MakeChoices(
-      Request request, const std::shared_ptr<OutputSink>& sink, uint64_t seed) const;
+      const Request& request, const std::shared_ptr<OutputSink>& sink, uint64_t seed) const;
 
   void Loop();
   bool TakeInbox();  // false: stop
@@ -163,7 +163,7 @@ absl::Status EngineImpl::Admit(int64_t prompt_bytes, std::string_view tenant) co
 }
 
 absl::StatusOr<std::vector<std::unique_ptr<Sequence>>> EngineImpl::MakeChoices(
-    Request request, const std::shared_ptr<OutputSink>& sink, uint64_t seed) const {
+    const Request& request, const std::shared_ptr<OutputSink>& sink, uint64_t seed) const {
   const int64_t max_tokens = CompletionLimit(request, loaded_->info);
   const auto group = std::make_shared<ChoiceGroup>();
   group->num_open = request.sampling.n;
@@ -172,9 +172,8 @@ absl::StatusOr<std::vector<std::unique_ptr<Sequence>>> EngineImpl::MakeChoices(
   for (int32_t i = 0; i < group->num_open; ++i) {
     // The first choice is what n = 1 gives.
     const uint64_t own_seed = i == 0 ? seed : kernels::MixBits(seed + static_cast<uint64_t>(i));
-    Request own = i + 1 < group->num_open ? request : std::move(request);
     choices.push_back(
-        std::make_unique<Sequence>(std::move(own), sink, tokenizer(), max_tokens, own_seed, now));
+        std::make_unique<Sequence>(request, sink, tokenizer(), max_tokens, own_seed, now));
     choices.back()->Join(group, i);
     if (choices.back()->request.grammar != nullptr) {
       auto matcher = choices.back()->request.grammar->NewMatcher();
@@ -193,7 +192,7 @@ absl::Status EngineImpl::Submit(Request request, std::shared_ptr<OutputSink> sin
   if (absl::Status status = CheckRequest(request, info, most_blocks); !status.ok()) return status;
   static thread_local std::mt19937_64 random_seeds{std::random_device{}()};
   const uint64_t seed = request.sampling.seed.has_value() ? *request.sampling.seed : random_seeds();
-  auto made = MakeChoices(std::move(request), sink, seed);
+  auto made = MakeChoices(request, sink, seed);
   if (!made.ok()) return made.status();
   std::vector<std::unique_ptr<Sequence>>& choices = *made;
   const std::string tenant = choices.front()->request.tenant;
