@@ -339,6 +339,10 @@ void EngineImpl::End(std::unique_ptr<Sequence> sequence, const absl::Status& sta
   if (absl::IsDeadlineExceeded(status)) stats.finished_reason = "abort";
   const int32_t num_open = sequence->group->num_open;
   const bool is_last = num_open == 1 || (num_open > 1 && !status.ok());
+  std::vector<std::unique_ptr<Sequence>> others;  // of the request, which an error ends too
+  if (is_last && !status.ok()) {
+    others = scheduler_.RemoveIf([&](const Sequence& s) { return s.group == sequence->group; });
+  }
   if (is_last) {
     // Before the sink hears of it, so that a client may use the id again at once.
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -356,7 +360,7 @@ void EngineImpl::End(std::unique_ptr<Sequence> sequence, const absl::Status& sta
   stats.num_preemptions = sequence->num_preemptions;
   observer_->OnRequestDone(stats);
   if (!is_last) return;
-  if (!status.ok()) EndRequest(sequence->id(), status);  // the other choices
+  for (auto& other : others) End(std::move(other), status, reason);
   const std::lock_guard<std::mutex> lock(mutex_);
   retry_estimate_.OnEnd(now);
   if (--num_open_ == 0) idle_.notify_all();
