@@ -16,6 +16,8 @@
 
 ABSL_FLAG(std::string, server, "127.0.0.1:50051", "HOST:PORT of nsa_server");
 ABSL_FLAG(bool, json, false, "print each message as one JSON object");
+ABSL_FLAG(int32_t, retries, 3,
+          "how often complete and chat ask a full server again, when it says that they may");
 ABSL_FLAG(double, timeout_s, 0, "give up after so many seconds; 0: never");
 ABSL_FLAG(std::string, prompt, "", "the prompt itself");
 ABSL_FLAG(std::string, prompt_file, "", "file that holds the prompt; -: standard input");
@@ -51,6 +53,7 @@ namespace nsa::client {
 namespace {
 
 constexpr double kLongestTimeoutSeconds = 1e6;
+constexpr int32_t kMostRetries = 1000;
 
 absl::Status BadValue(const char* flag, const std::string& value) {
   return absl::InvalidArgumentError(absl::StrCat("--", flag, " does not take '", value, "'"));
@@ -170,7 +173,7 @@ void FillChat(const std::string& text, v1::ChatMessages& chat) {
 const std::vector<FlagGroup>& ClientFlagGroups() {
   static const auto* const groups = [] {
     auto* const all = new std::vector<FlagGroup>{
-        {"Connection", {"server", "timeout_s", "json"}},
+        {"Connection", {"server", "timeout_s", "retries", "json"}},
         SecurityFlagGroup(),
         {"Prompt", {"prompt", "prompt_file", "question", "system"}},
         {"Sampling",
@@ -191,11 +194,16 @@ const std::vector<FlagGroup>& ClientFlagGroups() {
 
 std::string ServerAddress() { return absl::GetFlag(FLAGS_server); }
 bool JsonOutput() { return absl::GetFlag(FLAGS_json); }
+int32_t Retries() { return absl::GetFlag(FLAGS_retries); }
 double TimeoutSeconds() { return absl::GetFlag(FLAGS_timeout_s); }
 std::string RequestId() { return absl::GetFlag(FLAGS_request_id); }
 
 absl::Status CheckFlags() {
   // The comparison is false for NaN.
+  if (Retries() < 0 || Retries() > kMostRetries) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--retries is ", Retries(), ", expected 0 to ", kMostRetries));
+  }
   const double timeout = TimeoutSeconds();
   if (timeout >= 0 && timeout <= kLongestTimeoutSeconds) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("--timeout_s is ", timeout, ", expected 0 to ",

@@ -1,6 +1,7 @@
 #ifndef NSA_CLIENT_FLAGS_H_
 #define NSA_CLIENT_FLAGS_H_
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@ const std::vector<FlagGroup>& ClientFlagGroups();
 std::string ServerAddress();
 bool JsonOutput();
 double TimeoutSeconds();  // 0: none
+int32_t Retries();        // of a request that a full server refused
 std::string RequestId();
 
 /// What every command needs to be in range.

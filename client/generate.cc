@@ -2,14 +2,18 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <optional>
 #include <string>
+#include <thread>
 
 #include "client/flags.h"
 #include "client/interrupts.h"
 #include "google/protobuf/util/json_util.h"
 #include "grpcpp/client_context.h"
+#include "nsa/v1/status.pb.h"
 
 namespace nsa::client {
 namespace {
@@ -67,14 +71,41 @@ void PrintUsage(const v1::Finished& finished) {
                decode > 0 && later_tokens > 0 ? later_tokens / decode : 0.0, usage.queue_seconds());
 }
 
-}  // namespace
+using Clock = std::chrono::system_clock;
 
-grpc::Status Generate(v1::InferenceService::Stub& stub, const v1::GenerateRequest& request) {
-  grpc::ClientContext context;
-  if (TimeoutSeconds() > 0) {
-    context.set_deadline(std::chrono::system_clock::now() +
-                         std::chrono::milliseconds(static_cast<int64_t>(TimeoutSeconds() * 1000)));
+/// When a server that is full wants to be asked again; none where it does not say.
+std::optional<std::chrono::milliseconds> RetryDelay(const grpc::Status& status) {
+  v1::StatusDetails details;
+  if (status.error_code() != grpc::StatusCode::RESOURCE_EXHAUSTED ||
+      !details.ParseFromString(status.error_details())) {
+    return std::nullopt;
   }
+  for (const google::protobuf::Any& any : details.details()) {
+    v1::RetryInfo info;
+    if (any.type_url() != "type.googleapis.com/google.rpc.RetryInfo") continue;
+    if (!info.ParseFromString(any.value())) continue;
+    return std::chrono::milliseconds(info.retry_delay().seconds() * 1000 +
+                                     info.retry_delay().nanos() / 1'000'000);
+  }
+  return std::nullopt;
+}
+
+/// False where it was interrupted, or where `deadline` comes first.
+bool WaitToRetry(std::chrono::milliseconds delay, Clock::time_point deadline) {
+  std::atomic<bool> interrupted{false};
+  const InterruptGuard guard([&interrupted] { interrupted = true; });
+  const Clock::time_point end = Clock::now() + delay;
+  if (end >= deadline) return false;
+  while (Clock::now() < end && !interrupted) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  return !interrupted;
+}
+
+grpc::Status Attempt(v1::InferenceService::Stub& stub, const v1::GenerateRequest& request,
+                     Clock::time_point deadline) {
+  grpc::ClientContext context;
+  if (deadline != Clock::time_point::max()) context.set_deadline(deadline);
   const InterruptGuard guard([&context] { context.TryCancel(); });
   const auto reader = stub.Generate(&context, request);
   ProgressLine progress;
@@ -103,6 +134,23 @@ grpc::Status Generate(v1::InferenceService::Stub& stub, const v1::GenerateReques
   if (!finished) return {grpc::StatusCode::INTERNAL, "the stream ended without its last message"};
   if (aborted) return {grpc::StatusCode::ABORTED, "the request was aborted on the server"};
   return status;
+}
+
+}  // namespace
+
+grpc::Status Generate(v1::InferenceService::Stub& stub, const v1::GenerateRequest& request) {
+  const auto deadline =
+      TimeoutSeconds() > 0
+          ? Clock::now() + std::chrono::milliseconds(static_cast<int64_t>(TimeoutSeconds() * 1000))
+          : Clock::time_point::max();
+  for (int retries = Retries();; --retries) {
+    const grpc::Status status = Attempt(stub, request, deadline);
+    const auto delay = RetryDelay(status);
+    if (!delay.has_value() || retries == 0) return status;
+    std::fprintf(stderr, "the server is full; next try in %lld ms\n",
+                 static_cast<long long>(delay->count()));
+    if (!WaitToRetry(*delay, deadline)) return status;
+  }
 }
 
 }  // namespace nsa::client

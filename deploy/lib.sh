@@ -108,10 +108,11 @@ install_requirements() {
   sha256sum "$list" >"$stamp"
 }
 
-# SentencePiece's source into .deps, with a pip that is known to work.
-fetch_sentencepiece() {
+# Sources that the build needs into .deps, with a pip that is known to work.
+fetch_sources() {
   make_venv
   PATH=$nsa_venv/bin:$PATH "$nsa_root/deploy/fetch_sentencepiece.sh"
+  PATH=$nsa_venv/bin:$PATH "$nsa_root/deploy/fetch_xgrammar.sh"
 }
 
 # build PRESET [TARGET...]: configures where needed and builds.

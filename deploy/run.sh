@@ -129,7 +129,7 @@ fi
 
 begin=$EPOCHREALTIME
 run_stage "Debian packages" install_packages
-run_stage "SentencePiece's source" fetch_sentencepiece
+run_stage "Sources of SentencePiece and xgrammar" fetch_sources
 run_stage "build" build release nsa_server nsa_client
 if [ -z "$model" ]; then
   fetch_default_model() { "$nsa_root/deploy/fetch_model.sh" >/dev/null; }

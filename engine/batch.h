@@ -17,6 +17,8 @@ struct BatchEntry {
   int32_t num_selected_blocks = 0;  // n, where the plan selects
   bool full_attention = false;      // this sequence asked for full attention
   int32_t num_logit_rows = 0;       // logits are wanted for the last so many tokens
+  bool decodes = false;             // a decode row, with what is drafted behind it
+  bool samples = false;             // the last logits choose a token
 };
 
 /// What a step runs. Immutable while the step runs; views stay valid until it ends.

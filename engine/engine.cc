@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -17,22 +16,25 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "engine/admission.h"
 #include "engine/cache_spill.h"
 #include "engine/faults.h"
 #include "engine/loaded_model.h"
 #include "engine/log.h"
 #include "engine/page_pool.h"
 #include "engine/request_limits.h"
+#include "engine/run_or_exit.h"
 #include "engine/scheduler.h"
+#include "engine/self_check.h"
 #include "engine/sequence.h"
 #include "engine/step_stats.h"
 #include "engine/text.h"
+#include "engine/token_stage.h"
+#include "kernels/sampling.h"
 
 namespace nsa::engine {
 namespace {
 
-// A step longer than this means that the engine thread hangs.
-constexpr absl::Duration kHungStep = absl::Seconds(120);
 // How often paused sequences and deadlines are looked at while nothing can run.
 constexpr absl::Duration kIdlePoll = absl::Milliseconds(5);
 // No token of a text is longer than this many bytes on average, by a wide margin; a prompt with
@@ -47,6 +49,8 @@ class EngineImpl final : public Engine {
         loaded_(std::move(loaded)),
         spill_(std::move(spill)),
         observer_(options.metrics != nullptr ? options.metrics : &no_metrics_),
+        grammars_(GrammarCompiler::Create(loaded_->tokenizer.get(), loaded_->info.vocabulary_size,
+                                          GrammarCompiler::Limits())),
         pool_(loaded_->cache->num_frames(), loaded_->cache->num_blocks()),
         scheduler_(&pool_,
                    {.max_step_tokens = options.max_step_tokens,
@@ -57,11 +61,14 @@ class EngineImpl final : public Engine {
                     .priority_ageing = options.priority_ageing,
                     .faults = options.faults},
                    spill_.get()),
-        max_queued_tokens_(options.max_queued_tokens > 0 ? options.max_queued_tokens
-                                                         : 8 * loaded_->info.max_context) {
+        token_stage_(loaded_.get(), observer_),
+        limits_{{options.max_queued_requests, options.max_queued_tokens > 0
+                                                  ? options.max_queued_tokens
+                                                  : 8 * loaded_->info.max_context},
+                {options.max_tenant_requests, options.max_tenant_tokens}} {
     pages_free_ = scheduler_.num_pages_available();
     if (spill_ != nullptr) spill_->set_on_ended([this] { wake_.notify_all(); });
-    thread_ = std::thread([this] { Loop(); });
+    thread_ = std::thread([this] { RunOrExit([this] { Loop(); }); });
   }
 
   ~EngineImpl() override {
@@ -73,7 +80,11 @@ class EngineImpl final : public Engine {
     thread_.join();
   }
 
-  absl::Status Admit(int64_t prompt_bytes) const override;
+  absl::Status Admit(int64_t prompt_bytes, std::string_view tenant) const override;
+  absl::StatusOr<std::shared_ptr<const Grammar>> CompileGrammar(
+      const GrammarSpec& spec) const override {
+    return grammars_->Compile(spec);
+  }
   absl::Status Submit(Request request, std::shared_ptr<OutputSink> sink) override;
   void Abort(std::string_view request_id) override;
   void FlushCache(std::function<void(int32_t)> done) override;
@@ -85,18 +96,19 @@ class EngineImpl final : public Engine {
   bool healthy() const override;
 
  private:
-  absl::Status CheckQueue(int64_t new_tokens) const;  // with mutex_ held
+  /// With mutex_ held.
+  absl::Status CheckMore(std::string_view tenant, const QueueCounts::Count& more) const;
+  absl::StatusOr<std::vector<std::unique_ptr<Sequence>>> MakeChoices(
+      const Request& request, const std::shared_ptr<OutputSink>& sink, uint64_t seed) const;
 
   void Loop();
   bool TakeInbox();  // false: stop
   void EndExpired(absl::Time now);
   void RunStep(const Batch& batch);
-  void Deliver(Sequence& sequence, float* logits, absl::Time now);
   void End(std::unique_ptr<Sequence> sequence, const absl::Status& status, FinishReason reason);
   void AbortAll();
+  void EndRequest(std::string_view id, const absl::Status& status);
   void Publish();
-  /// Whether row > 0 of a verified draft says something: the tokens up to it were right.
-  bool DraftHolds(const Sequence& sequence, const BatchEntry& entry, int64_t row) const;
   void DropAStream();
   /// Ends the process where the scheduler's state is not what it must be.
   void CheckState(bool idle) const;
@@ -107,16 +119,13 @@ class EngineImpl final : public Engine {
   MetricsObserver no_metrics_;
   MetricsObserver* const observer_;
 
+  const std::unique_ptr<GrammarCompiler> grammars_;
+
   // The engine thread's own.
   PagePool pool_;
   Scheduler scheduler_;
-  const int64_t max_queued_tokens_;
-  struct Ended {
-    std::string id;
-    absl::Status status;
-    FinishReason reason;
-  };
-  std::vector<Ended> ended_;         // in this step
+  TokenStage token_stage_;
+  const QueueLimits limits_;
   bool ended_outside_step_ = false;  // since the observer last saw the state
 
   // Shared: the inbox.
@@ -128,9 +137,8 @@ class EngineImpl final : public Engine {
   std::vector<std::function<void(int32_t)>> flushes_;
   absl::flat_hash_set<std::string> ids_;  // accepted and not done
   int64_t num_open_ = 0;                  // accepted, and their sinks not told of the end
-  int64_t inbox_tokens_ = 0;
-  int32_t waiting_ = 0;  // as the scheduler had it after the last step
-  int64_t waiting_tokens_ = 0;
+  QueueCounts queued_;  // in the inbox, and with the scheduler as it was after the last step
+  RetryEstimate retry_estimate_;
   bool stop_ = false;
   bool draining_ = false;
   bool abort_all_ = false;
@@ -143,24 +151,13 @@ class EngineImpl final : public Engine {
   std::thread thread_;
 };
 
-absl::Status EngineImpl::CheckQueue(int64_t new_tokens) const {
+absl::Status EngineImpl::CheckMore(std::string_view tenant, const QueueCounts::Count& more) const {
   if (draining_ || stop_) return absl::UnavailableError("the server is shutting down");
-  const int64_t queued = waiting_ + static_cast<int64_t>(inbox_.size());
-  if (queued >= options_.max_queued_requests) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("the queue is full: %d requests wait, at most %d may", queued,
-                        options_.max_queued_requests));
-  }
-  const int64_t tokens = waiting_tokens_ + inbox_tokens_;
-  if (tokens > 0 && tokens + new_tokens > max_queued_tokens_) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("the queue is full: %d tokens wait, %d more exceed the limit of %d", tokens,
-                        new_tokens, max_queued_tokens_));
-  }
-  return absl::OkStatus();
+  absl::Status status = CheckQueue(queued_, limits_, tenant, more);
+  return status.ok() ? status : WithRetryAfter(status, retry_estimate_.Delay(absl::Now()));
 }
 
-absl::Status EngineImpl::Admit(int64_t prompt_bytes) const {
+absl::Status EngineImpl::Admit(int64_t prompt_bytes, std::string_view tenant) const {
   const int64_t limit = loaded_->info.max_context * kMaxBytesPerToken;
   if (prompt_bytes > limit) {
     observer_->OnRejected("prompt_too_large");
@@ -171,36 +168,59 @@ absl::Status EngineImpl::Admit(int64_t prompt_bytes) const {
   absl::Status status;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    status = CheckQueue(0);
+    status = CheckMore(tenant, {.num_requests = 1, .num_tokens = 0});
   }
   if (absl::IsResourceExhausted(status)) observer_->OnRejected("queue_full");
   return status;
+}
+
+absl::StatusOr<std::vector<std::unique_ptr<Sequence>>> EngineImpl::MakeChoices(
+    const Request& request, const std::shared_ptr<OutputSink>& sink, uint64_t seed) const {
+  const int64_t max_tokens = CompletionLimit(request, loaded_->info);
+  const auto group = std::make_shared<ChoiceGroup>();
+  group->num_open = request.sampling.n;
+  std::vector<std::unique_ptr<Sequence>> choices;
+  const absl::Time now = absl::Now();
+  for (int32_t i = 0; i < group->num_open; ++i) {
+    // The first choice is what n = 1 gives.
+    const uint64_t own_seed = i == 0 ? seed : kernels::MixBits(seed + static_cast<uint64_t>(i));
+    choices.push_back(
+        std::make_unique<Sequence>(request, sink, tokenizer(), max_tokens, own_seed, now));
+    choices.back()->Join(group, i);
+    if (choices.back()->request.grammar != nullptr) {
+      auto matcher = choices.back()->request.grammar->NewMatcher();
+      if (!matcher.ok()) return matcher.status();
+      choices.back()->matcher = *std::move(matcher);
+    } else if (options_.speculation == Speculation::kPromptLookup) {
+      choices.back()->prompt_lookup = std::make_unique<PromptLookup>();
+    }
+  }
+  return choices;
 }
 
 absl::Status EngineImpl::Submit(Request request, std::shared_ptr<OutputSink> sink) {
   const ModelInfo& info = loaded_->info;
   const int32_t most_blocks = loaded_->runner->max_selected_blocks();
   if (absl::Status status = CheckRequest(request, info, most_blocks); !status.ok()) return status;
-  const int64_t max_tokens = CompletionLimit(request, info);
-  const auto num_tokens = static_cast<int64_t>(request.prompt_token_ids.size());
   static thread_local std::mt19937_64 random_seeds{std::random_device{}()};
   const uint64_t seed = request.sampling.seed.has_value() ? *request.sampling.seed : random_seeds();
-  auto sequence = std::make_unique<Sequence>(std::move(request), std::move(sink), tokenizer(),
-                                             max_tokens, seed, absl::Now());
-  if (options_.speculation == Speculation::kPromptLookup) {
-    sequence->prompt_lookup = std::make_unique<PromptLookup>();
-  }
+  auto made = MakeChoices(request, sink, seed);
+  if (!made.ok()) return made.status();
+  std::vector<std::unique_ptr<Sequence>>& choices = *made;
+  const std::string tenant = choices.front()->request.tenant;
+  QueueCounts::Count more = {.num_requests = static_cast<int64_t>(choices.size()), .num_tokens = 0};
+  for (const auto& choice : choices) more.num_tokens += choice->num_queued_tokens();
   absl::Status status;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    status = CheckQueue(num_tokens);
-    if (status.ok() && !ids_.insert(sequence->id()).second) {
+    status = CheckMore(tenant, more);
+    if (status.ok() && !ids_.insert(choices.front()->id()).second) {
       return absl::AlreadyExistsError(
-          absl::StrCat("request_id '", sequence->id(), "' is in use by a running request"));
+          absl::StrCat("request_id '", choices.front()->id(), "' is in use by a running request"));
     }
     if (status.ok()) {
-      inbox_.push_back(std::move(sequence));
-      inbox_tokens_ += num_tokens;
+      for (auto& choice : choices) inbox_.push_back(std::move(choice));
+      queued_.Add(tenant, more.num_requests, more.num_tokens);
       ++num_open_;
     }
   }
@@ -253,15 +273,15 @@ EngineLoad EngineImpl::load() const {
   load.num_pages_total = pool_.num_frames();
   load.num_pages_free = pages_free_;
   const std::lock_guard<std::mutex> lock(mutex_);
-  load.num_waiting = waiting_ + static_cast<int32_t>(inbox_.size());
-  load.num_waiting_tokens = waiting_tokens_ + inbox_tokens_;
+  load.num_waiting = static_cast<int32_t>(queued_.total().num_requests);
+  load.num_waiting_tokens = queued_.total().num_tokens;
   return load;
 }
 
 bool EngineImpl::healthy() const {
   if (!alive_) return false;
   const int64_t began = step_began_;
-  return began == 0 || absl::Now() - absl::FromUnixNanos(began) < kHungStep;
+  return began == 0 || absl::Now() - absl::FromUnixNanos(began) < options_.longest_step;
 }
 
 bool EngineImpl::TakeInbox() {
@@ -278,18 +298,12 @@ bool EngineImpl::TakeInbox() {
     arrived.swap(inbox_);
     aborts.swap(aborts_);
     flushes.swap(flushes_);
-    inbox_tokens_ = 0;
-    // Counted as waiting at once: a full queue must not look empty until the next step has ended.
-    waiting_ += static_cast<int32_t>(arrived.size());
-    for (const auto& sequence : arrived) waiting_tokens_ += sequence->num_tokens();
     abort_all = std::exchange(abort_all_, false);
     if (stop_) abort_all = true;
   }
   for (auto& sequence : arrived) scheduler_.Add(std::move(sequence));
   for (const std::string& id : aborts) {
-    if (auto sequence = scheduler_.Remove(id)) {
-      End(std::move(sequence), absl::OkStatus(), FinishReason::kAborted);
-    }
+    EndRequest(id, absl::OkStatus());
   }
   if (abort_all) AbortAll();
   for (const auto& done : flushes) done(scheduler_.FlushCache());
@@ -320,6 +334,12 @@ void EngineImpl::EndExpired(absl::Time now) {
   }
 }
 
+void EngineImpl::EndRequest(std::string_view id, const absl::Status& status) {
+  for (auto& sequence : scheduler_.RemoveIf([&](const Sequence& s) { return s.id() == id; })) {
+    End(std::move(sequence), status, FinishReason::kAborted);
+  }
+}
+
 void EngineImpl::End(std::unique_ptr<Sequence> sequence, const absl::Status& status,
                      FinishReason reason) {
   const absl::Time now = absl::Now();
@@ -329,7 +349,13 @@ void EngineImpl::End(std::unique_ptr<Sequence> sequence, const absl::Status& sta
                           : reason == FinishReason::kLength  ? "length"
                                                              : "stop";
   if (absl::IsDeadlineExceeded(status)) stats.finished_reason = "abort";
-  {
+  const int32_t num_open = sequence->group->num_open;
+  const bool is_last = num_open == 1 || (num_open > 1 && !status.ok());
+  std::vector<std::unique_ptr<Sequence>> others;  // of the request, which an error ends too
+  if (is_last && !status.ok()) {
+    others = scheduler_.RemoveIf([&](const Sequence& s) { return s.group == sequence->group; });
+  }
+  if (is_last) {
     // Before the sink hears of it, so that a client may use the id again at once.
     const std::lock_guard<std::mutex> lock(mutex_);
     ids_.erase(sequence->id());
@@ -345,7 +371,10 @@ void EngineImpl::End(std::unique_ptr<Sequence> sequence, const absl::Status& sta
   stats.max_tokens = sequence->max_tokens;
   stats.num_preemptions = sequence->num_preemptions;
   observer_->OnRequestDone(stats);
+  if (!is_last) return;
+  for (auto& other : others) End(std::move(other), status, reason);
   const std::lock_guard<std::mutex> lock(mutex_);
+  retry_estimate_.OnEnd(now);
   if (--num_open_ == 0) idle_.notify_all();
 }
 
@@ -353,40 +382,12 @@ void EngineImpl::Publish() {
   running_ = scheduler_.num_running();
   pages_free_ = scheduler_.num_pages_available();
   const std::lock_guard<std::mutex> lock(mutex_);
-  waiting_ = scheduler_.num_waiting();
-  waiting_tokens_ = scheduler_.num_waiting_tokens();
-}
-
-void EngineImpl::Deliver(Sequence& sequence, float* logits, absl::Time now) {
-  const int64_t vocabulary = loaded_->info.vocabulary_size;
-  const int32_t token_id = sequence.sampler.Sample(*loaded_->backend, logits, vocabulary);
-  if (token_id < 0) {
-    std::vector<float> values(static_cast<size_t>(vocabulary));
-    loaded_->backend->Read(values.data(), logits,
-                           static_cast<int64_t>(values.size() * sizeof(float)));
-    const bool nan = std::ranges::any_of(values, [](float x) { return std::isnan(x); });
-    ended_.push_back({sequence.id(),
-                      nan ? absl::InternalError("the model's logits are not numbers (NaN)")
-                          : absl::InvalidArgumentError(
-                                "no token is left to choose: allowed_token_ids, bad_words, "
-                                "logit_bias and min_tokens ban all"),
-                      FinishReason::kAborted});
-    return;
-  }
-  if (sequence.num_generated() == 0) {
-    observer_->OnFirstToken(now - sequence.arrival, sequence.num_prompt_tokens());
-  } else {
-    observer_->OnInterToken(now - sequence.last_token);
-  }
-  if (sequence.AcceptToken(token_id, now)) {
-    ended_.push_back({sequence.id(), absl::OkStatus(), sequence.finish.reason});
-  }
-}
-
-bool EngineImpl::DraftHolds(const Sequence& sequence, const BatchEntry& entry, int64_t row) const {
-  if (!ended_.empty() && ended_.back().id == sequence.id()) return false;
-  return sequence.num_tokens() == entry.num_cached + row + 1 &&
-         sequence.tokens.back() == entry.tokens[static_cast<size_t>(row)];
+  queued_.Clear();
+  const auto count = [this](const std::vector<std::unique_ptr<Sequence>>& sequences) {
+    for (const auto& s : sequences) queued_.Add(s->request.tenant, 1, s->num_queued_tokens());
+  };
+  count(scheduler_.waiting());
+  count(inbox_);
 }
 
 void EngineImpl::RunStep(const Batch& batch) {
@@ -395,24 +396,27 @@ void EngineImpl::RunStep(const Batch& batch) {
   if (options_.faults != nullptr && options_.faults->Happens(Fault::kStepSlow)) {
     absl::SleepFor(options_.faults->delay());
   }
+  for (const BatchEntry& entry : batch.entries) {
+    if (entry.samples) token_stage_.Prepare(scheduler_.running(entry.sequence_index));
+  }
   // Logits come in entry order; sampling changes the sequences' tokens, which the batch views, only
   // after all entries have been read.
   loaded_->runner->Run(batch, [&](size_t index, int64_t row, float* logits) {
     const BatchEntry& entry = batch.entries[index];
-    Sequence& sequence = scheduler_.running(entry.sequence_index);
-    if (row > 0 && entry.num_logit_rows > 1 && !DraftHolds(sequence, entry, row)) return;
-    Deliver(sequence, logits, absl::Now());
+    token_stage_.Take(scheduler_.running(entry.sequence_index), entry, row, logits);
   });
   scheduler_.Complete(batch);
   step_began_ = 0;
   for (const BatchEntry& entry : batch.entries) {
-    if (entry.num_logit_rows > 0) continue;
-    const Sequence& sequence = scheduler_.running(entry.sequence_index);
+    Sequence& sequence = scheduler_.running(entry.sequence_index);
+    sequence.FlushPromptLogprobs();
+    if (entry.samples || sequence.index > 0) continue;
     sequence.sink->OnPrefillProgress(sequence.num_computed, sequence.num_tokens());
   }
-  for (Ended& ended : std::exchange(ended_, {})) {
-    auto sequence = scheduler_.Remove(ended.id);
-    End(std::move(sequence), ended.status, ended.reason);
+  for (const TokenStage::Ended& ended : token_stage_.TakeEnded()) {
+    // An error of one choice has taken out the others.
+    auto removed = scheduler_.RemoveIf([&](const Sequence& s) { return &s == ended.sequence; });
+    for (auto& sequence : removed) End(std::move(sequence), ended.status, ended.reason);
   }
   const StepStats stats = CountStep(batch, absl::Now() - began, *loaded_, scheduler_, pool_);
   scheduler_.ObserveStep(stats.num_decode_tokens, stats.num_prefill_tokens, stats.duration);
@@ -427,7 +431,7 @@ void EngineImpl::DropAStream() {
   }
   const size_t index = options_.faults->Pick(static_cast<size_t>(scheduler_.num_running()));
   const std::string id = scheduler_.running(static_cast<int32_t>(index)).id();
-  End(scheduler_.Remove(id), absl::OkStatus(), FinishReason::kAborted);
+  EndRequest(id, absl::OkStatus());
 }
 
 void EngineImpl::CheckState(bool idle) const {
@@ -487,6 +491,9 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& option
   }
   auto loaded = LoadModelWithCache(options);
   if (!loaded.ok()) return loaded.status();
+  if (absl::Status status = SelfCheck(**loaded, options.max_step_tokens); !status.ok()) {
+    return status;
+  }
   const ModelInfo& info = (*loaded)->info;
   LOG(INFO) << "model " << info.name << " (" << info.family << ", " << info.weight_type << ", "
             << info.num_parameters << " parameters), attention " << info.attention << " ("

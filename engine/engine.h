@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "engine/grammar/grammar.h"
 #include "engine/metrics.h"
 #include "engine/models/weight_dtype.h"
 #include "engine/request.h"
@@ -57,9 +58,13 @@ struct EngineOptions {
   /// What a step beside running streams may take: prompts are read in chunks that keep to it.
   absl::Duration target_inter_token = absl::Milliseconds(250);
   absl::Duration priority_ageing = absl::Seconds(30);  // for one class of priority; infinite: none
+  /// A step that takes longer hangs: healthy() is then false.
+  absl::Duration longest_step = absl::Seconds(120);
   int32_t max_running_requests = 64;
   int32_t max_queued_requests = 256;
-  int64_t max_queued_tokens = 0;  // 0: 8 times max_context
+  int64_t max_queued_tokens = 0;    // 0: 8 times max_context
+  int32_t max_tenant_requests = 0;  // of these, those of one tenant; 0: no limit of its own
+  int64_t max_tenant_tokens = 0;
   /// Folder of a file that takes pages for which memory has no place, and its size. On the CPU.
   std::string kv_spill_dir;  // empty: none
   double kv_spill_gib = 0;
@@ -118,8 +123,14 @@ class Engine {
   virtual ~Engine() = default;  // aborts what runs, ends the engine thread
 
   /// Limits that need no token ids, tested before the prompt is tokenized: ResourceExhausted where
-  /// the queue is full or `prompt_bytes` can't fit (more bytes than max_context tokens can have).
-  virtual absl::Status Admit(int64_t prompt_bytes) const = 0;
+  /// the queue, or the tenant's part of it, is full (then RetryAfterOf, admission.h, says when to
+  /// come back), or `prompt_bytes` can't fit (more bytes than max_context tokens can have).
+  virtual absl::Status Admit(int64_t prompt_bytes, std::string_view tenant) const = 0;
+
+  /// For Request::grammar. Takes seconds at most, of the caller's thread; InvalidArgument says what
+  /// is wrong, ResourceExhausted that it takes too much.
+  virtual absl::StatusOr<std::shared_ptr<const Grammar>> CompileGrammar(
+      const GrammarSpec& spec) const = 0;
 
   /// Takes the request or says why not (InvalidArgument names field, value and range;
   /// ResourceExhausted; Unavailable while draining; AlreadyExists for an id in use). After OK,
@@ -142,7 +153,8 @@ class Engine {
   virtual const ModelInfo& model_info() const = 0;
   virtual const Tokenizer& tokenizer() const = 0;
   virtual const ChatTemplate* chat_template() const = 0;  // null: the checkpoint has none
-  /// False once the engine thread is gone or has not finished a step for too long.
+  /// False once the engine thread has not finished a step for `longest_step`. (Where the thread
+  /// dies the process ends, with a message and exit status 1.)
   virtual bool healthy() const = 0;
 };
 

@@ -103,6 +103,11 @@ void PrefixCache::Release(int32_t page) {
   if (node(page).known && pool_->num_users(page) == 1) AppendIdle(page);
 }
 
+void PrefixCache::ReleaseForGood(int32_t page) {
+  Release(page);
+  if (node(page).idle) Forget(page);
+}
+
 int32_t PrefixCache::Extend(PrefixChain& chain, std::span<const int32_t> tokens, int32_t page) {
   CHECK(tokens.size() == kPageTokens) << tokens.size();
   if (!chain.enabled) return page;

@@ -62,6 +62,9 @@ class PrefixCache {
   bool FreeBlock();
   void AddUser(int32_t page);
   void Release(int32_t page);
+  /// The same, but the page is forgotten where it then has no user. Those that continue a page are
+  /// released before it.
+  void ReleaseForGood(int32_t page);
   /// Pages that Allocate could give, one after the other.
   int32_t num_available() const { return pool_->num_free() + num_idle(); }
   /// Known pages in memory that nobody uses, and the one of them that was used the longest ago

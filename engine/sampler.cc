@@ -1,6 +1,8 @@
 #include "engine/sampler.h"
 
 #include <algorithm>
+#include <bit>
+#include <iterator>
 #include <string>
 
 namespace nsa::engine {
@@ -46,7 +48,24 @@ void Sampler::BanForNextToken(std::vector<int32_t>& banned) const {
   }
 }
 
-int32_t Sampler::Sample(kernels::Backend& backend, float* logits, int64_t vocabulary_size) {
+void Sampler::AllowSetBits(const uint32_t* bits, int64_t vocabulary_size) {
+  const auto is_set = [bits](int64_t id) { return (bits[id / 32] >> (id % 32) & 1) != 0; };
+  allowed_.clear();
+  if (!params_.allowed_token_ids.empty()) {
+    std::ranges::copy_if(params_.allowed_token_ids, std::back_inserter(allowed_), is_set);
+    return;
+  }
+  for (int64_t begin = 0; begin < vocabulary_size; begin += 32) {
+    const int64_t size = std::min<int64_t>(32, vocabulary_size - begin);
+    const uint32_t in_range = size < 32 ? (uint32_t{1} << size) - 1 : ~uint32_t{0};
+    for (uint32_t left = bits[begin / 32] & in_range; left != 0; left &= left - 1) {
+      allowed_.push_back(static_cast<int32_t>(begin + std::countr_zero(left)));
+    }
+  }
+}
+
+int32_t Sampler::Sample(kernels::Backend& backend, float* logits, int64_t vocabulary_size,
+                        const uint32_t* allowed_bits) {
   std::vector<int32_t> banned;
   BanForNextToken(banned);
   int32_t token_id = -1;
@@ -59,7 +78,12 @@ int32_t Sampler::Sample(kernels::Backend& backend, float* logits, int64_t vocabu
   p.num_biases = static_cast<int64_t>(biases_.size());
   p.banned = banned.data();
   p.num_banned = static_cast<int64_t>(banned.size());
-  if (!params_.allowed_token_ids.empty()) {
+  if (allowed_bits != nullptr) {
+    AllowSetBits(allowed_bits, vocabulary_size);
+    if (allowed_.empty()) return -1;
+    p.allowed = allowed_.data();
+    p.num_allowed = static_cast<int64_t>(allowed_.size());
+  } else if (!params_.allowed_token_ids.empty()) {
     p.allowed = params_.allowed_token_ids.data();
     p.num_allowed = static_cast<int64_t>(params_.allowed_token_ids.size());
   }

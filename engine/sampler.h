@@ -20,14 +20,18 @@ class Sampler {
           const std::vector<int32_t>& stop_ids, const Tokenizer& tokenizer, uint64_t seed);
 
   /// The next token from `logits` [vocabulary_size] (overwritten); −1 where they hold a NaN or
-  /// nothing is allowed.
-  int32_t Sample(kernels::Backend& backend, float* logits, int64_t vocabulary_size);
+  /// nothing is allowed. `allowed_bits` [ceil(vocabulary_size / 32)]: bit id % 32 of word id / 32
+  /// says whether the id is allowed; null: all.
+  int32_t Sample(kernels::Backend& backend, float* logits, int64_t vocabulary_size,
+                 const uint32_t* allowed_bits = nullptr);
 
   /// Tells the sampler what was chosen.
   void Accept(int32_t token_id);
 
  private:
   void BanForNextToken(std::vector<int32_t>& banned) const;
+  /// The ids of set bits that are also in allowed_token_ids, where these are given.
+  void AllowSetBits(const uint32_t* bits, int64_t vocabulary_size);
 
   SamplingParams params_;
   std::vector<int32_t> stop_ids_;
@@ -35,6 +39,7 @@ class Sampler {
       bad_sequences_;  // token ids whose last one is banned after the others
   std::vector<kernels::LogitBias> biases_;
   std::vector<int32_t> generated_;
+  std::vector<int32_t> allowed_;  // for the next token, where bits say which
   uint64_t seed_;
   bool counts_wanted_;
   std::vector<kernels::TokenCount> counts_;

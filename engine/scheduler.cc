@@ -69,11 +69,15 @@ void Scheduler::Admit(absl::Time now) {
     promised += std::max<int64_t>(
         0, PagesFor(sequence->num_tokens() + 1) - static_cast<int64_t>(sequence->pages.size()));
   }
-  while (!waiting_.empty() && num_running() < limits_.max_running) {
-    Sequence& next = *waiting_.front();
+  for (size_t i = 0; i < waiting_.size() && num_running() < limits_.max_running;) {
+    Sequence& next = *waiting_[i];
+    if (next.waits_for_prompt()) {
+      ++i;
+      continue;
+    }
     const bool returns = !next.pages.empty();
     PrefixMatch match;
-    if (!returns) match = cache_.Find(ChainOf(next), next.tokens);
+    if (!returns) match = cache_.Find(ChainOf(next), Findable(next));
     const int64_t needed =
         PagesFor(next.num_tokens() + 1) - NumReady(returns ? next.pages : match.pages);
     const int64_t missing = promised + needed - (cache_.num_available() - match.num_idle);
@@ -91,10 +95,10 @@ void Scheduler::Admit(absl::Time now) {
     if (!returns) CountPrefix(next);
     next.first_scheduled = std::min(next.first_scheduled, now);
     const auto place = std::ranges::upper_bound(
-        running_, waiting_.front(),
+        running_, waiting_[i],
         [&](const auto& a, const auto& b) { return RunsBefore(*a, *b, now); });
-    running_.insert(place, std::move(waiting_.front()));
-    waiting_.erase(waiting_.begin());
+    running_.insert(place, std::move(waiting_[i]));
+    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
   }
 }
 
@@ -106,7 +110,7 @@ bool Scheduler::IsHopeless(const Sequence& sequence, absl::Time now) const {
   int64_t num_tokens = sequence.num_pending();
   if (step_budget_.PromptTime(num_tokens) <= left) return false;
   if (sequence.pages.empty()) {  // it may begin behind known pages
-    const size_t known = cache_.Find(ChainOf(sequence), sequence.tokens).pages.size();
+    const size_t known = cache_.Find(ChainOf(sequence), Findable(sequence)).pages.size();
     num_tokens -= static_cast<int64_t>(known) * kernels::kPageSize;
   }
   return step_budget_.PromptTime(num_tokens) > left;
@@ -114,11 +118,26 @@ bool Scheduler::IsHopeless(const Sequence& sequence, absl::Time now) const {
 
 PrefixChain Scheduler::ChainOf(const Sequence& sequence) const {
   const Request& request = sequence.request;
-  if (!limits_.prefix_cache || request.bypass_prefix_cache) return {};
+  if (IsPrivate(sequence)) {
+    // Choices of one prompt share its pages through the cache, under a root that no other has.
+    if (request.sampling.n == 1) return {};
+    return PrefixCache::Begin(absl::StrCat("choices/", request.id));
+  }
   // What attention reads decides about the K and V of all layers but the first.
   const bool full = request.attention.mode == AttentionMode::kFull;
   const int32_t blocks = full ? 0 : BlocksOf(sequence);
   return PrefixCache::Begin(absl::StrCat(blocks, "/", request.cache_salt));
+}
+
+std::span<const int32_t> Scheduler::Findable(const Sequence& sequence) {
+  // Found pages give no logits. The rest of a prompt whose logprobs are wanted is computed.
+  const bool all = !sequence.wants_prompt_logprobs();
+  const std::span<const int32_t> tokens = sequence.tokens;
+  return all ? tokens : tokens.first(static_cast<size_t>(sequence.num_prompt_logprobs));
+}
+
+bool Scheduler::IsPrivate(const Sequence& sequence) const {
+  return !limits_.prefix_cache || sequence.request.bypass_prefix_cache;
 }
 
 int32_t Scheduler::BlocksOf(const Sequence& sequence) const {
@@ -131,11 +150,16 @@ void Scheduler::BeginAt(Sequence& sequence, PrefixMatch match) {
   sequence.chain = match.chain;
   sequence.pages = std::move(match.pages);
   sequence.num_computed = static_cast<int64_t>(sequence.pages.size()) * kernels::kPageSize;
+  const int64_t num_whole = (sequence.num_prompt_tokens() - 1) / kernels::kPageSize;
+  if (sequence.num_computed < num_whole * kernels::kPageSize && sequence.num_generated() == 0) {
+    sequence.group->reader = &sequence;
+  }
 }
 
 void Scheduler::CountPrefix(Sequence& sequence) {
-  if (sequence.num_preemptions > 0 || !sequence.chain.enabled) return;
-  sequence.num_cached_tokens = sequence.num_computed;
+  const bool is_first = sequence.index == 0 && sequence.num_preemptions == 0;
+  if (!is_first || !sequence.chain.enabled || IsPrivate(sequence)) return;
+  sequence.group->num_cached_tokens = sequence.num_computed;
   prefixes_.num_tokens += sequence.num_prompt_tokens();
   prefixes_.num_found += sequence.num_computed;
 }
@@ -153,7 +177,11 @@ void Scheduler::Publish(Sequence& sequence) {
 
 void Scheduler::ReleasePages(Sequence& sequence) {
   // From the last on: of pages that become idle, those that continue others go first.
-  for (const int32_t page : std::views::reverse(sequence.pages)) cache_.Release(page);
+  const bool is_private = IsPrivate(sequence);
+  for (const int32_t page : std::views::reverse(sequence.pages)) {
+    is_private ? cache_.ReleaseForGood(page) : cache_.Release(page);
+  }
+  if (sequence.group->reader == &sequence) sequence.group->reader = nullptr;
   sequence.pages.clear();
   sequence.chain = {};
   sequence.num_computed = 0;
@@ -201,7 +229,15 @@ void Scheduler::AddEntry(Batch& batch, int32_t index, int64_t num_tokens) {
   entry.page_table = sequence.pages;
   entry.num_selected_blocks = BlocksOf(sequence);
   entry.full_attention = sequence.request.attention.mode == AttentionMode::kFull;
-  entry.num_logit_rows = num_tokens == sequence.num_pending() ? 1 : 0;
+  entry.decodes = sequence.decoding();
+  entry.samples = num_tokens == sequence.num_pending();
+  entry.num_logit_rows = entry.samples ? 1 : 0;
+  if (sequence.wants_prompt_logprobs()) {
+    // Those that predict a prompt token whose turn it is, and that of the first after the prompt.
+    const int64_t end = sequence.num_computed + num_tokens;
+    const int64_t num_rows = std::min(num_tokens, end - (sequence.num_prompt_logprobs - 1));
+    entry.num_logit_rows = static_cast<int32_t>(std::max<int64_t>(num_rows, entry.num_logit_rows));
+  }
   batch.num_rows += num_tokens;
   batch.entries.push_back(entry);
 }
@@ -301,6 +337,10 @@ void Scheduler::Complete(const Batch& batch) {
     // Of drafted tokens those are in the sequence that were right; the token behind them is new.
     sequence.num_computed = std::min(entry.num_cached + num_tokens, sequence.num_tokens() - 1);
     Publish(sequence);
+    if (sequence.num_computed >= sequence.num_prompt_tokens() &&
+        sequence.group->reader == &sequence) {
+      sequence.group->reader = nullptr;
+    }
     shares_.Serve(sequence.request.tenant, num_tokens);
     if (sequence.verified.empty()) continue;
     const int64_t accepted = std::max<int64_t>(0, sequence.num_computed - entry.num_cached - 1);
@@ -330,12 +370,6 @@ std::vector<std::unique_ptr<Sequence>> Scheduler::RemoveIf(
     std::erase(*list, nullptr);
   }
   return removed;
-}
-
-int64_t Scheduler::num_waiting_tokens() const {
-  int64_t total = 0;
-  for (const auto& sequence : waiting_) total += sequence->num_tokens();
-  return total;
 }
 
 }  // namespace nsa::engine

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -79,7 +80,7 @@ class Scheduler {
   Sequence& running(int32_t index) { return *running_[static_cast<size_t>(index)]; }
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
   int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
-  int64_t num_waiting_tokens() const;
+  const std::vector<std::unique_ptr<Sequence>>& waiting() const { return waiting_; }
   /// What has happened since the last call.
   Preemptions TakePreemptions() { return std::exchange(preemptions_, Preemptions{}); }
   DraftCounts TakeDraftCounts() { return std::exchange(drafts_, DraftCounts{}); }
@@ -143,6 +144,10 @@ class Scheduler {
   /// Releases them to be computed again.
   void GiveUp(Sequence& sequence);
   PrefixChain ChainOf(const Sequence& sequence) const;
+  /// Of its tokens, those that need not be computed where the cache has them.
+  static std::span<const int32_t> Findable(const Sequence& sequence);
+  /// Whether its pages are nobody else's but its own choices'.
+  bool IsPrivate(const Sequence& sequence) const;
   /// Its n.
   int32_t BlocksOf(const Sequence& sequence) const;
   /// Begins the sequence behind the pages that are known.

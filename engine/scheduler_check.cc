@@ -29,12 +29,12 @@ std::span<const int32_t> TokensOf(const Sequence& sequence, size_t index) {
 }  // namespace
 
 absl::Status Scheduler::CheckSequences() const {
-  std::set<std::string> ids;
+  std::set<std::pair<std::string, int32_t>> ids;
   for (const auto* list : {&running_, &waiting_}) {
     for (const auto& sequence : *list) {
       const Sequence& s = *sequence;
       const auto num_pages = static_cast<int64_t>(s.pages.size());
-      if (!ids.insert(s.id()).second) return Broken(s, "is there twice");
+      if (!ids.emplace(s.id(), s.index).second) return Broken(s, "is there twice");
       if (s.num_computed < 0 || s.num_computed > num_pages * kernels::kPageSize) {
         return Broken(s, "has more tokens than pages hold");
       }

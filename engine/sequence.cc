@@ -10,7 +10,7 @@ Sequence::Sequence(Request request_in, std::shared_ptr<OutputSink> sink_in,
                    absl::Time arrival_in)
     : request(std::move(request_in)),
       sink(std::move(sink_in)),
-      tokens(request.prompt_token_ids),
+      tokens(std::exchange(request.prompt_token_ids, {})),
       max_tokens(max_tokens_in),
       arrival(arrival_in),
       sampler(request.sampling, tokens, StopIds(request, tokenizer), tokenizer, seed),
@@ -18,6 +18,12 @@ Sequence::Sequence(Request request_in, std::shared_ptr<OutputSink> sink_in,
       stop_ids_(StopIds(request, tokenizer)),
       detokenizer_(&tokenizer, request.sampling.skip_special_tokens),
       stop_matcher_(request.sampling.stop, request.sampling.include_stop_str_in_output) {}
+
+void Sequence::Join(std::shared_ptr<ChoiceGroup> choices, int32_t choice) {
+  group = std::move(choices);
+  index = finish.index = choice;
+  arrival += absl::Nanoseconds(choice);  // the first choice is the first in line
+}
 
 std::vector<int32_t> Sequence::StopIds(const Request& request, const Tokenizer& tokenizer) {
   std::vector<int32_t> ids = request.sampling.stop_token_ids;
@@ -32,16 +38,26 @@ bool Sequence::IsStopToken(int32_t token_id) const {
   return std::find(stop_ids_.begin(), stop_ids_.end(), token_id) != stop_ids_.end();
 }
 
-bool Sequence::AcceptToken(int32_t token_id, absl::Time now) {
+bool Sequence::AcceptToken(int32_t token_id, absl::Time now, std::vector<TokenLogprobs> logprobs) {
+  FlushPromptLogprobs();
   sampler.Accept(token_id);
   tokens.push_back(token_id);
   if (first_token == absl::InfiniteFuture()) first_token = now;
   last_token = now;
   Output output;
+  output.index = index;
   output.token_ids.push_back(token_id);
+  output.logprobs = std::move(logprobs);
   const bool ended = AcceptText(token_id, output.text);
   sink->OnOutput(std::move(output));
   return ended;
+}
+
+void Sequence::FlushPromptLogprobs() {
+  if (prompt_logprobs.empty()) return;
+  const int64_t position = num_prompt_logprobs - static_cast<int64_t>(prompt_logprobs.size());
+  sink->OnPromptLogprobs(position, prompt_logprobs);
+  prompt_logprobs.clear();
 }
 
 bool Sequence::AcceptText(int32_t token_id, std::string& text) {
@@ -77,14 +93,20 @@ void Sequence::Finish(const absl::Status& status, FinishReason reason, absl::Tim
   finish.reason = reason;
   Usage& usage = finish.usage;
   usage.num_prompt_tokens = num_prompt_tokens_;
-  usage.num_cached_tokens = num_cached_tokens;
+  usage.num_cached_tokens = group->num_cached_tokens;
   usage.num_generated_tokens = num_generated();
   const absl::Time scheduled = std::min(first_scheduled, now);
   const absl::Time answered = std::min(first_token, now);
   usage.queue_time = scheduled - arrival;
   usage.prefill_time = answered - scheduled;
   usage.decode_time = now - answered;
-  sink->OnDone(status, finish);
+  if (group->num_open == 0) return;
+  group->num_open = status.ok() ? group->num_open - 1 : 0;
+  if (group->num_open > 0) {
+    sink->OnChoiceDone(finish);
+  } else {
+    sink->OnDone(status, finish);
+  }
 }
 
 }  // namespace nsa::engine

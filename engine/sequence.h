@@ -8,17 +8,30 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "engine/grammar/grammar.h"
 #include "engine/prefix_cache.h"
 #include "engine/prompt_lookup.h"
 #include "engine/request.h"
 #include "engine/sampler.h"
 #include "engine/stop_matcher.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "kernels/tensor.h"
 
 namespace nsa::engine {
 
-/// An accepted request on its way through the engine: its tokens, its pages, its state. Belongs to
-/// the engine thread.
+class Sequence;
+
+/// What the choices of a request have in common. One of them reads the prompt; the others begin
+/// behind the full pages that it leaves, and compute what follows these for themselves. Engine
+/// thread.
+struct ChoiceGroup {
+  int32_t num_open = 1;              // choices whose end the sink has not been told of
+  const Sequence* reader = nullptr;  // the choice that reads the prompt now
+  int64_t num_cached_tokens = 0;     // of the prompt, found in the cache by the first reader
+};
+
+/// A choice of an accepted request on its way through the engine: its tokens, its pages, its state.
+/// Belongs to the engine thread.
 class Sequence {
  public:
   Sequence(Request request, std::shared_ptr<OutputSink> sink, const Tokenizer& tokenizer,
@@ -30,25 +43,50 @@ class Sequence {
   int64_t num_generated() const { return num_tokens() - num_prompt_tokens_; }
   /// Tokens whose K and V are still to be computed; 1 in steady decoding.
   int64_t num_pending() const { return num_tokens() - num_computed; }
+  /// What it adds to a queue: choices after the first share the prompt's full pages.
+  int64_t num_queued_tokens() const {
+    const bool shares = index > 0 && num_generated() == 0;
+    return shares ? (num_tokens() - 1) % kernels::kPageSize + 1 : num_tokens();
+  }
   bool decoding() const { return num_generated() > 0 && num_pending() == 1; }
+  /// Whether it should wait, for another choice reads the prompt that it needs.
+  bool waits_for_prompt() const {
+    return group->reader != nullptr && group->reader != this && num_generated() == 0;
+  }
+
+  /// Makes it choice `choice` of `choices`.
+  void Join(std::shared_ptr<ChoiceGroup> choices, int32_t choice);
+
+  /// Whether logits of prompt tokens are still wanted.
+  bool wants_prompt_logprobs() const {
+    return request.sampling.prompt_logprobs.has_value() && index == 0 &&
+           num_prompt_logprobs < num_prompt_tokens();
+  }
 
   /// Takes the token that was sampled, tells the sink, and says whether the sequence has ended.
-  bool AcceptToken(int32_t token_id, absl::Time now);
+  bool AcceptToken(int32_t token_id, absl::Time now, std::vector<TokenLogprobs> logprobs = {});
 
-  /// Ends it: the sink's one OnDone.
+  /// Tells the sink what was gathered of prompt_logprobs.
+  void FlushPromptLogprobs();
+
+  /// Ends it: OnDone where it is the last choice or the status is an error, else OnChoiceDone.
+  /// Choices of a request that has ended say nothing.
   void Finish(const absl::Status& status, FinishReason reason, absl::Time now);
 
-  Request request;
+  Request request;  // without the prompt's tokens
   std::shared_ptr<OutputSink> sink;
-  std::vector<int32_t> tokens;    // prompt, then generated
-  std::vector<int32_t> pages;     // page table
-  int64_t num_computed = 0;       // tokens whose K and V are in the pages
-  bool suspended = false;         // runs, but waits for pages that are on the way to memory
-  PrefixChain chain;              // of its pages that the cache knows
-  int64_t num_cached_tokens = 0;  // of the prompt, found in the cache when it was first admitted
+  std::shared_ptr<ChoiceGroup> group = std::make_shared<ChoiceGroup>();
+  int32_t index = 0;            // of the choice
+  std::vector<int32_t> tokens;  // prompt, then generated
+  std::vector<int32_t> pages;   // page table
+  int64_t num_computed = 0;     // tokens whose K and V are in the pages
+  bool suspended = false;       // runs, but waits for pages that are on the way to memory
+  PrefixChain chain;            // of its pages that the cache knows
   // The last token and what is drafted behind it, while a step verifies them; empty otherwise.
   std::vector<int32_t> verified;
-  int64_t max_tokens = 0;  // of the completion
+  int64_t num_prompt_logprobs = 1;  // prompt tokens that are done; nothing predicts the first
+  std::vector<TokenLogprobs> prompt_logprobs;  // the last of these, not yet told
+  int64_t max_tokens = 0;                      // of the completion
   int64_t num_preemptions = 0;
   absl::Time arrival;
   absl::Time first_scheduled = absl::InfiniteFuture();
@@ -56,6 +94,7 @@ class Sequence {
   absl::Time last_token = absl::InfiniteFuture();
   Sampler sampler;
   std::unique_ptr<PromptLookup> prompt_lookup;  // null: no speculation
+  std::unique_ptr<GrammarMatcher> matcher;      // null: any text
   ::nsa::engine::Finish finish;                 // filled by AcceptToken or Finish
 
  private:

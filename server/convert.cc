@@ -18,6 +18,10 @@ constexpr int kMaxStopTokens = 128;
 constexpr int kMaxBadWords = 128;
 constexpr int kMaxBadWordBytes = 256;
 constexpr int kMaxBiases = 1024;
+constexpr int kMaxChoices = 128;
+constexpr int kMaxOptions = 1024;
+constexpr int kMaxOptionBytes = 1024;
+constexpr int kMaxLogprobs = 20;
 
 // Numbers are written as their own type has them: a double would round a large integer.
 template <typename Number>
@@ -97,6 +101,20 @@ absl::Status CheckFloats(const v1::SamplingParams& s) {
   return absl::OkStatus();
 }
 
+absl::Status CheckCounts(const v1::SamplingParams& s) {
+  if (s.has_n() && (s.n() < 1 || s.n() > kMaxChoices)) {
+    return OutOfRange("sampling.n", s.n(), absl::StrCat("1 to ", kMaxChoices));
+  }
+  const std::string range = absl::StrCat("0 to ", kMaxLogprobs);
+  if (s.logprobs() < 0 || s.logprobs() > kMaxLogprobs) {
+    return OutOfRange("sampling.logprobs", s.logprobs(), range);
+  }
+  if (s.prompt_logprobs() < 0 || s.prompt_logprobs() > kMaxLogprobs) {
+    return OutOfRange("sampling.prompt_logprobs", s.prompt_logprobs(), range);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckPromptLength(int64_t num_tokens, const engine::ModelInfo& model) {
   if (num_tokens == 0) {
     return absl::InvalidArgumentError("prompt is empty, expected at least 1 token");
@@ -130,6 +148,7 @@ absl::Status CheckLogitBias(const v1::SamplingParams& s, int32_t vocabulary) {
 absl::Status CheckSampling(const v1::SamplingParams& s, int32_t vocabulary) {
   if (absl::Status status = CheckFloats(s); !status.ok()) return status;
   if (s.top_k() < 0) return OutOfRange("sampling.top_k", s.top_k(), "at least 0 (0: off)");
+  if (absl::Status status = CheckCounts(s); !status.ok()) return status;
   if (absl::Status status = CheckLogitBias(s, vocabulary); !status.ok()) return status;
   absl::Status status =
       CheckTokenIds("sampling.allowed_token_ids", s.allowed_token_ids(), vocabulary, vocabulary);
@@ -185,16 +204,49 @@ absl::Status CheckPrompt(const v1::GenerateRequest& wire, const engine::ModelInf
   return CheckTokenIds("prompt.token_ids", ids, ids.size(), model.vocabulary_size);
 }
 
-absl::Status CheckUnserved(const v1::GenerateRequest& wire) {
-  const v1::SamplingParams& s = wire.sampling();
-  if (s.has_n() && s.n() < 1) return OutOfRange("sampling.n", s.n(), "at least 1");
-  const char* field = s.has_n() && s.n() != 1        ? "sampling.n above 1"
-                      : s.has_logprobs()             ? "sampling.logprobs"
-                      : s.has_prompt_logprobs()      ? "sampling.prompt_logprobs"
-                      : wire.has_structured_output() ? "structured_output"
-                                                     : nullptr;
-  if (field == nullptr) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat(field, " is not served by this version"));
+absl::Status CheckStructuredOutput(const v1::GenerateRequest& wire) {
+  if (!wire.has_structured_output()) return absl::OkStatus();
+  const v1::StructuredOutput& s = wire.structured_output();
+  if (wire.stopping().ignore_eos()) {
+    return absl::InvalidArgumentError(
+        "stopping.ignore_eos is true, expected false with structured_output, which ends with the "
+        "checkpoint's own end token");
+  }
+  switch (s.constraint_case()) {
+    case v1::StructuredOutput::CONSTRAINT_NOT_SET:
+      return absl::InvalidArgumentError(
+          "structured_output is empty, expected json_schema, json_object, regex, grammar or "
+          "choice");
+    case v1::StructuredOutput::kJsonObject:
+      if (s.json_object()) return absl::OkStatus();
+      return absl::InvalidArgumentError(
+          "structured_output.json_object is false, expected true or another constraint");
+    case v1::StructuredOutput::kChoice: {
+      const char* const field = "structured_output.choice.options";
+      if (s.choice().options_size() > 0) {
+        return CheckStrings(field, s.choice().options(), kMaxOptions, kMaxOptionBytes);
+      }
+      return absl::InvalidArgumentError(absl::StrCat(field, " is empty, expected at least 1"));
+    }
+    default:
+      return absl::OkStatus();  // what the text must be is the compiler's to say
+  }
+}
+
+engine::GrammarSpec ToGrammarSpec(const v1::StructuredOutput& wire) {
+  using Kind = engine::GrammarSpec::Kind;
+  switch (wire.constraint_case()) {
+    case v1::StructuredOutput::kJsonSchema:
+      return {Kind::kJsonSchema, wire.json_schema(), {}};
+    case v1::StructuredOutput::kRegex:
+      return {Kind::kRegex, wire.regex(), {}};
+    case v1::StructuredOutput::kGrammar:
+      return {Kind::kGrammar, wire.grammar(), {}};
+    case v1::StructuredOutput::kChoice:
+      return {Kind::kChoice, "", {wire.choice().options().begin(), wire.choice().options().end()}};
+    default:
+      return {Kind::kJsonObject, "", {}};
+  }
 }
 
 engine::SamplingParams ToSampling(const v1::GenerateRequest& wire) {
@@ -214,6 +266,9 @@ engine::SamplingParams ToSampling(const v1::GenerateRequest& wire) {
   p.allowed_token_ids.assign(s.allowed_token_ids().begin(), s.allowed_token_ids().end());
   p.bad_words.assign(s.bad_words().begin(), s.bad_words().end());
   if (s.has_seed()) p.seed = s.seed();
+  if (s.has_n()) p.n = s.n();
+  if (s.has_logprobs()) p.logprobs = s.logprobs();
+  if (s.has_prompt_logprobs()) p.prompt_logprobs = s.prompt_logprobs();
   if (stopping.has_max_tokens()) p.max_tokens = stopping.max_tokens();
   p.min_tokens = stopping.min_tokens();
   p.stop.assign(stopping.stop().begin(), stopping.stop().end());
@@ -274,7 +329,7 @@ absl::Status CheckGenerateRequest(const v1::GenerateRequest& wire, const engine:
   if (wire.cache_salt().size() > kMaxIdBytes) {
     return TooLong("cache_salt", wire.cache_salt().size(), 0, kMaxIdBytes);
   }
-  if (absl::Status status = CheckUnserved(wire); !status.ok()) return status;
+  if (absl::Status status = CheckStructuredOutput(wire); !status.ok()) return status;
   if (absl::Status status = CheckAttention(wire.attention()); !status.ok()) return status;
   if (absl::Status status = CheckSampling(wire.sampling(), model.vocabulary_size); !status.ok()) {
     return status;
@@ -317,6 +372,11 @@ absl::StatusOr<engine::Request> ToRequest(const v1::GenerateRequest& wire,
   if (absl::Status status = CheckPromptLength(num_tokens, engine.model_info()); !status.ok()) {
     return status;
   }
+  if (wire.has_structured_output()) {
+    auto grammar = engine.CompileGrammar(ToGrammarSpec(wire.structured_output()));
+    if (!grammar.ok()) return grammar.status();
+    request.grammar = *std::move(grammar);
+  }
   return request;
 }
 
@@ -357,6 +417,17 @@ int64_t PromptBytes(const v1::GenerateRequest& wire) {
   return bytes;
 }
 
+void FillLogprobs(const engine::TokenLogprobs& logprobs, v1::TokenLogprobs& wire) {
+  const auto fill = [](const engine::TokenLogprob& token, v1::TokenLogprob& target) {
+    target.set_token_id(token.token_id);
+    target.set_logprob(token.logprob);
+    target.set_token(token.bytes);
+  };
+  fill(logprobs.token, *wire.mutable_token());
+  wire.set_rank(logprobs.rank);
+  for (const engine::TokenLogprob& token : logprobs.top) fill(token, *wire.add_top());
+}
+
 void FillFinished(const engine::Finish& finish, const std::string& request_id, v1::Finished& wire) {
   switch (finish.reason) {
     case engine::FinishReason::kStopToken:
@@ -372,6 +443,7 @@ void FillFinished(const engine::Finish& finish, const std::string& request_id, v
       wire.mutable_aborted();
       break;
   }
+  wire.set_index(finish.index);
   v1::Usage& usage = *wire.mutable_usage();
   usage.set_prompt_tokens(finish.usage.num_prompt_tokens);
   usage.set_cached_tokens(finish.usage.num_cached_tokens);
@@ -409,11 +481,6 @@ void FillModelInfo(const engine::ModelInfo& info, bool has_chat_template,
   wire.set_num_selected_blocks(info.num_selected_blocks);
   wire.set_window_size(info.window_size);
   wire.set_has_chat_template(has_chat_template);
-}
-
-grpc::Status ToGrpc(const absl::Status& status) {
-  // The two enumerations have the same values by design.
-  return {static_cast<grpc::StatusCode>(status.code()), std::string(status.message())};
 }
 
 }  // namespace nsa::server

@@ -62,7 +62,11 @@ ABSL_FLAG(
     "lines NAME SHA256: nothing but health answers without one of these keys; read again when "
     "it changes");
 ABSL_FLAG(bool, reflection, true, "answer what services there are");
+ABSL_FLAG(int32_t, max_tenant_requests, 0, "accepted requests of one tenant that may wait; 0: all");
+ABSL_FLAG(int64_t, max_tenant_tokens, 0, "their prompt tokens; 0: all");
 ABSL_FLAG(int64_t, max_message_bytes, 64 << 20, "largest request message");
+ABSL_FLAG(double, watchdog_s, 120,
+          "seconds after which a step counts as hanging and health turns to NOT_SERVING");
 ABSL_FLAG(double, drain_timeout_s, 30, "seconds that running requests get after SIGTERM");
 ABSL_FLAG(std::string, latency_buckets, "",
           "seconds, ascending, with commas: histogram buckets; empty: 0.001 to 500");
@@ -106,8 +110,11 @@ absl::Status CheckNumbers() {
        "1 to 65536"},
       {"max_queued_requests", double(absl::GetFlag(FLAGS_max_queued_requests)), 1, 1e6, "1 to 1e6"},
       {"max_queued_tokens", double(absl::GetFlag(FLAGS_max_queued_tokens)), 0, 1e15, "0 to 1e15"},
+      {"max_tenant_requests", double(absl::GetFlag(FLAGS_max_tenant_requests)), 0, 1e6, "0 to 1e6"},
+      {"max_tenant_tokens", double(absl::GetFlag(FLAGS_max_tenant_tokens)), 0, 1e15, "0 to 1e15"},
       {"max_message_bytes", double(absl::GetFlag(FLAGS_max_message_bytes)), 1024, 2147483647.0,
        "1024 to 2^31 - 1"},
+      {"watchdog_s", absl::GetFlag(FLAGS_watchdog_s), 0.1, 86400, "0.1 to 86400"},
       {"drain_timeout_s", absl::GetFlag(FLAGS_drain_timeout_s), 0, 86400, "0 to 86400"},
   };
   for (const Range& r : ranges) {
@@ -204,9 +211,11 @@ const std::vector<FlagGroup>& ServerFlagGroups() {
         "prefix_cache"}},
       {"Scheduling",
        {"max_step_tokens", "target_inter_token_ms", "priority_ageing_s", "speculative",
-        "max_running_requests", "max_queued_requests", "max_queued_tokens"}},
+        "max_running_requests", "max_queued_requests", "max_queued_tokens", "max_tenant_requests",
+        "max_tenant_tokens"}},
       {"Operation",
-       {"drain_timeout_s", "log_format", "latency_buckets", "token_buckets", "allow_test_faults"}},
+       {"drain_timeout_s", "watchdog_s", "log_format", "latency_buckets", "token_buckets",
+        "allow_test_faults"}},
   };
   return *groups;
 }
@@ -233,7 +242,10 @@ absl::StatusOr<ServerOptions> OptionsFromFlags() {
   e.max_running_requests = absl::GetFlag(FLAGS_max_running_requests);
   e.max_queued_requests = absl::GetFlag(FLAGS_max_queued_requests);
   e.max_queued_tokens = absl::GetFlag(FLAGS_max_queued_tokens);
+  e.max_tenant_requests = absl::GetFlag(FLAGS_max_tenant_requests);
+  e.max_tenant_tokens = absl::GetFlag(FLAGS_max_tenant_tokens);
   options.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
+  e.longest_step = absl::Seconds(absl::GetFlag(FLAGS_watchdog_s));
   options.drain_timeout = absl::Seconds(absl::GetFlag(FLAGS_drain_timeout_s));
   if (absl::Status status = ReadBuckets(e.max_context, options.buckets); !status.ok()) {
     return status;

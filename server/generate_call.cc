@@ -6,14 +6,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/admission.h"
 #include "server/convert.h"
 #include "server/security/call_check.h"
+#include "server/status.h"
 
 namespace nsa::server {
 namespace {
-
-// What a client that met a full queue is told to wait; a step takes tens of milliseconds.
-constexpr char kRetryAfterMs[] = "1000";
 
 // Metadata by which a gateway says for whom it asks. Without it all are one tenant.
 constexpr char kTenantKey[] = "nsa-tenant";
@@ -74,7 +73,7 @@ absl::Status GenerateCall::Admit() {
   if (!shared_->engine->healthy()) {
     return absl::UnavailableError("the engine has stopped; the server must be restarted");
   }
-  absl::Status status = shared_->engine->Admit(PromptBytes(*request_));
+  absl::Status status = shared_->engine->Admit(PromptBytes(*request_), TenantOf(*context_));
   if (!status.ok()) return status;
   pending_ = shared_->pending.Add(request_id_, progress_);
   if (pending_) return absl::OkStatus();
@@ -83,8 +82,9 @@ absl::Status GenerateCall::Admit() {
 }
 
 void GenerateCall::Reject(const absl::Status& status) {
-  if (absl::IsResourceExhausted(status)) {
-    context_->AddTrailingMetadata("retry-after-ms", kRetryAfterMs);
+  if (const auto delay = engine::RetryAfterOf(status)) {
+    context_->AddTrailingMetadata("retry-after-ms",
+                                  absl::StrCat(absl::ToInt64Milliseconds(*delay)));
   }
   if (const char* reason = RejectionReason(status)) shared_->metrics->OnRejected(reason);
   if (pending_) shared_->pending.Remove(request_id_);

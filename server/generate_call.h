@@ -34,7 +34,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   /// Checks, tokenizes and submits; on a worker's thread.
   void Start();
 
-  /// Ends the call before it reached the engine. RESOURCE_EXHAUSTED gets a retry hint.
+  /// Ends the call before it reached the engine. A status' retry hint goes with it.
   void Reject(const absl::Status& status);
 
   // MessageStream.

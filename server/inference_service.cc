@@ -6,7 +6,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "engine/admission.h"
 #include "server/convert.h"
+#include "server/status.h"
 #include "server/version.h"
 
 namespace nsa::server {
@@ -15,6 +17,11 @@ namespace {
 constexpr int kTokenizerThreads = 2;
 // Prompts waiting to be tokenized; the engine's own queue is bounded apart from this.
 constexpr size_t kMaxQueuedPrompts = 256;
+// For such; a prompt takes milliseconds.
+constexpr absl::Duration kRetryDelay = absl::Seconds(1);
+// Grammars wait for one another, and for nobody else.
+constexpr int kGrammarThreads = 1;
+constexpr size_t kMaxQueuedGrammars = 32;
 
 grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl::Status& status) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
@@ -31,7 +38,8 @@ InferenceService::InferenceService(engine::Engine* engine, engine::MetricsObserv
       info_(info),
       started_(absl::Now()),
       id_prefix_(std::random_device{}()),
-      work_(kTokenizerThreads, kMaxQueuedPrompts) {}
+      work_(kTokenizerThreads, kMaxQueuedPrompts),
+      grammar_work_(kGrammarThreads, kMaxQueuedGrammars) {}
 
 std::string InferenceService::MakeRequestId() {
   return absl::StrFormat("nsa-%08x-%d", id_prefix_, next_id_.fetch_add(1));
@@ -49,10 +57,15 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
   auto* call = new GenerateCall(&shared_, context, request, id);  // deletes itself in OnDone
   if (const absl::Status admitted = call->Admit(); !admitted.ok()) {
     call->Reject(admitted);
-  } else if (!work_.Add([call] { call->Start(); })) {
+    return call;
+  }
+  WorkPool& work = request->has_structured_output() ? grammar_work_ : work_;
+  if (!work.Add([call] { call->Start(); })) {
     shared_.metrics->OnRejected("queue_full");
-    call->Reject(absl::ResourceExhaustedError(
-        absl::StrCat("the queue is full: ", kMaxQueuedPrompts, " prompts wait to be tokenized")));
+    call->Reject(engine::WithRetryAfter(
+        absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", work.max_queued(),
+                                                  " prompts wait to be tokenized")),
+        kRetryDelay));
   }
   return call;
 }

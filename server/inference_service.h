@@ -66,6 +66,7 @@ class InferenceService final : public v1::InferenceService::CallbackService {
   const uint64_t id_prefix_;
   std::atomic<uint64_t> next_id_{0};
   WorkPool work_;
+  WorkPool grammar_work_;  // requests whose grammars may take seconds to compile
 };
 
 }  // namespace nsa::server

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "engine/request.h"
@@ -43,7 +44,10 @@ class StreamWriter final : public engine::OutputSink {
       : stream_(stream), options_(std::move(options)) {}
 
   void OnPrefillProgress(int64_t num_processed, int64_t num_prompt_tokens) override;
+  void OnPromptLogprobs(int64_t position,
+                        const std::vector<engine::TokenLogprobs>& logprobs) override;
   void OnOutput(engine::Output output) override;
+  void OnChoiceDone(const engine::Finish& finish) override;
   void OnDone(const absl::Status& status, const engine::Finish& finish) override;
   bool Ready() const override;
 

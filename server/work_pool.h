@@ -20,6 +20,7 @@ class WorkPool {
 
   /// False, and `work` is not taken, where the queue is full.
   bool Add(std::function<void()> work);
+  size_t max_queued() const { return max_queued_; }
 
  private:
   void Loop();

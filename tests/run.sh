@@ -52,7 +52,7 @@ run_oracles() {
 
 run_stage "Debian packages" install_packages
 run_stage "Python environment" install_requirements tests/requirements.txt "$nsa_venv"
-run_stage "SentencePiece's source" fetch_sentencepiece
+run_stage "Sources of SentencePiece and xgrammar" fetch_sources
 run_stage "default model" check_model
 NSA_TEST_MODEL=$(deploy/fetch_model.sh)
 export NSA_TEST_MODEL NSA_BUILD_DIR=$nsa_root/build/release

@@ -154,17 +154,23 @@ def test_field_out_of_range(tiny_server, edit, word):
     refused(tiny_server, message, word)
 
 
-@pytest.mark.parametrize("field", ["n", "logprobs", "prompt_logprobs"])
-def test_unserved_fields_say_so(tiny_server, field):
+@pytest.mark.parametrize(
+    "field,value",
+    [(f, v) for f, vs in {"n": (0, 129), "logprobs": (-1, 21), "prompt_logprobs": (-1, 21)}.items() for v in vs],
+)
+def test_counts_out_of_range(tiny_server, field, value):
     message = server.request("the sky", 4)
-    setattr(message.sampling, field, 2)
-    refused(tiny_server, message, field, code=grpc.StatusCode.UNIMPLEMENTED)
+    setattr(message.sampling, field, value)
+    refused(tiny_server, message, f"sampling.{field} is {value}", "expected")
 
 
-def test_structured_output_says_that_it_is_unserved(tiny_server):
+def test_structured_output_must_say_something(tiny_server):
     message = server.request("the sky", 4)
+    message.structured_output.SetInParent()
+    refused(tiny_server, message, "structured_output is empty")
     message.structured_output.json_object = True
-    refused(tiny_server, message, "structured_output", code=grpc.StatusCode.UNIMPLEMENTED)
+    message.stopping.ignore_eos = True
+    refused(tiny_server, message, "stopping.ignore_eos")
 
 
 def test_empty_prompts(tiny_server):

@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "tests/engine/engine_fixture.h"
 #include "tests/engine/fakes.h"
 #include "tests/engine/passing_backend.h"
 
@@ -43,47 +44,6 @@ class DraftCounter final : public MetricsObserver {
     counts.num_accepted += stats.drafts.num_accepted;
   }
   DraftCounts counts;  // written by the engine thread; read when the engine is gone
-};
-
-class EngineTest : public testing::Test {
- protected:
-  void SetUp() override {
-    const char* path = std::getenv("NSA_TEST_MODEL");
-    if (path == nullptr) GTEST_SKIP() << "NSA_TEST_MODEL names no model file";
-    options_.model_path = path;
-    options_.max_context = 4096;
-    options_.kv_cache_gib = 0.25;
-    options_.max_step_tokens = 128;
-    options_.checks_each_step = true;
-  }
-
-  std::unique_ptr<Engine> Create() {
-    auto engine = CreateEngine(options_);
-    EXPECT_TRUE(engine.ok()) << engine.status();
-    return *std::move(engine);
-  }
-
-  static Request MakeRequest(const std::string& id, int64_t num_tokens, int64_t max_tokens) {
-    std::mt19937 random(static_cast<uint32_t>(num_tokens));
-    Request request;
-    request.id = id;
-    for (int64_t i = 0; i < num_tokens; ++i) {
-      request.prompt_token_ids.push_back(static_cast<int32_t>(random() % 10000));
-    }
-    request.sampling.temperature = 0;
-    request.sampling.ignore_eos = true;
-    request.sampling.max_tokens = max_tokens;
-    return request;
-  }
-
-  static std::shared_ptr<RecordingSink> Submit(Engine& engine, Request request) {
-    auto sink = std::make_shared<RecordingSink>();
-    const absl::Status status = engine.Submit(std::move(request), sink);
-    EXPECT_TRUE(status.ok()) << status;
-    return sink;
-  }
-
-  EngineOptions options_;
 };
 
 TEST_F(EngineTest, FourStreamsGiveWhatEachGivesAlone) {
@@ -266,12 +226,12 @@ TEST_F(EngineTest, FullQueueRefusesBeforeAndAfterTokenizing) {
   sinks[0]->first_token.WaitForNotification();
   sinks.push_back(Submit(*engine, MakeRequest("1", 10, 1)));
   sinks.push_back(Submit(*engine, MakeRequest("2", 10, 1)));
-  EXPECT_TRUE(absl::IsResourceExhausted(engine->Admit(100)));
+  EXPECT_TRUE(absl::IsResourceExhausted(engine->Admit(100, "")));
   auto refused = std::make_shared<RecordingSink>();
   EXPECT_TRUE(absl::IsResourceExhausted(engine->Submit(MakeRequest("3", 10, 1), refused)));
   engine->Abort("0");
   for (const auto& sink : sinks) ASSERT_TRUE(sink->WaitUntilDone());
-  EXPECT_TRUE(engine->Admit(100).ok());
+  EXPECT_TRUE(engine->Admit(100, "").ok());
   EXPECT_EQ(refused->num_done, 0);
 }
 

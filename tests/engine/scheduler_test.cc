@@ -293,7 +293,7 @@ TEST_F(SchedulerTest, ASequenceBeginsBehindThePagesThatAreKnown) {
   EXPECT_EQ(counts.num_tokens, 129);
   EXPECT_EQ(counts.num_found, 128);
   Step(scheduler, batch);
-  EXPECT_EQ(scheduler.running(0).num_cached_tokens, 128);
+  EXPECT_EQ(scheduler.running(0).group->num_cached_tokens, 128);
   EXPECT_TRUE(scheduler.Consistent());
 }
 

@@ -116,7 +116,17 @@ std::vector<Case> SamplingCases() {
          for (int i = 0; i < 129; ++i) r.mutable_sampling()->add_bad_words(std::string("x"));
        },
        {"sampling.bad_words has 129 entries", "at most 128"}},
-      {"n_zero", [](R& r) { r.mutable_sampling()->set_n(0); }, {"sampling.n is 0", "at least 1"}},
+      {"n_zero", [](R& r) { r.mutable_sampling()->set_n(0); }, {"sampling.n is 0", "1 to 128"}},
+      {"n_many", [](R& r) { r.mutable_sampling()->set_n(129); }, {"sampling.n is 129"}},
+      {"logprobs",
+       [](R& r) { r.mutable_sampling()->set_logprobs(21); },
+       {"sampling.logprobs is 21", "0 to 20"}},
+      {"logprobs_negative",
+       [](R& r) { r.mutable_sampling()->set_logprobs(-1); },
+       {"sampling.logprobs is -1"}},
+      {"prompt_logprobs",
+       [](R& r) { r.mutable_sampling()->set_prompt_logprobs(21); },
+       {"sampling.prompt_logprobs is 21", "0 to 20"}},
   };
 }
 
@@ -238,23 +248,37 @@ TEST(ConvertTest, SamplingOutOfRange) { ExpectInvalid(SamplingCases()); }
 TEST(ConvertTest, StoppingOutOfRange) { ExpectInvalid(StoppingCases()); }
 TEST(ConvertTest, PromptOutOfRange) { ExpectInvalid(PromptCases()); }
 
-TEST(ConvertTest, UnservedFieldsSaySo) {
-  const std::pair<const char*, std::function<void(v1::GenerateRequest&)>> cases[] = {
-      {"sampling.n", [](auto& r) { r.mutable_sampling()->set_n(2); }},
-      {"sampling.logprobs", [](auto& r) { r.mutable_sampling()->set_logprobs(0); }},
-      {"sampling.prompt_logprobs", [](auto& r) { r.mutable_sampling()->set_prompt_logprobs(1); }},
-      {"structured_output",
-       [](auto& r) { r.mutable_structured_output()->set_regex(std::string("a")); }},
-      {"structured_output", [](auto& r) { r.mutable_structured_output(); }},
+std::vector<Case> StructuredOutputCases() {
+  using R = v1::GenerateRequest;
+  const auto options = [](R& r) {
+    return r.mutable_structured_output()->mutable_choice()->mutable_options();
   };
-  for (const auto& [field, edit] : cases) {
-    v1::GenerateRequest wire = Valid();
-    edit(wire);
-    const auto request = Convert(wire);
-    EXPECT_EQ(request.status().code(), absl::StatusCode::kUnimplemented);
-    EXPECT_THAT(std::string(request.status().message()), HasSubstr(field));
-  }
+  return {
+      {"empty", [](R& r) { r.mutable_structured_output(); }, {"structured_output is empty"}},
+      {"json_object",
+       [](R& r) { r.mutable_structured_output()->set_json_object(false); },
+       {"structured_output.json_object is false"}},
+      {"no_choice",
+       [](R& r) { r.mutable_structured_output()->mutable_choice(); },
+       {"structured_output.choice.options is empty"}},
+      {"empty_choice",
+       [=](R& r) { *options(r)->Add() = std::string(); },
+       {"structured_output.choice.options[0] has 0 bytes", "1 to 1024"}},
+      {"many_choices",
+       [=](R& r) {
+         for (int i = 0; i < 1025; ++i) *options(r)->Add() = std::string("x");
+       },
+       {"structured_output.choice.options has 1025 entries", "at most 1024"}},
+      {"ignore_eos",
+       [](R& r) {
+         r.mutable_structured_output()->set_json_object(true);
+         r.mutable_stopping()->set_ignore_eos(true);
+       },
+       {"stopping.ignore_eos is true", "structured_output"}},
+  };
 }
+
+TEST(ConvertTest, StructuredOutputOutOfRange) { ExpectInvalid(StructuredOutputCases()); }
 
 TEST(ConvertTest, DefaultsHoldWhereFieldsAreAbsent) {
   const auto request = Convert(Valid());
@@ -287,13 +311,18 @@ TEST(ConvertTest, EverySamplingFieldArrives) {
   s.add_allowed_token_ids(257);
   s.add_bad_words(std::string("bad"));
   s.set_seed(std::numeric_limits<uint64_t>::max());
-  s.set_n(1);
+  s.set_n(3);
+  s.set_logprobs(0);
+  s.set_prompt_logprobs(20);
   const auto request = Convert(wire);
   ASSERT_TRUE(request.ok()) << request.status();
   const engine::SamplingParams& p = request->sampling;
   EXPECT_EQ(p.temperature, 0);
   EXPECT_EQ(p.top_p, 0.5F);
   EXPECT_EQ(p.top_k, 7);
+  EXPECT_EQ(p.n, 3);
+  EXPECT_EQ(p.logprobs, 0);
+  EXPECT_EQ(p.prompt_logprobs, 20);
   EXPECT_EQ(p.min_p, 0.25F);
   EXPECT_EQ(p.presence_penalty, -1.5F);
   EXPECT_EQ(p.frequency_penalty, 1.25F);
@@ -397,15 +426,6 @@ TEST(ConvertTest, FinishReasons) {
   v1::Finished aborted;
   FillFinished(finish, "me", aborted);
   EXPECT_TRUE(aborted.has_aborted());
-}
-
-TEST(ConvertTest, StatusCodesKeepTheirNames) {
-  EXPECT_EQ(ToGrpc(absl::OkStatus()).error_code(), grpc::StatusCode::OK);
-  EXPECT_EQ(ToGrpc(absl::ResourceExhaustedError("x")).error_code(),
-            grpc::StatusCode::RESOURCE_EXHAUSTED);
-  EXPECT_EQ(ToGrpc(absl::UnauthenticatedError("x")).error_code(),
-            grpc::StatusCode::UNAUTHENTICATED);
-  EXPECT_EQ(ToGrpc(absl::DataLossError("why")).error_message(), "why");
 }
 
 }  // namespace

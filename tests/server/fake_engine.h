@@ -97,6 +97,7 @@ class FakeEngine final : public engine::Engine {
     bool end_with_stop_string = false;
     bool silent = false;  // a prefill that never ends
     absl::Status admit;
+    absl::Status compile;
     absl::Status submit;
   };
 
@@ -114,9 +115,17 @@ class FakeEngine final : public engine::Engine {
     thread_.join();
   }
 
-  absl::Status Admit(int64_t) const override {
+  absl::Status Admit(int64_t, std::string_view) const override {
     const std::lock_guard<std::mutex> lock(mutex_);
     return script.admit;
+  }
+
+  absl::StatusOr<std::shared_ptr<const engine::Grammar>> CompileGrammar(
+      const engine::GrammarSpec& spec) const override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    last_spec_ = spec;
+    if (!script.compile.ok()) return script.compile;
+    return nullptr;
   }
 
   absl::Status Submit(engine::Request request, std::shared_ptr<engine::OutputSink> sink) override {
@@ -185,6 +194,10 @@ class FakeEngine final : public engine::Engine {
   std::optional<engine::Request> last_request() const {
     const std::lock_guard<std::mutex> lock(mutex_);
     return last_request_;
+  }
+  engine::GrammarSpec last_spec() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return last_spec_;
   }
   int64_t num_generated(const std::string& id) const {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -286,6 +299,7 @@ class FakeEngine final : public engine::Engine {
   mutable std::mutex mutex_;
   std::map<std::string, Running> active_;
   std::optional<engine::Request> last_request_;
+  mutable engine::GrammarSpec last_spec_;
   int num_submitted_ = 0;
   int num_aborts_ = 0;
   bool draining_ = false;

@@ -5,6 +5,8 @@
 
 #include <thread>
 
+#include "engine/admission.h"
+#include "nsa/v1/status.pb.h"
 #include "tests/server/test_client.h"
 
 namespace nsa::server {
@@ -19,6 +21,17 @@ std::chrono::system_clock::time_point In(int milliseconds) {
 }
 
 class InferenceServiceTest : public ServerTest {};
+
+/// What google.rpc.RetryInfo in the status' details says.
+absl::Duration RetryDelayOf(const grpc::Status& status) {
+  v1::StatusDetails details;
+  v1::RetryInfo info;
+  EXPECT_TRUE(details.ParseFromString(status.error_details()));
+  EXPECT_EQ(details.details_size(), 1);
+  EXPECT_TRUE(info.ParseFromString(details.details(0).value()));
+  return absl::Seconds(info.retry_delay().seconds()) +
+         absl::Nanoseconds(info.retry_delay().nanos());
+}
 
 TEST_F(InferenceServiceTest, StreamsInOrderAndEndsOnce) {
   Start();
@@ -87,7 +100,8 @@ TEST_F(InferenceServiceTest, EngineErrorEndsItsRequestAlone) {
 }
 
 TEST_F(InferenceServiceTest, FullQueueSaysWhenToComeBackWithoutTokenizing) {
-  engine_.script.admit = absl::ResourceExhaustedError("the queue is full: 9 requests wait");
+  engine_.script.admit = engine::WithRetryAfter(
+      absl::ResourceExhaustedError("the queue is full: 9 requests wait"), absl::Milliseconds(1500));
   Start();
   const std::lock_guard<std::mutex> tokenizer_is_busy(engine_.tokenizer().gate);
   grpc::ClientContext context;
@@ -95,15 +109,31 @@ TEST_F(InferenceServiceTest, FullQueueSaysWhenToComeBackWithoutTokenizing) {
   const StreamResult result = Generate(Prompt("x"), &context);
   EXPECT_EQ(result.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(context.GetServerTrailingMetadata().count("retry-after-ms"), 1U);
+  EXPECT_EQ(RetryDelayOf(result.status), absl::Milliseconds(1500));
 }
 
 TEST_F(InferenceServiceTest, QueueFullAfterTokenizing) {
-  engine_.script.submit = absl::ResourceExhaustedError("the queue is full: 70 tokens wait");
+  engine_.script.submit = engine::WithRetryAfter(
+      absl::ResourceExhaustedError("the queue is full: 70 tokens wait"), absl::Seconds(2));
   Start();
   grpc::ClientContext context;
   const StreamResult result = Generate(Prompt("x"), &context);
   EXPECT_EQ(result.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(context.GetServerTrailingMetadata().count("retry-after-ms"), 1U);
+  EXPECT_EQ(RetryDelayOf(result.status), absl::Seconds(2));
+}
+
+TEST_F(InferenceServiceTest, AGrammarThatIsRefusedEndsItsRequest) {
+  engine_.script.compile = absl::InvalidArgumentError("structured_output: what is this?");
+  Start();
+  v1::GenerateRequest request = Prompt("x");
+  request.mutable_structured_output()->set_regex(std::string("a("));
+  const StreamResult refused = Generate(request);
+  EXPECT_EQ(refused.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(engine_.last_spec().text, "a(");
+  EXPECT_EQ(engine_.num_submitted(), 0);
+  engine_.ChangeScript([](auto& script) { script.compile = absl::OkStatus(); });
+  EXPECT_TRUE(Generate(request).status.ok());
 }
 
 TEST_F(InferenceServiceTest, StoppedEngineIsUnavailable) {

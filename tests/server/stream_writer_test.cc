@@ -82,6 +82,57 @@ TEST(StreamWriterTest, LeavesOutWhatWasNotAskedFor) {
   EXPECT_EQ(stream.sent[0].delta().token_ids_size(), 0);
 }
 
+TEST(StreamWriterTest, EachChoiceHasItsEnd) {
+  FakeStream stream;
+  StreamWriter writer(&stream, {.request_id = "r"});
+  engine::Output output = Piece("b");
+  output.index = 1;
+  writer.OnOutput(output);
+  engine::Finish finish;
+  finish.index = 1;
+  writer.OnChoiceDone(finish);
+  EXPECT_FALSE(writer.engine_done());
+  writer.OnOutput(Piece("a"));
+  writer.OnDone(absl::OkStatus(), {});
+  while (!stream.status.has_value()) stream.End(writer);
+  ASSERT_EQ(stream.sent.size(), 4U);
+  EXPECT_EQ(stream.sent[0].delta().index(), 1);
+  EXPECT_EQ(stream.sent[1].finished().index(), 1);
+  EXPECT_EQ(stream.sent[1].finished().request_id(), "r");
+  EXPECT_EQ(stream.sent[2].delta().index(), 0);
+  EXPECT_EQ(stream.sent[3].finished().index(), 0);
+}
+
+TEST(StreamWriterTest, LogprobsComeWithTheirTokensAndThePromptsInParts) {
+  FakeStream stream;
+  StreamWriter writer(&stream, {.request_id = "r"});
+  engine::TokenLogprobs one;
+  one.token.token_id = 7;
+  one.token.logprob = -0.5F;
+  one.token.bytes = "\xC3";
+  one.rank = 2;
+  one.top.emplace_back().token_id = 8;
+  writer.OnPromptLogprobs(1, std::vector<engine::TokenLogprobs>(600, one));
+  engine::Output output = Piece("");  // the text lags behind
+  output.logprobs = {one};
+  writer.OnOutput(output);
+  writer.OnDone(absl::OkStatus(), {});
+  while (!stream.status.has_value()) stream.End(writer);
+  ASSERT_EQ(stream.sent.size(), 4U);
+  EXPECT_EQ(stream.sent[0].prompt_logprobs().position(), 1);
+  EXPECT_EQ(stream.sent[0].prompt_logprobs().tokens_size(), 512);
+  EXPECT_EQ(stream.sent[1].prompt_logprobs().position(), 513);
+  EXPECT_EQ(stream.sent[1].prompt_logprobs().tokens_size(), 88);
+  ASSERT_EQ(stream.sent[2].delta().logprobs_size(), 1);
+  const v1::TokenLogprobs& sent = stream.sent[2].delta().logprobs(0);
+  EXPECT_EQ(sent.token().token_id(), 7);
+  EXPECT_EQ(sent.token().logprob(), -0.5F);
+  EXPECT_EQ(sent.token().token(), "\xC3");
+  EXPECT_EQ(sent.rank(), 2);
+  ASSERT_EQ(sent.top_size(), 1);
+  EXPECT_EQ(sent.top(0).token_id(), 8);
+}
+
 TEST(StreamWriterTest, ErrorIsTheOnlyEnd) {
   FakeStream stream;
   StreamWriter writer(&stream, {.request_id = "r"});

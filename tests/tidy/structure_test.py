@@ -8,8 +8,10 @@ from tests.tidy import files
 # Tests of what several sources promise together, by what they show.
 ACROSS = {
     "tests/cuda_engine/cuda_model_test.cc",
+    "tests/engine/choices_test.cc",
     "tests/engine/decode_work_test.cc",
     "tests/engine/folder_mutations_test.cc",
+    "tests/engine/lifecycle_test.cc",
     "tests/engine/nsa_definition_test.cc",
     "tests/kernels/nsa_equivalence_test.cc",
     "tests/server/sentencepiece_grpc_test.cc",

@@ -1,0 +1,62 @@
+#ifndef NSA_ENGINE_ADMISSION_H_
+#define NSA_ENGINE_ADMISSION_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+
+/// Who may still join the queue, and when the others should ask again. No locks.
+namespace nsa::engine {
+
+/// What waits, in all and by tenant.
+class QueueCounts {
+ public:
+  struct Count {
+    int64_t num_requests = 0;
+    int64_t num_tokens = 0;
+  };
+
+  void Add(std::string_view tenant, int64_t num_requests, int64_t num_tokens);
+  void Clear();
+  const Count& total() const { return total_; }
+  Count Of(std::string_view tenant) const;
+
+ private:
+  Count total_;
+  absl::flat_hash_map<std::string, Count> tenants_;
+};
+
+struct QueueLimits {
+  QueueCounts::Count all;
+  QueueCounts::Count tenant;  // 0: no limit of its own
+};
+
+/// ResourceExhausted, which names the limit, where so much more would exceed one. Where nothing
+/// waits one request may always come, whatever its size.
+absl::Status CheckQueue(const QueueCounts& counts, const QueueLimits& limits,
+                        std::string_view tenant, const QueueCounts::Count& more);
+
+/// When a place in the queue becomes free, judged by the pace at which requests lately ended.
+class RetryEstimate {
+ public:
+  void OnEnd(absl::Time now);
+  /// In [100 ms, 60 s]; a second as long as nothing is known.
+  absl::Duration Delay(absl::Time now) const;
+
+ private:
+  absl::Time last_end_ = absl::InfinitePast();
+  double seconds_between_ends_ = 0;  // 0: not known
+};
+
+/// A hint that travels with a status.
+absl::Status WithRetryAfter(absl::Status status, absl::Duration delay);
+std::optional<absl::Duration> RetryAfterOf(const absl::Status& status);
+
+}  // namespace nsa::engine
+
+#endif  // NSA_ENGINE_ADMISSION_H_
