@@ -61,7 +61,7 @@ def main(picture: str) -> None:
         pathlib.Path(folder)
     ) as (_, scraper):
         time.sleep(150)  # two minutes of rates over a minute
-        browse(scraper.url(PAGE), pathlib.Path(folder), "--window-size=1200,1130",
+        browse(scraper.url(PAGE), pathlib.Path(folder), "--window-size=1240,1130",
                f"--screenshot={pathlib.Path(picture).resolve()}")  # fmt: skip
 
 
