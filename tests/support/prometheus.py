@@ -170,7 +170,7 @@ def scraped_server(folder: pathlib.Path):
     """(server, Prometheus) under a light load, once each rule has had a result."""
     model = tiny_model.write(folder / "tiny.gguf")
     flags = dict(max_context=16384, speculative="prompt_lookup", max_running_requests=4,
-                 max_queued_requests=8, num_threads=1)  # fmt: skip
+                 num_threads=1)  # fmt: skip
     with server.running(model, **flags) as one:
         with running(folder, [target(one)]) as scraper, load(one.address, *USUAL_LOAD):
             scraper.wait("the rules' first results", lambda: len(
