@@ -91,8 +91,11 @@ unpack_package() {
   work=$(mktemp -d)
   # apt fetches as a user of its own, who must be able to write here.
   chmod 777 "$work"
-  (cd "$work" && apt-get -qq download "$name" >/dev/null && dpkg-deb -x ./*.deb tree) ||
-    die "cannot fetch the package $name; apt-get update may help"
+  # A machine may have no lists of packages, or old ones.
+  (cd "$work" && apt-get -qq download "$name" >/dev/null 2>&1) ||
+    (as_root apt-get -qq update && cd "$work" && apt-get -qq download "$name" >/dev/null) ||
+    die "cannot fetch the package $name"
+  (cd "$work" && dpkg-deb -x ./*.deb tree)
   chmod 755 "$work/tree"
   # Into place at once: whoever looks sees no tree or a whole one.
   cp -r "$work/tree" "$dir.$$"

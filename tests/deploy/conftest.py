@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support import prometheus
+from tests.support import prometheus, tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -10,3 +10,8 @@ def scraped(tmp_path_factory):
     """(server, Prometheus) under a light load, after enough scrapes for every rule."""
     with prometheus.scraped_server(tmp_path_factory.mktemp("prometheus")) as pair:
         yield pair
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory):
+    return tiny_model.write(tmp_path_factory.mktemp("models") / "tiny.gguf")
