@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 import yaml
 
-from tests.support import model_files, prometheus, server, tiny_model
+from tests.support import frozen_thread, prometheus, server, tiny_model
 from tests.support.deploy import generate, panels
 
 RULES, ALERTS, ALERTS_TEST = (
@@ -95,24 +95,39 @@ def test_a_healthy_server_raises_no_alert(scraped):
     assert set(scraper.firing()) <= {"NsaQueueNeverEmpty"}
 
 
-def test_a_full_queue_and_then_a_death_raise_their_alerts(tmp_path):
-    """The last act: rejections go on for two of the fast clock's minutes, then the process is killed."""
+@pytest.fixture
+def overloaded(tmp_path):
+    """(server, Prometheus) at a load far above what the server takes."""
     model = tiny_model.write(tmp_path / "tiny.gguf")
     flags = dict(max_context=16384, max_running_requests=1, max_queued_requests=1, num_threads=1)
     burst = ("--rate=30", "--num_requests=1000000", "--prompt_tokens=3000", "--output_tokens=500")
     with server.running(model, **flags) as one:
-        target = prometheus.target(one)
-        with prometheus.running(tmp_path, [target]) as scraper:
-            scraper.wait("a scrape", lambda: scraper.query(f'up{{instance="{target}"}} == 1'))
+        with prometheus.running(tmp_path, [prometheus.target(one)]) as scraper:
+            up = f'up{{instance="{prometheus.target(one)}"}} == 1'
+            scraper.wait("a scrape", lambda: scraper.query(up))
             assert not scraper.firing()
             with prometheus.load(one.address, *burst):
-                scraper.wait("NsaQueueFull", lambda: "NsaQueueFull" in scraper.firing())
-                scraper.wait("NsaSloBurnFast", lambda: "NsaSloBurnFast" in scraper.firing())
-                assert target in scraper.firing()["NsaQueueFull"]["annotations"]["summary"]
-                one.process.kill()
-                scraper.wait("NsaServerDown", lambda: "NsaServerDown" in scraper.firing())
-                summary = scraper.firing()["NsaServerDown"]["annotations"]["summary"]
-    assert summary == f"{target} does not answer scrapes"
+                yield one, scraper
+
+
+def test_a_full_queue_then_a_stall_then_a_death_raise_their_alerts(overloaded):
+    """Rejections that last; then the engine's thread alone stops, so that metrics and health still answer;
+    then the process is killed."""
+    one, scraper = overloaded
+    target = prometheus.target(one)
+
+    def summary(alert: str) -> str:
+        scraper.wait(alert, lambda: alert in scraper.firing())
+        return scraper.firing()[alert]["annotations"]["summary"]
+
+    assert summary("NsaQueueFull") == f"{target} refuses requests: its queue is full"
+    assert summary("NsaSloBurnFast").startswith("requests of tiny.gguf: ")
+    assert not {"NsaEngineStalled", "NsaServerDown"} & set(scraper.firing())
+    with frozen_thread.frozen(frozen_thread.busiest(one.process.pid)):
+        assert summary("NsaEngineStalled").startswith(f"{target} has ")
+        assert scraper.query(f'up{{instance="{target}"}} == 1'), "the rest of the server goes on"
+        one.process.kill()
+    assert summary("NsaServerDown") == f"{target} does not answer scrapes"
 
 
 def test_promtool_accepts_configuration_rules_and_metrics(scraped):
