@@ -2,6 +2,7 @@
 image_test.py builds and runs the image."""
 
 import fnmatch
+import json
 import pathlib
 import re
 import subprocess
@@ -11,7 +12,7 @@ import compose_spec
 import pytest
 import yaml
 
-from tests.support import model_files
+from tests.support import model_files, prometheus
 from tests.tidy import files
 
 DOCKERFILE = model_files.ROOT / "deploy/Dockerfile"
@@ -55,6 +56,17 @@ def test_stage_is_confined_and_watched(name):
     said = subprocess.run([model_files.tool("nsa_server"), "--help"], capture_output=True, text=True)
     arguments = re.findall(r'"(--\w+)=', text.split("ENTRYPOINT", 1)[1])
     assert arguments and all(argument in said.stdout for argument in arguments)
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_healthcheck_is_a_command_that_fails_where_nobody_answers(name):
+    (words,) = re.findall(r'CMD (\["nsa_client".*\])', stage(name))
+    command = json.loads(words)
+    command[0] = model_files.tool(command[0])
+    port = prometheus.free_port()
+    command = [str(word).replace(":50051", f":{port}") for word in command]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert run.returncode == 24, run.stderr
 
 
 def ignored(path: str, rules: list[str]) -> bool:
