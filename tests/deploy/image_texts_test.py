@@ -5,6 +5,7 @@ import fnmatch
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -81,9 +82,33 @@ def ignored(path: str, rules: list[str]) -> bool:
     return answer
 
 
+def ignore_rules() -> list[str]:
+    lines = (model_files.ROOT / ".dockerignore").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_the_context_configures(tmp_path):
+    """As deploy/image/build.sh does, of nothing but what the builder is sent."""
+    rules = ignore_rules()
+    for path in files.tracked():
+        if not ignored(path, rules):
+            (tmp_path / "src" / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(model_files.ROOT / path, tmp_path / "src" / path)
+    script = (model_files.ROOT / "deploy/image/build.sh").read_text()
+    (options,) = re.findall(r"-G Ninja (-D.*) \"\$\{options\[@\]\}\"$", script, re.MULTILINE)
+    sentencepiece = model_files.ROOT / ".deps/sentencepiece"
+    configure = ["cmake", "-S", tmp_path / "src", "-B", tmp_path / "build", "-G", "Ninja",
+                 *options.split(), f"-DNSA_SENTENCEPIECE_DIR={sentencepiece}"]  # fmt: skip
+    run = subprocess.run(configure, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    # -n: what would be built, which fails where a source is missing.
+    plan = subprocess.run(["ninja", "-C", tmp_path / "build", "-n", "nsa_server", "nsa_client"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert plan.returncode == 0, plan.stdout[-2000:]
+
+
 def test_the_context_holds_what_the_build_reads():
-    rules = [line for line in (model_files.ROOT / ".dockerignore").read_text().splitlines()
-             if line and not line.startswith("#")]  # fmt: skip
+    rules = ignore_rules()
     for path in files.tracked():
         needed = path.startswith(("client/", "deploy/", "engine/", "kernels/", "proto/", "server/"))
         needed |= path in ("CMakeLists.txt", "tests/NsaTest.cmake", "LICENSE", "THIRD_PARTY.md")

@@ -54,8 +54,9 @@ def test_each_alert_has_a_section():
     assert re.findall(r"^### (\w+)$", GUIDE, re.MULTILINE) == alerts
 
 
-def test_flags_are_the_servers():
-    known = (model_files.ROOT / "server/flags.cc").read_text()
+def test_flags_are_known():
+    sources = ("server/flags.cc", "client/channel.cc")
+    known = "".join((model_files.ROOT / source).read_text() for source in sources)
     flags = set(re.findall(r"--([a-z]\w+_\w+|attention|model)\b", GUIDE))
     assert len(flags) > 8
     assert [flag for flag in flags if f", {flag}," not in known] == []
