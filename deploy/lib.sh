@@ -66,12 +66,13 @@ missing_packages() {
       sed -n 's/^installed //p' | sort -u)
 }
 
-# Installs what is missing of deploy/apt-packages.txt; nothing missing, nothing asked.
+# install_packages [LIST]: installs what is missing of LIST, deploy/apt-packages.txt by default; nothing
+# missing, nothing asked.
 install_packages() {
+  local list=${1:-$nsa_root/deploy/apt-packages.txt} missing
   command -v dpkg-query >/dev/null ||
-    die "this is no Debian: install the counterparts of deploy/apt-packages.txt yourself"
-  local missing
-  mapfile -t missing < <(missing_packages "$nsa_root/deploy/apt-packages.txt")
+    die "this is no Debian: install the counterparts of $list yourself"
+  mapfile -t missing < <(missing_packages "$list")
   [ "${#missing[@]}" -gt 0 ] || return 0
   say "installing ${missing[*]}"
   as_root apt-get -o DPkg::Lock::Timeout=300 -qq update ||
@@ -79,6 +80,28 @@ install_packages() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq -y \
     --no-install-recommends install "${missing[@]}" >/dev/null ||
     die "apt-get could not install ${missing[*]}; this is for Debian 12 (bookworm)"
+}
+
+# unpack_package NAME DIR: the files of Debian's package NAME under DIR, nothing installed: no service of it
+# starts, and no rights are needed. Once per DIR.
+unpack_package() {
+  local name=$1 dir=$2 work
+  [ ! -d "$dir" ] || return 0
+  mkdir -p "$(dirname "$dir")"
+  work=$(mktemp -d)
+  # apt fetches as a user of its own, who must be able to write here.
+  chmod 777 "$work"
+  # A machine may have no lists of packages, or old ones.
+  (cd "$work" && apt-get -qq download "$name" >/dev/null 2>&1) ||
+    (as_root apt-get -qq update && cd "$work" && apt-get -qq download "$name" >/dev/null) ||
+    die "cannot fetch the package $name"
+  (cd "$work" && dpkg-deb -x ./*.deb tree)
+  chmod 755 "$work/tree"
+  # Into place at once: whoever looks sees no tree or a whole one.
+  cp -r "$work/tree" "$dir.$$"
+  rm -rf "$work"
+  mv -T "$dir.$$" "$dir" 2>/dev/null || rm -rf "$dir.$$"
+  [ -d "$dir" ]
 }
 
 # A virtual environment at DIR (by default .venv) with pip in it. Debian's interpreter comes first: one
@@ -134,20 +157,10 @@ build() {
 # Prints the policy manual's text, which debian-policy ships. Where an image leaves documentation out
 # (dpkg's path-exclude), it is taken from the package's own archive.
 manual_text() {
-  local installed=/usr/share/doc/debian-policy/policy.txt.gz kept=$nsa_cache/policy.txt.gz work
-  if [ -r "$installed" ]; then
-    gzip -dc "$installed"
-    return
+  local installed=/usr/share/doc/debian-policy/policy.txt.gz kept=$nsa_cache/debian-policy
+  if [ ! -r "$installed" ]; then
+    unpack_package debian-policy "$kept"
+    installed=$kept$installed
   fi
-  if [ ! -r "$kept" ]; then
-    mkdir -p "$nsa_cache"
-    work=$(mktemp -d)
-    # apt fetches as a user of its own, who must be able to write here.
-    chmod 777 "$work"
-    (cd "$work" && apt-get -qq download debian-policy >/dev/null && dpkg-deb -x ./*.deb .) ||
-      die "cannot find $installed, nor fetch the package debian-policy"
-    mv "$work$installed" "$kept"
-    rm -rf "$work"
-  fi
-  gzip -dc "$kept"
+  gzip -dc "$installed"
 }

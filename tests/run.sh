@@ -6,18 +6,20 @@
 #   tests/run.sh --sanitizers  also the C++ tests under address+undefined and under thread sanitizers
 #   tests/run.sh --oracles     also the comparisons that need PyTorch, transformers and llama.cpp (a
 #                              6 GB environment, .venv-oracles)
+#   tests/run.sh --image       also builds the container image from nothing and runs it (as root; minutes)
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../deploy/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../deploy/lib.sh"
 cd "$nsa_root"
 
-quick=false oracles=false sanitizers=false
+quick=false oracles=false sanitizers=false image=false
 for option in "$@"; do
   case $option in
     --quick) quick=true ;;
     --oracles) oracles=true ;;
     --sanitizers) sanitizers=true ;;
-    --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
+    --image) image=true ;;
+    --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
     *) say "unknown option $option; see tests/run.sh --help" && exit 2 ;;
   esac
 done
@@ -50,7 +52,18 @@ run_oracles() {
   run_pytest .venv-oracles/bin/python tests/oracles tests/parity tests/training -m oracle
 }
 
-run_stage "Debian packages" install_packages
+test_packages() {
+  install_packages
+  install_packages tests/apt-packages.txt
+  unpack_package prometheus "$nsa_root/.deps/prometheus"
+}
+
+test_image() {
+  install_packages tests/deploy/apt-packages-image.txt
+  run_pytest .venv/bin/python tests/deploy -m image
+}
+
+run_stage "Debian packages" test_packages
 run_stage "Python environment" install_requirements tests/requirements.txt "$nsa_venv"
 run_stage "Sources of SentencePiece and xgrammar" fetch_sources
 run_stage "default model" check_model
@@ -69,11 +82,14 @@ fi
 if command -v nvcc >/dev/null; then
   try_stage "CUDA kernels for every architecture" .venv/bin/python -m tests.cuda_host.check_ptxas
 fi
+if $image; then
+  try_stage "container image" test_image
+fi
 if $quick; then
-  try_stage "Python tests" run_pytest .venv/bin/python tests -m "not oracle and not slow"
+  try_stage "Python tests" run_pytest .venv/bin/python tests -m "not oracle and not image and not slow"
 else
   try_stage "clang-tidy" .venv/bin/python -m tests.tidy.clang_tidy
-  try_stage "Python tests" run_pytest .venv/bin/python tests -m "not oracle"
+  try_stage "Python tests" run_pytest .venv/bin/python tests -m "not oracle and not image"
 fi
 
 say "== all: $(seconds_since "$begin") s"
