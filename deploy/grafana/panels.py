@@ -166,6 +166,12 @@ CACHE = Row(
         Panel("Preemptions", "ops", one(rate("vllm:num_preemptions_total"), "sequences")),
         Panel("Tokens computed again", "tps",
               one(rate("vllm:prompt_tokens_recomputed_total"), "after a preemption")),
+        Panel("Moved to and from the spill file", "Bps",
+              one(rate("nsa:kv_spill_bytes_total", by="direction"), "{{direction}}"),
+              "Pages that memory had no place for (--kv_spill_dir). Nothing without a spill file."),
+        Panel("Pages that could not be moved", "ops",
+              one(rate("nsa:kv_spill_failures_total", by="direction"), "{{direction}}"),
+              "Their tokens are computed again."),
     ),
 )  # fmt: skip
 
