@@ -1,11 +1,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cuda/elements.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/mma_attention.h"
 #include "kernels/cuda/mma_blocks.h"
+#include "kernels/cuda/mma_copies.h"
 #include "kernels/cuda/mma_tile.h"
 #include "kernels/cuda/mma_walk.h"
 #include "kernels/cuda/reduce.h"
@@ -129,37 +131,6 @@ NSA_DEVICE void LayOutWeights(const SplitAttention& a, const RowTile& tile,
   }
 }
 
-/// Starts the copies of the step: pages' keys, then their values, zeros for tokens that nobody
-/// reads.
-template <typename T>
-NSA_DEVICE void StartCopies(const SplitAttention& a, const TileShared<T>& shared, int step) {
-  constexpr int kPerCopy = 16 / sizeof(T);
-  const int num_pages = *shared.num_pages;
-  if (step >= 2 * num_pages) return;
-  const bool has_keys = step < num_pages;
-  const TilePage& page = shared.pages[has_keys ? step : step - num_pages];
-  if (page.slot == nullptr) return;
-  T* target = shared.TileOf(step);
-  if (has_keys) {
-    const T* keys = ElementsAt<T>(page.slot, 0);
-    constexpr int kCopies = kPageSize / kPerCopy;  // of a dimension
-    for (int i = ThreadIndex(); i < a.query.kv.head_dim_k * kCopies; i += NumThreads()) {
-      CopyAsync(target + i / kCopies * Pitch(kPageSize) + i % kCopies * kPerCopy,
-                keys + i * kPerCopy);
-    }
-  } else {
-    const int dims = a.query.kv.head_dim_v, copies = dims / kPerCopy;  // of a token
-    const T* values = ElementsAt<T>(page.slot, a.rows.v_offset);
-    for (int i = ThreadIndex(); i < kPageSize * copies; i += NumThreads()) {
-      const Split place = SplitIndex(i, copies);
-      const int token = static_cast<int>(place.quotient);
-      CopyAsync(target + token * Pitch(dims) + place.remainder * kPerCopy, values + i * kPerCopy,
-                token >= page.begin && token < page.end);
-    }
-  }
-  CommitCopies();
-}
-
 /// Calls body(line, column, sum) for a lane's elements of sums over 16 columns, of the 16 lines
 /// that its warp works on.
 template <typename Body>
@@ -233,7 +204,7 @@ NSA_DEVICE void AddValues(const SplitAttention& a, const RowTile& tile, const Ti
 
 /// One split: shared.maximum and shared.sum, and in `out` Σ weight · value times kWeightScale. A
 /// page's copies run while those before are multiplied.
-template <typename T, int kPairs>
+template <typename C, typename T, int kPairs>
 NSA_DEVICE void MakeSplit(const SplitAttention& a, const RowTile& tile, const TileShared<T>& shared,
                           int64_t split, float (&out)[kPairs][2][4]) {
   NSA_UNROLL
@@ -242,7 +213,7 @@ NSA_DEVICE void MakeSplit(const SplitAttention& a, const RowTile& tile, const Ti
     for (int i = 0; i < 8; ++i) out[j][i / 4][i % 4] = 0;
   }
   LayOutWalk(a, tile, shared, split);
-  StartCopies(a, shared, 0);
+  StartCopies<C>(a, shared, 0);
   const int num_pages = *shared.num_pages;
   const bool has_lines = FirstLine() < tile.num_lines;
   for (int step = 0; step < 2 * num_pages; ++step) {
@@ -260,7 +231,11 @@ NSA_DEVICE void MakeSplit(const SplitAttention& a, const RowTile& tile, const Ti
     }
     WaitCopies<0>();
     SyncThreads();
-    StartCopies(a, shared, step + 1);
+    StartCopies<C>(a, shared, step + 1);
+    if constexpr (!std::is_same_v<C, T>) {
+      if (is_read) Convert<C>(a, shared, step);
+      SyncThreads();
+    }
     if (!is_read || !has_lines) continue;
     if (has_keys) {
       Score(a, tile, shared, page, step);
@@ -332,14 +307,14 @@ NSA_DEVICE void JoinSplit(const RowTile& tile, const TileShared<T>& shared, int6
 }
 
 /// All splits of the rows, joined into their results in registers.
-template <typename T, int kPairs>
+template <typename C, typename T, int kPairs>
 NSA_DEVICE void AttendWhole(const SplitAttention& a, const RowTile& tile,
                             const TileShared<T>& shared) {
   float out[kPairs][2][4], joined[kPairs][2][4] = {};
   Softmax so_far[2];  // of the two lines that a lane has
   const Extent splits = SplitsOfTile(tile, shared);
   for (int64_t split = splits.begin; split < splits.end; ++split) {
-    MakeSplit(a, tile, shared.ForSplit(split, a.rows_per_tile), split, out);
+    MakeSplit<C>(a, tile, shared.ForSplit(split, a.rows_per_tile), split, out);
     JoinSplit(tile, shared, split, out, so_far, joined);
   }
   const auto result_of = [&](int line) {
@@ -361,23 +336,24 @@ NSA_DEVICE void AttendWhole(const SplitAttention& a, const RowTile& tile,
 
 /// CTA (i, s): a tile of rows, a KV head and heads of its group by i; the s-th split that the rows
 /// read, or all of them. `kPairs`: 16 dimensions of values that a warp has, at most.
-template <typename T, int kPairs, int kMmaTiles>
+template <typename C, int kPairs, int kMmaTiles>
 NSA_KERNEL(kThreads* kMmaTiles)
 MmaAttendKernel(NSA_ARGS SplitAttention a) {
+  using T = MmaType<C>;
   const RowTile tile = RowTileOfCta(a, kMmaTiles);
   if (tile.num_rows == 0) return;
   const TileShared<T> shared = TakeTileShared<T>(a, kMmaTiles);
   LayOutSplits(a, tile, shared);
   if (!a.cta_per_split) {
     LayOutQueries(a, tile, shared);
-    AttendWhole<T, kPairs>(a, tile, shared);
+    AttendWhole<C, T, kPairs>(a, tile, shared);
     return;
   }
   const Extent splits = SplitsOfTile(tile, shared);
   if (splits.begin + CtaY() >= splits.end) return;
   LayOutQueries(a, tile, shared);
   float out[kPairs][2][4];
-  MakeSplit(a, tile, shared, splits.begin + CtaY(), out);
+  MakeSplit<C>(a, tile, shared, splits.begin + CtaY(), out);
   StoreParts(a, tile, shared, splits.begin + CtaY(), out);
 }
 
@@ -402,7 +378,7 @@ TileShape TileShapeOf(const SplitAttention& a) {
   return best;
 }
 
-template <typename T, int kPairs, int kMmaTiles>
+template <typename C, int kPairs, int kMmaTiles>
 void LaunchTiles(Stream& stream, const char* name, const SplitAttention& a, int64_t num_rows) {
   const int num_kv_heads = a.query.kv.num_kv_heads, rows = a.rows_per_tile;
   const int passes = Passes(a.query.num_q_heads / num_kv_heads, HeadsOfTile(a, kMmaTiles));
@@ -417,24 +393,24 @@ void LaunchTiles(Stream& stream, const char* name, const SplitAttention& a, int6
           .grid_y = a.cta_per_split ? splits : 1,
           .num_threads = kThreads * kMmaTiles,
           .shared_bytes = SharedBytesOfTile(SizesOfTile(a, kMmaTiles, rows))},
-         MmaAttendKernel<T, kPairs, kMmaTiles>, a);
+         MmaAttendKernel<C, kPairs, kMmaTiles>, a);
 }
 
-template <typename T, int kPairs>
+template <typename C, int kPairs>
 void LaunchPairs(Stream& stream, const char* name, SplitAttention a, int64_t num_rows) {
   const TileShape shape = TileShapeOf(a);
   a.rows_per_tile = shape.rows;
-  if (shape.num_mma_tiles == 1) return LaunchTiles<T, kPairs, 1>(stream, name, a, num_rows);
-  LaunchTiles<T, kPairs, kMaxMmaTiles>(stream, name, a, num_rows);
+  if (shape.num_mma_tiles == 1) return LaunchTiles<C, kPairs, 1>(stream, name, a, num_rows);
+  LaunchTiles<C, kPairs, kMaxMmaTiles>(stream, name, a, num_rows);
 }
 
-template <typename T>
+template <typename C>
 void LaunchType(Stream& stream, const char* name, const SplitAttention& a, int64_t num_rows) {
   constexpr int kDimsOfPair = 16 * kLineWarps;
   const int dims = a.query.kv.head_dim_v;
-  if (dims <= kDimsOfPair) return LaunchPairs<T, 1>(stream, name, a, num_rows);
-  if (dims <= 2 * kDimsOfPair) return LaunchPairs<T, 2>(stream, name, a, num_rows);
-  LaunchPairs<T, 4>(stream, name, a, num_rows);
+  if (dims <= kDimsOfPair) return LaunchPairs<C, 1>(stream, name, a, num_rows);
+  if (dims <= 2 * kDimsOfPair) return LaunchPairs<C, 2>(stream, name, a, num_rows);
+  LaunchPairs<C, 4>(stream, name, a, num_rows);
 }
 
 }  // namespace
@@ -444,7 +420,7 @@ bool TakesTensorCores(const SplitAttention& a) {
   if (!a.uses_tensor_cores || a.reads == Reads::kCompressed || a.result.out == nullptr)
     return false;
   if (1 << a.stretch_log2 != kPageSize) return false;
-  if (kv.dtype != DType::kBF16 && kv.dtype != DType::kF16) return false;
+  if (kv.dtype == DType::kF32 || kv.dtype == DType::kInt8) return false;
   for (const int dims : {kv.head_dim_k, kv.head_dim_v}) {
     if (dims % 16 != 0 || dims > kMaxDims) return false;
   }
@@ -460,6 +436,9 @@ void LaunchMmaAttention(Stream& stream, const char* name, const SplitAttention& 
                         int64_t num_rows) {
   if (attention.query.kv.dtype == DType::kBF16) {
     return LaunchType<Bf16>(stream, name, attention, num_rows);
+  }
+  if (attention.query.kv.dtype == DType::kF8E4M3) {
+    return LaunchType<F8E4M3>(stream, name, attention, num_rows);
   }
   LaunchType<F16>(stream, name, attention, num_rows);
 }

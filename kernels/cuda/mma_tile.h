@@ -53,6 +53,8 @@ struct TileSizes {
   int terms;    // of queries, or of weights: [kTerms, 16 · num_mma_tiles, query_pitch]
   int buffers;  // of terms: where there is room for two, a barrier is saved
   int tile;     // of keys [head_dim_k, Pitch(64)], or of values [64, Pitch(head_dim_v)]
+  int tiles;
+  int raw;  // of a page's keys or values before they become 16-bit floats, in bytes
   int q;
   int scores;
   int stretches;
@@ -66,12 +68,16 @@ constexpr TileSizes SizesOfTile(const SplitAttention& a, int num_mma_tiles, int 
   const PagedKv& kv = a.query.kv;
   const int lines = rows * HeadsOfTile(a, num_mma_tiles);
   const int keys = kv.head_dim_k * Pitch(kPageSize), values = kPageSize * Pitch(kv.head_dim_v);
+  const int dims = kv.head_dim_k > kv.head_dim_v ? kv.head_dim_k : kv.head_dim_v;
   const bool is_union = a.reads == Reads::kSelection && rows > 1;
+  const bool is_raw = SizeOf(kv.dtype) == 1;
   return {lines,
           rows,
           kTerms * kMmaLines * num_mma_tiles * QueryPitch(kv),
           num_mma_tiles == 1 ? 2 : 1,
           keys > values ? keys : values,
+          is_raw ? 1 : 2,
+          is_raw ? kPageSize * dims : 0,
           lines * kv.head_dim_k,
           lines * kSplitRows,
           2 * rows * kSplitPages,
@@ -81,7 +87,8 @@ constexpr TileSizes SizesOfTile(const SplitAttention& a, int num_mma_tiles, int 
 constexpr int64_t SharedBytesOfTile(const TileSizes& s) {
   int64_t bytes = 0;
   const int64_t pieces[] = {int64_t{2} * s.buffers * s.terms,
-                            int64_t{2} * 2 * s.tile,
+                            int64_t{2} * s.tiles * s.tile,
+                            int64_t{2} * s.raw,
                             int64_t{4} * s.q,
                             int64_t{4} * s.lines,
                             int64_t{4} * s.scores,
@@ -97,12 +104,13 @@ constexpr int64_t SharedBytesOfTile(const TileSizes& s) {
   return bytes;
 }
 
-/// A CTA's shared memory. Tiles of keys and values take turns in two places, and so does what they
-/// are multiplied by where there are two buffers.
+/// A CTA's shared memory. Tiles of keys and values take turns in two places (those of 8 bits before
+/// they are converted), and so does what they are multiplied by where there are two buffers.
 template <typename T>
 struct TileShared {
   T* terms;              // [buffers, kTerms, 16 · num_mma_tiles, query_pitch]
-  T* tiles;              // [2, tile_size]
+  T* tiles;              // [num_tiles, tile_size]
+  std::byte* raw;        // [2, raw_size]
   float* q;              // [lines, head_dim_k], turned by the query's own offset, and scaled
   float* unscale;        // [lines]: what scores are multiplied by
   float* scores;         // [lines, kSplitRows], then weights
@@ -117,6 +125,8 @@ struct TileShared {
   int term_size;
   int buffers;
   int tile_size;
+  int num_tiles;
+  int raw_size;
   int query_pitch;
 
   /// With the place for the stretches of an odd split, or an even one.
@@ -126,7 +136,8 @@ struct TileShared {
     return shared;
   }
   NSA_DEVICE T* TermsOf(int step) const { return terms + step % buffers * term_size; }
-  NSA_DEVICE T* TileOf(int step) const { return tiles + step % 2 * tile_size; }
+  NSA_DEVICE T* TileOf(int step) const { return tiles + step % num_tiles * tile_size; }
+  NSA_DEVICE std::byte* RawOf(int step) const { return raw + step % 2 * raw_size; }
 };
 
 template <typename T>
@@ -134,7 +145,8 @@ NSA_DEVICE TileShared<T> TakeTileShared(const SplitAttention& a, int num_mma_til
   const TileSizes s = SizesOfTile(a, num_mma_tiles, a.rows_per_tile);
   SharedArena arena;
   return {arena.Take<T>(s.buffers * s.terms),
-          arena.Take<T>(2 * s.tile),
+          arena.Take<T>(s.tiles * s.tile),
+          arena.Take<std::byte>(2 * s.raw),
           arena.Take<float>(s.q),
           arena.Take<float>(s.lines),
           arena.Take<float>(s.scores),
@@ -149,6 +161,8 @@ NSA_DEVICE TileShared<T> TakeTileShared(const SplitAttention& a, int num_mma_til
           s.terms,
           s.buffers,
           s.tile,
+          s.tiles,
+          s.raw,
           QueryPitch(a.query.kv)};
 }
 

@@ -87,7 +87,7 @@ TEST(FlagsTest, BadValuesAreNamed) {
       {"num_threads", {"-1", "1025", "x", "1.5", "", "99999999999"}},
       {"kv_cache_gib", {"-0.1", "nan", "inf", "x", "-nan"}},
       {"speculative", {"ngram", "PROMPT_LOOKUP", ""}},
-      {"kv_cache_dtype", {"f64", "fp8", "INT8", ""}},
+      {"kv_cache_dtype", {"f64", "fp4", "INT8", ""}},
       {"weight_dtype", {"f16", "q4_1", "Q8_0", ""}},
       {"drain_timeout_s", {"-1", "nan", "inf", "soon"}},
       {"num_selected_blocks", {"-1", "257"}},
