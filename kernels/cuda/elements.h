@@ -39,7 +39,8 @@ NSA_DEVICE T* ElementsAt(std::byte* base, int64_t offset) {
   return reinterpret_cast<T*>(base + offset);
 }
 
-/// One element of a compressed row, of any type but kInt8, where too few are stored for a kernel of their own.
+/// One element of a compressed row, of any type but kInt8, where too few are stored for a kernel of
+/// their own.
 NSA_DEVICE void StoreElement(DType dtype, std::byte* base, int64_t index, float x) {
   if (dtype == DType::kF32) {
     ElementsAt<float>(base, 0)[index] = x;

@@ -79,8 +79,7 @@ NSA_DEVICE Totals CountAll(const SampleRow& row, float min_p, const Bins& top) {
   SyncThreads();
   // min_p is relative to the best token, which always stays.
   const int64_t of_best = int64_t{1} << (kMassBits - row.mass_shift);
-  const double limit =
-      static_cast<double>(min_p < 1 ? min_p : 1) * static_cast<double>(of_best);
+  const double limit = static_cast<double>(min_p < 1 ? min_p : 1) * static_cast<double>(of_best);
   int64_t mine[3] = {0, 0, 0};
   NSA_UNROLL_BY(2)
   for (int i = ThreadIndex(); i < row.size; i += kSampleThreads) {
