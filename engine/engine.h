@@ -21,10 +21,10 @@ namespace nsa::engine {
 
 enum class AttentionFlag : uint8_t { kAuto, kNsa, kFull };
 
-/// What K and V are kept as; kInt8 with a scale for each token and head.
-enum class KvCacheDtype : uint8_t { kF16, kBF16, kInt8, kF32 };
+/// What K and V are kept as; kInt8 with a scale for each token and head, kF8 as E4M3 without one.
+enum class KvCacheDtype : uint8_t { kF16, kBF16, kInt8, kF8, kF32 };
 /// The enumerators as flags and clients know them.
-inline constexpr std::string_view kKvCacheDtypeNames[] = {"f16", "bf16", "int8", "f32"};
+inline constexpr std::string_view kKvCacheDtypeNames[] = {"f16", "bf16", "int8", "fp8", "f32"};
 inline constexpr std::string_view kWeightDtypeNames[] = {"auto", "bf16", "q8_0", "q4_0"};
 
 /// Where the model runs; kAuto: on a GPU where this build and machine have one.

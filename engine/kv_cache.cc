@@ -47,11 +47,11 @@ int64_t CmpHeadBytes(const KvLayout& layout) {
 }
 
 /// Clusters choose pages and take no part in the output, so eight bits do (float32 is for exact
-/// comparisons). Window means have K's type, float16 where that is int8: they are few.
+/// comparisons). Window means have K's type, float16 where that has 8 bits: they are few.
 kernels::DType CmpDTypeFor(bool clusters, kernels::DType dtype) {
   if (dtype == kernels::DType::kF32) return dtype;
   if (clusters) return kernels::DType::kInt8;
-  return dtype == kernels::DType::kInt8 ? kernels::DType::kF16 : dtype;
+  return kernels::SizeOf(dtype) == 1 ? kernels::DType::kF16 : dtype;
 }
 
 /// Of a page's K and V without scales.

@@ -115,6 +115,8 @@ kernels::DType ElementType(KvCacheDtype dtype) {
       return kernels::DType::kBF16;
     case KvCacheDtype::kInt8:
       return kernels::DType::kInt8;
+    case KvCacheDtype::kF8:
+      return kernels::DType::kF8E4M3;
     case KvCacheDtype::kF32:
       return kernels::DType::kF32;
   }

@@ -165,7 +165,7 @@ absl::Status ReadWords(ServerOptions& options) {
   const std::string dtype = absl::GetFlag(FLAGS_kv_cache_dtype);
   const auto* name = std::ranges::find(engine::kKvCacheDtypeNames, dtype);
   if (name == std::end(engine::kKvCacheDtypeNames)) {
-    return Bad("kv_cache_dtype", dtype, "f16, bf16, int8 or f32");
+    return Bad("kv_cache_dtype", dtype, "f16, bf16, int8, fp8 or f32");
   }
   e.kv_cache_dtype =
       static_cast<engine::KvCacheDtype>(name - std::begin(engine::kKvCacheDtypeNames));

@@ -177,6 +177,7 @@ kernels::CmpScores AttentionWorkspace::cmp_scores(kernels::Backend& backend, int
 
 void AttentionWorkspace::CountAges(kernels::Backend& backend, const kernels::AttentionQuery& query,
                                    int sel_block_size) {
+  has_new_ages_ = true;
   backend.PageAges({.segments = query.segments,
                     .num_segments = query.num_segments,
                     .num_kv_heads = query.kv.num_kv_heads,
@@ -189,9 +190,13 @@ void AttentionWorkspace::CountAges(kernels::Backend& backend, const kernels::Att
 
 PageAges AttentionWorkspace::TakeAges(kernels::Backend& backend) {
   PageAges ages{};
-  backend.Read(ages.data(), ages_.data(), ages_.num_bytes());
-  const PageAges none{};
-  backend.Write(ages_.data(), none.data(), ages_.num_bytes());
+  if (!has_new_ages_) return ages;
+  has_new_ages_ = false;
+  // They are not cleared: that would be a second wait.
+  PageAges all{};
+  backend.Read(all.data(), ages_.data(), ages_.num_bytes());
+  for (size_t i = 0; i < ages.size(); ++i) ages[i] = all[i] - ages_taken_[i];
+  ages_taken_ = all;
   return ages;
 }
 

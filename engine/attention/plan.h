@@ -45,7 +45,7 @@ class AttentionWorkspace {
   /// Adds what stands in selected() for the query's rows.
   void CountAges(kernels::Backend& backend, const kernels::AttentionQuery& query,
                  int sel_block_size);
-  /// What CountAges added since the last call.
+  /// What CountAges added since the last call. Waits for the backend where that was called at all.
   PageAges TakeAges(kernels::Backend& backend);
 
  private:
@@ -56,7 +56,9 @@ class AttentionWorkspace {
   kernels::Array<float> lse_[kernels::kMaxBranches];  // [max_rows, num_q_heads]
   kernels::Array<int32_t> selected_;      // [max_rows, num_kv_heads, max_selected_blocks]
   kernels::Array<int32_t> num_selected_;  // [max_rows, num_kv_heads]
-  kernels::Array<int64_t> ages_;          // [kNumPageAges]
+  kernels::Array<int64_t> ages_;          // [kNumPageAges], of all steps
+  PageAges ages_taken_{};                 // of those that TakeAges has told
+  bool has_new_ages_ = false;
   WindowCompressor compressor_;
 };
 

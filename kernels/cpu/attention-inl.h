@@ -22,6 +22,7 @@
 #include "hwy/highway.h"
 #include "kernels/check.h"
 #include "kernels/cpu/math-inl.h"
+#include "kernels/float8.h"
 #include "kernels/int8_rows.h"
 #include "kernels/quant.h"
 #include "kernels/tensor.h"
@@ -70,12 +71,32 @@ HWY_INLINE hn::Vec<D> LoadCache(D d, const int8_t* from) {
   return hn::ConvertTo(d, hn::PromoteTo(d32, hn::LoadU(d8, from)));
 }
 
+/// As F8E4M3ToF32, a vector at a time.
+template <class D>
+HWY_INLINE hn::Vec<D> LoadCache(D d, const F8E4M3* from) {
+  const hn::RebindToUnsigned<D> du;
+  const hn::RebindToSigned<D> di;
+  const hn::Rebind<uint8_t, D> d8;
+  const auto bits = hn::PromoteTo(du, hn::LoadU(d8, &from->bits));
+  const auto magnitude = hn::And(bits, hn::Set(du, 0x7F));
+  const auto sign = hn::ShiftLeft<24>(hn::And(bits, hn::Set(du, 0x80)));
+  const auto normal = hn::Add(hn::ShiftLeft<20>(magnitude), hn::Set(du, uint32_t{127 - 7} << 23));
+  const auto small = hn::BitCast(
+      du, hn::Mul(hn::ConvertTo(d, hn::BitCast(di, magnitude)), hn::Set(d, 1.0f / 512)));
+  auto value = hn::IfThenElse(hn::Lt(magnitude, hn::Set(du, 8)), small, normal);
+  value = hn::IfThenElse(hn::Eq(magnitude, hn::Set(du, 0x7F)), hn::Set(du, 0x7FC00000), value);
+  return hn::BitCast(d, hn::Or(value, sign));
+}
+
 /// Stores `count` elements as the cache has them.
 HWY_INLINE void RoundToCache(const float* from, int count, float* to) {
   std::memcpy(to, from, sizeof(float) * count);
 }
 HWY_INLINE void RoundToCache(const float* from, int count, hwy::float16_t* to) {
   for (int i = 0; i < count; ++i) to[i].bits = F32ToF16(from[i]);
+}
+HWY_INLINE void RoundToCache(const float* from, int count, F8E4M3* to) {
+  for (int i = 0; i < count; ++i) to[i] = F32ToF8E4M3(from[i]);
 }
 /// As F32ToBF16, a vector at a time.
 HWY_INLINE void RoundToCache(const float* from, int count, hwy::bfloat16_t* to) {
@@ -140,22 +161,17 @@ HWY_INLINE float QuantiseRow(const float* from, int count, int8_t* to) {
 /// Calls body with a value of the compressed rows' element type, which says which it is.
 template <class Body>
 HWY_INLINE void WithCmpType(DType dtype, const Body& body) {
-  switch (dtype) {
-    case DType::kF32:
-      return body(float());
-    case DType::kF16:
-      return body(hwy::float16_t());
-    case DType::kBF16:
-      return body(hwy::bfloat16_t());
-    case DType::kInt8:
-      NSA_CHECK(false);
-  }
+  NSA_CHECK(SizeOf(dtype) > 1);
+  if (dtype == DType::kF32) return body(float());
+  if (dtype == DType::kF16) return body(hwy::float16_t());
+  body(hwy::bfloat16_t());
 }
 
 /// The same for the element type of K and V.
 template <class Body>
 HWY_INLINE void WithCacheType(DType dtype, const Body& body) {
   if (dtype == DType::kInt8) return body(int8_t());
+  if (dtype == DType::kF8E4M3) return body(F8E4M3());
   WithCmpType(dtype, body);
 }
 

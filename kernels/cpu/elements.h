@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/float8.h"
 #include "kernels/quant.h"
 #include "kernels/tensor.h"
 
@@ -24,6 +25,7 @@ inline float ToFloat(float x) { return x; }
 inline float ToFloat(int8_t x) { return x; }
 inline float ToFloat(Bf16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
 inline float ToFloat(F16 x) { return F16ToF32(x.bits); }
+inline float ToFloat(F8E4M3 x) { return F8E4M3ToF32(x); }
 
 /// Calls body(T()) with the element type of `dtype`.
 template <typename Body>
@@ -37,10 +39,12 @@ void WithElementType(DType dtype, Body&& body) {
       return body(Bf16());
     case DType::kInt8:
       return body(int8_t());
+    case DType::kF8E4M3:
+      return body(F8E4M3());
   }
 }
 
-/// Rounds x to nearest even; not for kInt8.
+/// Rounds x to nearest even; of compressed rows, so not for 8 bits.
 inline void StoreElement(DType dtype, float x, std::byte* base, int64_t index) {
   if (dtype == DType::kF32) {
     std::memcpy(base + index * 4, &x, 4);

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/device.h"
+#include "kernels/float8.h"
 #include "kernels/tensor.h"
 
 /// Elements of caches and tables as float32, and back.
@@ -14,12 +15,16 @@ namespace nsa::kernels::cuda {
 /// An element of kInt8, without its scale.
 NSA_DEVICE float ToFloat(int8_t x) { return static_cast<float>(x); }
 
+NSA_DEVICE float ToFloat(F8E4M3 x) { return F8E4M3ToF32(x); }
+
 template <typename T>
 NSA_DEVICE T FromFloat(float x) {
   if constexpr (std::is_same_v<T, Bf16>) {
     return ToBf16(x);
   } else if constexpr (std::is_same_v<T, F16>) {
     return ToF16(x);
+  } else if constexpr (std::is_same_v<T, F8E4M3>) {
+    return F32ToF8E4M3(x);
   } else {
     return x;
   }
@@ -34,7 +39,8 @@ NSA_DEVICE T* ElementsAt(std::byte* base, int64_t offset) {
   return reinterpret_cast<T*>(base + offset);
 }
 
-/// One element of any type but kInt8, where too few are stored for a kernel of their own.
+/// One element of a compressed row, of any type but kInt8, where too few are stored for a kernel of
+/// their own.
 NSA_DEVICE void StoreElement(DType dtype, std::byte* base, int64_t index, float x) {
   if (dtype == DType::kF32) {
     ElementsAt<float>(base, 0)[index] = x;
@@ -57,6 +63,8 @@ void WithElementType(DType dtype, Body&& body) {
       return body(Bf16{});
     case DType::kInt8:
       return body(int8_t{});
+    case DType::kF8E4M3:
+      return body(F8E4M3{});
   }
 }
 

@@ -1,10 +1,15 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cuda/elements.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/mma_attention.h"
+#include "kernels/cuda/mma_blocks.h"
+#include "kernels/cuda/mma_copies.h"
+#include "kernels/cuda/mma_tile.h"
+#include "kernels/cuda/mma_walk.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/rotate.h"
 #include "kernels/cuda/softmax.h"
@@ -14,59 +19,13 @@
 namespace nsa::kernels::cuda {
 namespace {
 
-constexpr int kNumWarps = kThreads / kWarpSize;
-constexpr int kTileHeads = 16;
-constexpr int kTerms = 3;
 constexpr int kMaxDims = 256;
 /// Of a CTA on sm_80 (CUDA C++ Programming Guide, "Compute Capabilities"): the least of those that
 /// we build for, so that all of them have the same bits.
 constexpr int64_t kMaxSharedBytes = int64_t{163} * 1024;
-constexpr int kSplitPages = kSplitRows / kPageSize;
-static_assert(kPageSize == 16 * kNumWarps, "a warp scores 16 tokens of a page");
-
-/// Rows in shared memory are longer by 16 bytes, so that eight of them, one below the other, lie in
-/// different banks (where they hold a multiple of 32 bytes).
-constexpr int Pitch(int columns) { return columns + 8; }
 
 /// Weights are held times this; the most that a float16 can be is twice as much.
 constexpr float kWeightScale = 32768;
-
-/// Sizes of arrays in shared memory, in elements.
-struct Sizes {
-  int queries;  // of a tile's queries, or weights: [kTerms, kTileHeads, Pitch]
-  int tile;     // of keys [head_dim_k, Pitch(64)], or of values [64, Pitch(head_dim_v)]
-};
-constexpr int QueryPitch(const PagedKv& kv) {
-  return Pitch(kv.head_dim_k > kPageSize ? kv.head_dim_k : kPageSize);
-}
-constexpr Sizes SizesOf(const PagedKv& kv) {
-  const int keys = kv.head_dim_k * Pitch(kPageSize), values = kPageSize * Pitch(kv.head_dim_v);
-  return {kTerms * kTileHeads * QueryPitch(kv), keys > values ? keys : values};
-}
-
-/// A CTA's shared memory. Tiles of keys and values, and what they are multiplied by, take turns in
-/// two places each.
-template <typename T>
-struct Shared {
-  T* queries;          // [2, kTerms, kTileHeads, query_pitch]
-  T* tiles;            // [2, tile_size]
-  float* q;            // [num_heads, head_dim_k], turned by the query's own offset, and scaled
-  float* unscale;      // [num_heads]: what scores are multiplied by
-  float* scores;       // [num_heads, kSplitRows], then weights
-  float* maximum;      // [num_heads]
-  float* sum;          // [num_heads]
-  Stretch* stretches;  // [2, kSplitPages], of even splits and of odd ones
-  int query_pitch;
-  int tile_size;
-
-  NSA_DEVICE T* QueriesOf(int tile) const {
-    return queries + tile % 2 * kTerms * kTileHeads * query_pitch;
-  }
-  NSA_DEVICE T* TileOf(int tile) const { return tiles + tile % 2 * tile_size; }
-  NSA_DEVICE Stretch* StretchesOf(int64_t split) const {
-    return stretches + (split % 2 == 0 ? 0 : kSplitPages);
-  }
-};
 
 /// The power of two that brings `largest` to [2¹³, 2¹⁴), and its inverse; 1 where it is not finite.
 /// So a float16 holds a query that was turned, and its third term.
@@ -83,21 +42,24 @@ NSA_DEVICE QueryScale QueryScaleOf(float largest) {
           FloatOfBits(static_cast<uint32_t>(2 * kBias - scale) << 23)};
 }
 
-/// A warp a head: queries turned by their own offset. A lane comes back to those pairs alone that
+/// A warp a line: queries turned by their own offset. A lane comes back to those pairs alone that
 /// it wrote.
 template <typename T>
-NSA_DEVICE void LayOutQueries(const SplitAttention& a, const Task& task, const Shared<T>& shared) {
+NSA_DEVICE void LayOutQueries(const SplitAttention& a, const RowTile& tile,
+                              const TileShared<T>& shared) {
   const AttentionQuery& query = a.query;
+  const SegmentRow& first = tile.first.row;
   const int dims = query.kv.head_dim_k, half = query.rope.rotary_dim / 2;
-  for (int head = WarpIndex(); head < task.num_heads; head += kNumWarps) {
-    const float* from =
-        query.q + task.row.row * query.q_stride + (task.first_head + head) * int64_t{dims};
-    float* q = shared.q + head * dims;
+  for (int line = WarpIndex(); line < tile.num_lines; line += NumThreads() / kWarpSize) {
+    const int row = shared.row_of_line[line];
+    const int64_t head = tile.first.first_head + line - row * tile.first.num_heads;
+    const float* from = query.q + (first.row + row) * query.q_stride + head * dims;
+    float* q = shared.q + line * dims;
     float largest = 0;
     for (int i = LaneIndex(); i < dims - half; i += kWarpSize) {
       Pair x = {0, from[i + half]};
       if (i < half) {
-        x = RotateFine(query.rope, task.row.position % kPageSize, i, 1, {from[i], x.b});
+        x = RotateFine(query.rope, (first.position + row) % kPageSize, i, 1, {from[i], x.b});
         q[i] = x.a * query.scale;
         largest = MaxOrNan(Abs(q[i]), largest);
       }
@@ -109,11 +71,11 @@ NSA_DEVICE void LayOutQueries(const SplitAttention& a, const Task& task, const S
       if (i < half) q[i] *= scale.scale;
       q[i + half] *= scale.scale;
     }
-    if (LaneIndex() == 0) shared.unscale[head] = scale.inverse;
+    if (LaneIndex() == 0) shared.unscale[line] = scale.inverse;
   }
-  // Rows behind the last head stay zero; others are overwritten.
-  for (int i = ThreadIndex(); i < 2 * kTerms * kTileHeads * shared.query_pitch; i += kThreads) {
-    shared.queries[i] = FromFloat<T>(0);
+  // Those behind the last line stay zero; others are overwritten.
+  for (int i = ThreadIndex(); i < shared.buffers * shared.term_size; i += NumThreads()) {
+    shared.terms[i] = FromFloat<T>(0);
   }
 }
 
@@ -128,316 +90,327 @@ NSA_DEVICE void StoreTerms(float x, int step, T* target) {
   }
 }
 
-/// A warp a head: queries turned by the distance of a page.
+/// A warp a line: queries turned by the distance of the page. Of a line that does not read it,
+/// nobody reads the products.
 template <typename T>
-NSA_DEVICE void LayOutTurned(const SplitAttention& a, const Task& task, const Shared<T>& shared,
-                             int64_t distance, T* target) {
+NSA_DEVICE void LayOutTurned(const SplitAttention& a, const RowTile& tile,
+                             const TileShared<T>& shared, const TilePage& page, T* target) {
   const int dims = a.query.kv.head_dim_k, half = a.query.rope.rotary_dim / 2;
-  const int step = kTileHeads * shared.query_pitch;
-  for (int head = WarpIndex(); head < task.num_heads; head += kNumWarps) {
-    const float* q = shared.q + head * dims;
-    T* row = target + head * shared.query_pitch;
+  const int step = shared.term_size / kTerms;
+  for (int line = WarpIndex(); line < tile.num_lines; line += NumThreads() / kWarpSize) {
+    const Stretch stretch = StretchOfRow(a, shared, page, shared.row_of_line[line]);
+    if (stretch.begin >= stretch.end) continue;
+    const float* q = shared.q + line * dims;
+    T* terms = target + line * shared.query_pitch;
     for (int i = LaneIndex(); i < dims - half; i += kWarpSize) {
       float x = q[i + half];
       if (i < half) {
-        const Pair turned = RotateCoarse(a.query.rope, distance, i, 1, {q[i], x});
-        StoreTerms(turned.a, step, row + i);
+        const Pair turned = RotateCoarse(a.query.rope, stretch.page_distance, i, 1, {q[i], x});
+        StoreTerms(turned.a, step, terms + i);
         x = turned.b;
       }
-      StoreTerms(x, step, row + i + half);
+      StoreTerms(x, step, terms + i + half);
     }
   }
 }
 
-/// A warp a head: the weights of a page's tokens. A lane reads those alone that it wrote in Weigh.
+/// A warp a line: the weights of the page's tokens, 0 where the line does not read it. A lane reads
+/// those alone that it wrote in Weigh.
 template <typename T>
-NSA_DEVICE void LayOutWeights(const Task& task, const Shared<T>& shared, int page, T* target) {
-  const int step = kTileHeads * shared.query_pitch;
-  for (int head = WarpIndex(); head < task.num_heads; head += kNumWarps) {
-    const float* weights = shared.scores + head * kSplitRows + page * kPageSize;
+NSA_DEVICE void LayOutWeights(const SplitAttention& a, const RowTile& tile,
+                              const TileShared<T>& shared, const TilePage& page, T* target) {
+  const int step = shared.term_size / kTerms;
+  for (int line = WarpIndex(); line < tile.num_lines; line += NumThreads() / kWarpSize) {
+    const int place = PlaceOf(a, page, shared.row_of_line[line]);
+    const bool is_read = place != kNoPlace;
+    const float* weights = shared.scores + line * kSplitRows + (is_read ? place : 0) * kPageSize;
     for (int i = LaneIndex(); i < kPageSize; i += kWarpSize) {
-      StoreTerms(weights[i] * kWeightScale, step, target + head * shared.query_pitch + i);
+      const float weight = is_read ? weights[i] * kWeightScale : 0.0f;
+      StoreTerms(weight, step, target + line * shared.query_pitch + i);
     }
   }
 }
 
-/// Starts the copies of the tile: pages' keys, then their values, zeros for tokens that are not
-/// read.
-template <typename T>
-NSA_DEVICE void StartTile(const SplitAttention& a, const Shared<T>& shared,
-                          const Stretch* stretches, int tile) {
-  constexpr int kPerCopy = 16 / sizeof(T);
-  if (tile >= 2 * kSplitPages) return;
-  const Stretch& stretch = stretches[tile % kSplitPages];
-  if (stretch.begin >= stretch.end) return;
-  T* target = shared.TileOf(tile);
-  if (tile < kSplitPages) {
-    const T* keys = ElementsAt<T>(stretch.slot, 0);
-    constexpr int kCopies = kPageSize / kPerCopy;  // of a dimension
-    for (int i = ThreadIndex(); i < a.query.kv.head_dim_k * kCopies; i += kThreads) {
-      CopyAsync(target + i / kCopies * Pitch(kPageSize) + i % kCopies * kPerCopy,
-                keys + i * kPerCopy);
-    }
-  } else {
-    const int dims = a.query.kv.head_dim_v, copies = dims / kPerCopy;  // of a token
-    const T* values = ElementsAt<T>(stretch.slot, a.rows.v_offset);
-    for (int i = ThreadIndex(); i < kPageSize * copies; i += kThreads) {
-      const Split place = SplitIndex(i, copies);
-      const int token = static_cast<int>(place.quotient);
-      CopyAsync(target + token * Pitch(dims) + place.remainder * kPerCopy, values + i * kPerCopy,
-                stretch.Holds(token));
-    }
-  }
-  CommitCopies();
-}
-
-/// The 16 × 16 block of `matrix`, row-major with `pitch`, that begins at (row, column): what a lane
-/// brings to ldmatrix.x4. Plain, it is an A of Mma; transposed, the B of two.
-template <typename T>
-NSA_DEVICE const T* BlockRow(const T* matrix, int pitch, int row, int column) {
-  return matrix + (row + LaneIndex() % 16) * pitch + column + LaneIndex() / 16 * 8;
-}
-
-/// sums += terms · block, where block is [16, 16].
-template <typename T>
-NSA_DEVICE void MultiplyBlock(const uint32_t (&terms)[kTerms][4], const T* block_row,
-                              float (&sums)[2][4]) {
-  uint32_t block[4];
-  LoadMatrix<true>(block, block_row);
-  const uint32_t left[2] = {block[0], block[1]}, right[2] = {block[2], block[3]};
-  NSA_UNROLL
-  for (int term = kTerms - 1; term >= 0; --term) {
-    Mma(sums[0], terms[term], left, T{});
-    Mma(sums[1], terms[term], right, T{});
-  }
-}
-template <typename T>
-NSA_DEVICE void LoadTerms(const T* queries, int pitch, int column, uint32_t (&terms)[kTerms][4]) {
-  NSA_UNROLL
-  for (int term = 0; term < kTerms; ++term) {
-    LoadMatrix<false>(terms[term], BlockRow(queries, pitch, term * kTileHeads, column));
-  }
-}
-
-/// Calls body(head, column, sum) for a lane's elements of sums over 16 columns.
+/// Calls body(line, column, sum) for a lane's elements of sums over 16 columns, of the 16 lines
+/// that its warp works on.
 template <typename Body>
-NSA_DEVICE void ForEachSum(float (&sums)[2][4], int num_heads, Body&& body) {
+NSA_DEVICE void ForEachSum(float (&sums)[2][4], int num_lines, Body&& body) {
   NSA_UNROLL
   for (int n = 0; n < 2; ++n) {
     NSA_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const int head = LaneIndex() / 4 + i / 2 * 8;
-      if (head < num_heads) body(head, 8 * n + LaneIndex() % 4 * 2 + i % 2, sums[n][i]);
+      const int line = FirstLine() + LaneIndex() / 4 + i / 2 * 8;
+      if (line < num_lines) body(line, 8 * n + LaneIndex() % 4 * 2 + i % 2, sums[n][i]);
     }
   }
 }
 
-/// A warp 16 tokens: their keys against the queries of all heads. −∞ for tokens that are not read.
+/// A warp 16 tokens: their keys against the queries of 16 lines. −∞ for tokens that a line does not
+/// read.
 template <typename T>
-NSA_DEVICE void Score(const SplitAttention& a, const Task& task, const Shared<T>& shared,
-                      const Stretch& stretch, int tile) {
+NSA_DEVICE void Score(const SplitAttention& a, const RowTile& tile, const TileShared<T>& shared,
+                      const TilePage& page, int step) {
   float sums[2][4] = {};
-  const int first = 16 * WarpIndex();
-  for (int k = 0; stretch.begin < stretch.end && k < a.query.kv.head_dim_k; k += 16) {
-    uint32_t terms[kTerms][4];
-    LoadTerms(shared.QueriesOf(tile), shared.query_pitch, k, terms);
-    MultiplyBlock(terms, BlockRow(shared.TileOf(tile), Pitch(kPageSize), k, first), sums);
+  const int first = 16 * (WarpIndex() % kLineWarps);
+  const int term_step = shared.term_size / kTerms;
+  const T* queries = shared.TermsOf(step) + FirstLine() * shared.query_pitch;
+  for (int k = 0; k < a.query.kv.head_dim_k; k += 16) {
+    uint32_t terms[kTerms][4], block[4];
+    LoadTerms(queries, term_step, shared.query_pitch, k, terms);
+    LoadMatrix<true>(block, BlockRow(shared.TileOf(step), Pitch(kPageSize), k, first));
+    MultiplyBlock<T>(terms, block, sums);
   }
-  ForEachSum(sums, task.num_heads, [&](int head, int column, float sum) {
-    const int token = first + column;
-    shared.scores[head * kSplitRows + tile * kPageSize + token] =
-        stretch.Holds(token) ? sum * shared.unscale[head] : -Infinity();
-  });
+  NSA_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const int line = FirstLine() + LaneIndex() / 4 + half * 8;
+    if (line >= tile.num_lines) continue;
+    const int row = shared.row_of_line[line], place = PlaceOf(a, page, row);
+    if (place == kNoPlace) continue;
+    const Stretch stretch = shared.stretches[row * kSplitPages + place];
+    if (stretch.begin >= stretch.end) continue;
+    float* scores = shared.scores + line * kSplitRows + place * kPageSize;
+    NSA_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const int token = first + i / 2 * 8 + LaneIndex() % 4 * 2 + i % 2;
+      scores[token] =
+          stretch.Holds(token) ? sums[i / 2][2 * half + i % 2] * shared.unscale[line] : -Infinity();
+    }
+  }
 }
 
-/// A warp every fourth of the 16 dimensions: the page's values times the weights of all heads.
+/// A warp every fourth of the 16 dimensions: the page's values times the weights of 16 lines.
 template <typename T, int kPairs>
-NSA_DEVICE void AddValues(const SplitAttention& a, const Shared<T>& shared, int tile,
-                          float (&out)[kPairs][2][4]) {
-  const int dims = a.query.kv.head_dim_v;
+NSA_DEVICE void AddValues(const SplitAttention& a, const RowTile& tile, const TileShared<T>& shared,
+                          const TilePage& page, int step, float (&out)[kPairs][2][4]) {
+  const int dims = a.query.kv.head_dim_v, term_step = shared.term_size / kTerms;
+  const T* weights = shared.TermsOf(step) + FirstLine() * shared.query_pitch;
   for (int k = 0; k < kPageSize; k += 16) {
     uint32_t terms[kTerms][4];
-    LoadTerms(shared.QueriesOf(tile), shared.query_pitch, k, terms);
+    LoadTerms(weights, term_step, shared.query_pitch, k, terms);
     NSA_UNROLL
     for (int j = 0; j < kPairs; ++j) {
-      const int dim = 16 * (WarpIndex() + j * kNumWarps);
+      const int dim = 16 * (WarpIndex() % kLineWarps + j * kLineWarps);
       if (dim >= dims) continue;
-      MultiplyBlock(terms, BlockRow(shared.TileOf(tile), Pitch(dims), k, dim), out[j]);
+      uint32_t block[4];
+      LoadMatrix<true>(block, BlockRow(shared.TileOf(step), Pitch(dims), k, dim));
+      if (page.is_mixed && Ballot(HasNonFinite<T>(block)) != 0) {
+        MultiplyByRows(a, tile, shared, page, k, terms, block, out[j]);
+      } else {
+        MultiplyBlock<T>(terms, block, out[j]);
+      }
     }
   }
 }
 
 /// One split: shared.maximum and shared.sum, and in `out` Σ weight · value times kWeightScale. A
-/// tile's copies run while the tile before is multiplied.
-template <typename T, int kPairs>
-NSA_DEVICE void MakeSplit(const SplitAttention& a, const Task& task, const Shared<T>& shared,
+/// page's copies run while those before are multiplied.
+template <typename C, typename T, int kPairs>
+NSA_DEVICE void MakeSplit(const SplitAttention& a, const RowTile& tile, const TileShared<T>& shared,
                           int64_t split, float (&out)[kPairs][2][4]) {
-  Stretch* stretches = shared.StretchesOf(split);
-  if (ThreadIndex() < kSplitPages) {
-    stretches[ThreadIndex()] = StretchAt(a, task, split * kSplitPages + ThreadIndex());
-  }
   NSA_UNROLL
   for (int j = 0; j < kPairs; ++j) {
     NSA_UNROLL
     for (int i = 0; i < 8; ++i) out[j][i / 4][i % 4] = 0;
   }
-  SyncThreads();
-  StartTile(a, shared, stretches, 0);
-  for (int tile = 0; tile < 2 * kSplitPages; ++tile) {
-    const int page = tile % kSplitPages;
-    const Stretch& stretch = stretches[page];
-    const bool is_read = stretch.begin < stretch.end, has_keys = tile < kSplitPages;
-    if (tile == kSplitPages) {
-      SyncThreads();
-      Weigh(shared.scores, shared.maximum, shared.sum, task.num_heads);
+  LayOutWalk(a, tile, shared, split);
+  StartCopies<C>(a, shared, 0);
+  const int num_pages = *shared.num_pages;
+  const bool has_lines = FirstLine() < tile.num_lines;
+  for (int step = 0; step < 2 * num_pages; ++step) {
+    const bool has_keys = step < num_pages;
+    const TilePage& page = shared.pages[has_keys ? step : step - num_pages];
+    const bool is_read = page.slot != nullptr;
+    if (shared.buffers == 1 || step == num_pages) SyncThreads();
+    if (step == num_pages) {
+      Weigh(shared.scores, shared.maximum, shared.sum, tile.num_lines, NumThreads());
     }
     if (is_read && has_keys) {
-      LayOutTurned(a, task, shared, stretch.page_distance, shared.QueriesOf(tile));
+      LayOutTurned(a, tile, shared, page, shared.TermsOf(step));
     } else if (is_read) {
-      LayOutWeights(task, shared, page, shared.QueriesOf(tile));
+      LayOutWeights(a, tile, shared, page, shared.TermsOf(step));
     }
     WaitCopies<0>();
     SyncThreads();
-    StartTile(a, shared, stretches, tile + 1);
+    StartCopies<C>(a, shared, step + 1);
+    if constexpr (!std::is_same_v<C, T>) {
+      if (is_read) Convert<C>(a, shared, step);
+      SyncThreads();
+    }
+    if (!is_read || !has_lines) continue;
     if (has_keys) {
-      Score(a, task, shared, stretch, tile);
-    } else if (is_read) {
-      AddValues(a, shared, tile, out);
+      Score(a, tile, shared, page, step);
+    } else {
+      AddValues(a, tile, shared, page, step, out);
     }
   }
 }
 
-/// Calls body(head, dim, sum) for a lane's elements of `out`.
+/// Never −0: a page that a line does not read may have added 0 to it.
+NSA_DEVICE float Unscaled(float sum) { return sum * (1 / kWeightScale) + 0.0f; }
+
+/// Calls body(line, dim, sum) for a lane's elements of `out`.
 template <int kPairs, typename Body>
-NSA_DEVICE void ForEachOut(const SplitAttention& a, const Task& task, float (&out)[kPairs][2][4],
+NSA_DEVICE void ForEachOut(const SplitAttention& a, const RowTile& tile, float (&out)[kPairs][2][4],
                            Body&& body) {
   NSA_UNROLL
   for (int j = 0; j < kPairs; ++j) {
-    const int dim = 16 * (WarpIndex() + j * kNumWarps);
+    const int dim = 16 * (WarpIndex() % kLineWarps + j * kLineWarps);
     if (dim >= a.query.kv.head_dim_v) continue;
-    ForEachSum(out[j], task.num_heads,
-               [&](int head, int column, float& sum) { body(head, dim + column, sum); });
+    ForEachSum(out[j], tile.num_lines,
+               [&](int line, int column, float& sum) { body(line, dim + column, sum); });
   }
 }
 
-/// Leaves the `number`-th split of the row in the workspace.
+/// Leaves the split's parts of those rows that have it in the workspace.
 template <typename T, int kPairs>
-NSA_DEVICE void StorePart(const SplitAttention& a, const Task& task, const Shared<T>& shared,
-                          int64_t number, float (&out)[kPairs][2][4]) {
-  if (ThreadIndex() < task.num_heads) {
-    float* part = PartOf(a, task.index, task.first_head + ThreadIndex(), number);
-    part[0] = shared.maximum[ThreadIndex()];
-    part[1] = shared.sum[ThreadIndex()];
+NSA_DEVICE void StoreParts(const SplitAttention& a, const RowTile& tile,
+                           const TileShared<T>& shared, int64_t split, float (&out)[kPairs][2][4]) {
+  const auto part_of = [&](int line) -> float* {
+    const int row = shared.row_of_line[line];
+    const Extent& splits = shared.splits[row];
+    if (split < splits.begin || split >= splits.end) return nullptr;
+    const int64_t head = tile.first.first_head + line - row * tile.first.num_heads;
+    return PartOf(a, tile.first.index + row, head, split - splits.begin);
+  };
+  if (const int line = ThreadIndex(); line < tile.num_lines) {
+    if (float* part = part_of(line); part != nullptr) {
+      part[0] = shared.maximum[line];
+      part[1] = shared.sum[line];
+    }
   }
-  ForEachOut(a, task, out, [&](int head, int dim, float sum) {
-    PartOf(a, task.index, task.first_head + head, number)[2 + dim] = sum * (1 / kWeightScale);
+  ForEachOut(a, tile, out, [&](int line, int dim, float sum) {
+    if (float* part = part_of(line); part != nullptr) part[2 + dim] = Unscaled(sum);
   });
 }
 
-/// All splits of the row, joined into its result in registers.
+/// Joins the split into those lines whose rows have it.
 template <typename T, int kPairs>
-NSA_DEVICE void AttendWhole(const SplitAttention& a, const Task& task, const Shared<T>& shared) {
-  float out[kPairs][2][4], joined[kPairs][2][4] = {};
-  Softmax so_far[2];  // of the two heads that a lane has
-  const Extent splits = SplitsOf(task);
-  for (int64_t split = splits.begin; split < splits.end; ++split) {
-    MakeSplit(a, task, shared, split, out);
+NSA_DEVICE void JoinSplit(const RowTile& tile, const TileShared<T>& shared, int64_t split,
+                          const float (&out)[kPairs][2][4], Softmax (&so_far)[2],
+                          float (&joined)[kPairs][2][4]) {
+  NSA_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const int line = FirstLine() + LaneIndex() / 4 + 8 * half;
+    if (line >= tile.num_lines) continue;
+    const Extent& splits = shared.splits[shared.row_of_line[line]];
+    if (split < splits.begin || split >= splits.end) continue;
+    const JoinFactors f = Join(so_far[half], shared.maximum[line], shared.sum[line]);
     NSA_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int head = LaneIndex() / 4 + 8 * half;
-      if (head >= task.num_heads) continue;
-      const JoinFactors f = Join(so_far[half], shared.maximum[head], shared.sum[head]);
+    for (int j = 0; j < kPairs; ++j) {
       NSA_UNROLL
-      for (int j = 0; j < kPairs; ++j) {
-        NSA_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          float& sum = joined[j][i / 2][2 * half + i % 2];
-          const float added = out[j][i / 2][2 * half + i % 2] * (1 / kWeightScale);
-          sum = sum * f.before + added * f.added;
-        }
+      for (int i = 0; i < 4; ++i) {
+        float& sum = joined[j][i / 2][2 * half + i % 2];
+        sum = sum * f.before + Unscaled(out[j][i / 2][2 * half + i % 2]) * f.added;
       }
     }
   }
-  ForEachOut(a, task, joined, [&](int head, int dim, float sum) {
-    const int64_t index = ResultIndex(a, task, task.first_head + head);
-    a.result.out[index * a.query.kv.head_dim_v + dim] =
-        Quotient(sum, head < 8 ? so_far[0] : so_far[1]);
+}
+
+/// All splits of the rows, joined into their results in registers.
+template <typename C, typename T, int kPairs>
+NSA_DEVICE void AttendWhole(const SplitAttention& a, const RowTile& tile,
+                            const TileShared<T>& shared) {
+  float out[kPairs][2][4], joined[kPairs][2][4] = {};
+  Softmax so_far[2];  // of the two lines that a lane has
+  const Extent splits = SplitsOfTile(tile, shared);
+  for (int64_t split = splits.begin; split < splits.end; ++split) {
+    MakeSplit<C>(a, tile, shared.ForSplit(split, a.rows_per_tile), split, out);
+    JoinSplit(tile, shared, split, out, so_far, joined);
+  }
+  const auto result_of = [&](int line) {
+    const int row = shared.row_of_line[line];
+    const int64_t head = tile.first.first_head + line - row * tile.first.num_heads;
+    return (tile.first.row.row + row) * a.query.num_q_heads + head;
+  };
+  ForEachOut(a, tile, joined, [&](int line, int dim, float sum) {
+    a.result.out[result_of(line) * a.query.kv.head_dim_v + dim] =
+        Quotient(sum, line % kMmaLines < 8 ? so_far[0] : so_far[1]);
   });
-  if (a.result.lse == nullptr || WarpIndex() > 0 || LaneIndex() % 4 != 0) return;
-  for (int head = LaneIndex() / 4; head < task.num_heads; head += 8) {
-    a.result.lse[ResultIndex(a, task, task.first_head + head)] =
-        LogSumExp(head < 8 ? so_far[0] : so_far[1]);
+  if (a.result.lse == nullptr || WarpIndex() % kLineWarps > 0 || LaneIndex() % 4 != 0) return;
+  NSA_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const int line = FirstLine() + LaneIndex() / 4 + 8 * half;
+    if (line < tile.num_lines) a.result.lse[result_of(line)] = LogSumExp(so_far[half]);
   }
 }
 
-/// CTA (i, s): row, KV head and 16 of its group's heads by i; the s-th split that the row reads, or
-/// all of them. `kPairs`: 16 dimensions of values that a warp has, at most.
-template <typename T, int kPairs>
-NSA_KERNEL(kThreads)
+/// CTA (i, s): a tile of rows, a KV head and heads of its group by i; the s-th split that the rows
+/// read, or all of them. `kPairs`: 16 dimensions of values that a warp has, at most.
+template <typename C, int kPairs, int kMmaTiles>
+NSA_KERNEL(kThreads* kMmaTiles)
 MmaAttendKernel(NSA_ARGS SplitAttention a) {
-  const PagedKv& kv = a.query.kv;
-  const Task task = TaskOfCta(a, kTileHeads);
-  const Sizes sizes = SizesOf(kv);
-  const int group = a.query.num_q_heads / kv.num_kv_heads;
-  const int heads = group < kTileHeads ? group : kTileHeads;
-  SharedArena arena;
-  const Shared<T> shared = {arena.Take<T>(2 * sizes.queries),
-                            arena.Take<T>(2 * sizes.tile),
-                            arena.Take<float>(heads * kv.head_dim_k),
-                            arena.Take<float>(heads),
-                            arena.Take<float>(heads * kSplitRows),
-                            arena.Take<float>(heads),
-                            arena.Take<float>(heads),
-                            arena.Take<Stretch>(2 * kSplitPages),
-                            QueryPitch(kv),
-                            sizes.tile};
+  using T = MmaType<C>;
+  const RowTile tile = RowTileOfCta(a, kMmaTiles);
+  if (tile.num_rows == 0) return;
+  const TileShared<T> shared = TakeTileShared<T>(a, kMmaTiles);
+  LayOutSplits(a, tile, shared);
   if (!a.cta_per_split) {
-    LayOutQueries(a, task, shared);
-    AttendWhole<T, kPairs>(a, task, shared);
+    LayOutQueries(a, tile, shared);
+    AttendWhole<C, T, kPairs>(a, tile, shared);
     return;
   }
-  const Extent splits = SplitsOf(task);
+  const Extent splits = SplitsOfTile(tile, shared);
   if (splits.begin + CtaY() >= splits.end) return;
-  LayOutQueries(a, task, shared);
+  LayOutQueries(a, tile, shared);
   float out[kPairs][2][4];
-  MakeSplit(a, task, shared, splits.begin + CtaY(), out);
-  StorePart(a, task, shared, CtaY(), out);
+  MakeSplit<C>(a, tile, shared, splits.begin + CtaY(), out);
+  StoreParts(a, tile, shared, splits.begin + CtaY(), out);
 }
 
-int64_t SharedBytes(const SplitAttention& a) {
-  const PagedKv& kv = a.query.kv;
-  const Sizes sizes = SizesOf(kv);
-  const int64_t heads = std::min(a.query.num_q_heads / kv.num_kv_heads, kTileHeads);
-  int64_t bytes = 2 * kSplitPages * static_cast<int64_t>(sizeof(Stretch));
-  for (const int64_t elements : {2 * sizes.queries, 2 * sizes.tile}) {
-    bytes += CeilDiv(elements * 2, 16) * 16;
+/// How many lines a CTA takes.
+struct TileShape {
+  int num_mma_tiles;
+  int rows;
+};
+
+/// As many rows as lines and shared memory have room for; twice the lines where that is more rows.
+/// The rows of a selection have pages of their own, of which a walk over a few rows' union is never
+/// longer than their walks one by one; with more lines it would be, for each of them.
+TileShape TileShapeOf(const SplitAttention& a) {
+  TileShape best = {1, 1};
+  if (a.one_row_each) return best;
+  for (const int tiles : {1, kMaxMmaTiles}) {
+    if (tiles > 1 && a.reads == Reads::kSelection) continue;
+    int rows = kMmaLines * tiles / HeadsOfTile(a, tiles);
+    while (rows > 1 && SharedBytesOfTile(SizesOfTile(a, tiles, rows)) > kMaxSharedBytes) --rows;
+    if (rows > best.rows) best = {tiles, rows};
   }
-  for (const int64_t floats : {heads * kv.head_dim_k, heads, heads * kSplitRows, heads, heads}) {
-    bytes += CeilDiv(floats * 4, 16) * 16;
-  }
-  return bytes;
+  return best;
 }
 
-template <typename T, int kPairs>
-void LaunchPairs(Stream& stream, const char* name, const SplitAttention& a, int64_t num_rows) {
-  const int num_kv_heads = a.query.kv.num_kv_heads;
-  Launch(
-      stream,
-      {.name = name,
-       .grid_x = num_rows * num_kv_heads * Passes(a.query.num_q_heads / num_kv_heads, kTileHeads),
-       .grid_y = a.cta_per_split ? a.num_splits : 1,
-       .num_threads = kThreads,
-       .shared_bytes = SharedBytes(a)},
-      MmaAttendKernel<T, kPairs>, a);
+template <typename C, int kPairs, int kMmaTiles>
+void LaunchTiles(Stream& stream, const char* name, const SplitAttention& a, int64_t num_rows) {
+  const int num_kv_heads = a.query.kv.num_kv_heads, rows = a.rows_per_tile;
+  const int passes = Passes(a.query.num_q_heads / num_kv_heads, HeadsOfTile(a, kMmaTiles));
+  // The host does not know where segments end; CTAs without rows leave at once. The rows' windows
+  // may begin in two splits.
+  const int64_t tiles =
+      rows == 1 ? num_rows : (num_rows + a.query.num_segments * int64_t{rows - 1}) / rows;
+  const int64_t splits = a.num_splits + (rows > 1 && a.window_size >= 0 ? 1 : 0);
+  Launch(stream,
+         {.name = name,
+          .grid_x = tiles * num_kv_heads * passes,
+          .grid_y = a.cta_per_split ? splits : 1,
+          .num_threads = kThreads * kMmaTiles,
+          .shared_bytes = SharedBytesOfTile(SizesOfTile(a, kMmaTiles, rows))},
+         MmaAttendKernel<C, kPairs, kMmaTiles>, a);
 }
 
-template <typename T>
+template <typename C, int kPairs>
+void LaunchPairs(Stream& stream, const char* name, SplitAttention a, int64_t num_rows) {
+  const TileShape shape = TileShapeOf(a);
+  a.rows_per_tile = shape.rows;
+  if (shape.num_mma_tiles == 1) return LaunchTiles<C, kPairs, 1>(stream, name, a, num_rows);
+  LaunchTiles<C, kPairs, kMaxMmaTiles>(stream, name, a, num_rows);
+}
+
+template <typename C>
 void LaunchType(Stream& stream, const char* name, const SplitAttention& a, int64_t num_rows) {
-  constexpr int kDimsOfPair = 16 * kNumWarps;
+  constexpr int kDimsOfPair = 16 * kLineWarps;
   const int dims = a.query.kv.head_dim_v;
-  if (dims <= kDimsOfPair) return LaunchPairs<T, 1>(stream, name, a, num_rows);
-  if (dims <= 2 * kDimsOfPair) return LaunchPairs<T, 2>(stream, name, a, num_rows);
-  LaunchPairs<T, 4>(stream, name, a, num_rows);
+  if (dims <= kDimsOfPair) return LaunchPairs<C, 1>(stream, name, a, num_rows);
+  if (dims <= 2 * kDimsOfPair) return LaunchPairs<C, 2>(stream, name, a, num_rows);
+  LaunchPairs<C, 4>(stream, name, a, num_rows);
 }
 
 }  // namespace
@@ -447,7 +420,7 @@ bool TakesTensorCores(const SplitAttention& a) {
   if (!a.uses_tensor_cores || a.reads == Reads::kCompressed || a.result.out == nullptr)
     return false;
   if (1 << a.stretch_log2 != kPageSize) return false;
-  if (kv.dtype != DType::kBF16 && kv.dtype != DType::kF16) return false;
+  if (kv.dtype == DType::kF32 || kv.dtype == DType::kInt8) return false;
   for (const int dims : {kv.head_dim_k, kv.head_dim_v}) {
     if (dims % 16 != 0 || dims > kMaxDims) return false;
   }
@@ -456,13 +429,16 @@ bool TakesTensorCores(const SplitAttention& a) {
   for (const int64_t bytes : {base, kv.page_stride, kv.head_stride, kv.v_offset}) {
     if (bytes % 16 != 0) return false;
   }
-  return SharedBytes(a) <= kMaxSharedBytes;
+  return SharedBytesOfTile(SizesOfTile(a, 1, 1)) <= kMaxSharedBytes;
 }
 
 void LaunchMmaAttention(Stream& stream, const char* name, const SplitAttention& attention,
                         int64_t num_rows) {
   if (attention.query.kv.dtype == DType::kBF16) {
     return LaunchType<Bf16>(stream, name, attention, num_rows);
+  }
+  if (attention.query.kv.dtype == DType::kF8E4M3) {
+    return LaunchType<F8E4M3>(stream, name, attention, num_rows);
   }
   LaunchType<F16>(stream, name, attention, num_rows);
 }

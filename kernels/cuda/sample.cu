@@ -114,7 +114,7 @@ NSA_DEVICE int64_t KeptMass(const SampleParams& p, const SampleRow& row, const B
 /// the drawn part of what is kept.
 NSA_DEVICE int32_t Draw(const SampleParams& p, float best, const Bins& top, const Bins& part) {
   const SampleRow row = {p.logits, static_cast<int>(p.vocabulary_size), static_cast<double>(best),
-                         1.0 / static_cast<double>(p.temperature)};
+                         1.0 / static_cast<double>(p.temperature), MassShiftOf(p.vocabulary_size)};
   const Totals totals = CountAll(row, p.min_p, top);
   const auto kept = static_cast<uint64_t>(KeptMass(p, row, top, part, totals));
   const auto target = static_cast<int64_t>(MultiplyHigh(DrawBits(p.seed, p.step) << 11, kept));

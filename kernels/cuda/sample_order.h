@@ -13,14 +13,22 @@ inline constexpr int kSampleThreads = 512;
 
 /// A weight of 1. Below half a unit, exp(−31.2), a token is never drawn.
 inline constexpr int kMassBits = 44;
-/// Sums of masses stay below 2⁶³. Rounding moves them by 2⁻²⁷ of the best token's at most.
-inline constexpr int64_t kMaxVocabulary = int64_t{1} << (63 - kMassBits);
+/// Sums of masses stay below 2⁶³: the unit is larger for vocabularies of 2¹⁹ tokens and more.
+/// Rounding moves sums by 2⁻²⁷ of the best token's, or of as many tokens' as a unit has grown.
+inline constexpr int kVocabularyBits = 63 - kMassBits;
+inline constexpr int64_t kMaxVocabulary = int64_t{1} << 30;
+NSA_DEVICE int MassShiftOf(int64_t vocabulary_size) {
+  int shift = 0;
+  while (vocabulary_size >> (kVocabularyBits + shift) != 0) ++shift;
+  return shift;
+}
 
 struct SampleRow {
   const float* logits;
   int size;
   double best;
   double inverse_temperature;
+  int mass_shift;
 };
 
 /// Larger logits have smaller keys, equal ones the same: −0 is 0.
@@ -64,7 +72,8 @@ NSA_DEVICE int64_t ExpMass(double x) {
 /// 0 for what cannot be drawn: −inf, and NaN of a bias.
 NSA_DEVICE int64_t MassOf(const SampleRow& row, float logit) {
   if (!(logit > -Infinity())) return 0;
-  return ExpMass((static_cast<double>(logit) - row.best) * row.inverse_temperature);
+  const int64_t mass = ExpMass((static_cast<double>(logit) - row.best) * row.inverse_temperature);
+  return (mass + (int64_t{1} << row.mass_shift >> 1)) >> row.mass_shift;
 }
 
 /// ⌊a / b⌋ of a ≥ 0 and b > 0, where it is below 2³⁰: a GPU has no instruction for it.

@@ -78,8 +78,8 @@ NSA_DEVICE Totals CountAll(const SampleRow& row, float min_p, const Bins& top) {
   ClearBins(top);
   SyncThreads();
   // min_p is relative to the best token, which always stays.
-  constexpr auto kOne = static_cast<double>(int64_t{1} << kMassBits);
-  const double limit = static_cast<double>(min_p < 1 ? min_p : 1) * kOne;
+  const int64_t of_best = int64_t{1} << (kMassBits - row.mass_shift);
+  const double limit = static_cast<double>(min_p < 1 ? min_p : 1) * static_cast<double>(of_best);
   int64_t mine[3] = {0, 0, 0};
   NSA_UNROLL_BY(2)
   for (int i = ThreadIndex(); i < row.size; i += kSampleThreads) {
@@ -97,8 +97,7 @@ NSA_DEVICE Totals CountAll(const SampleRow& row, float min_p, const Bins& top) {
     if (LaneIndex() == 0) AtomicAdd(&sums[i], of_warp);
   }
   SyncThreads();
-  constexpr int64_t kBest = int64_t{1} << kMassBits;
-  return {{sums[0], sums[1]}, min_p > 1 ? kBest : sums[2]};
+  return {{sums[0], sums[1]}, min_p > 1 ? of_best : sums[2]};
 }
 
 /// Tokens whose keys begin with `prefix`, into the bins of the digit behind it.

@@ -26,10 +26,11 @@ NSA_DEVICE Task TaskOfCta(const SplitAttention& a, int heads) {
                   left < heads ? left : heads);
 }
 
-/// A warp a head: scores [num_heads, kSplitRows] to weights exp(score − maximum), with their
-/// maximum and sum. Lane i of the warp of head h writes weights i, i + 32, ….
-NSA_DEVICE void Weigh(float* all_scores, float* maxima, float* sums, int num_heads) {
-  for (int h = WarpIndex(); h < num_heads; h += kThreads / kWarpSize) {
+/// A warp of `num_threads` a head: scores [num_heads, kSplitRows] to weights exp(score − maximum),
+/// with their maximum and sum. Lane i of the warp of head h writes weights i, i + 32, ….
+NSA_DEVICE void Weigh(float* all_scores, float* maxima, float* sums, int num_heads,
+                      int num_threads = kThreads) {
+  for (int h = WarpIndex(); h < num_heads; h += num_threads / kWarpSize) {
     float* scores = all_scores + h * kSplitRows;
     float maximum = -Infinity();
     for (int i = LaneIndex(); i < kSplitRows; i += kWarpSize) {

@@ -86,9 +86,9 @@ NSA_DEVICE Extent ExtentOf(const SplitAttention& a, const Task& task) {
   return {0, begin_of_window + window};
 }
 
-NSA_DEVICE Task MakeTask(const SplitAttention& a, int64_t index, int64_t first_head,
-                         int num_heads) {
-  Task task = {FindRow(a.query.segments, a.one_row_each, a.first_index + index),
+NSA_DEVICE Task MakeTask(const SplitAttention& a, const SegmentRow& row, int64_t index,
+                         int64_t first_head, int num_heads) {
+  Task task = {row,
                index,
                SplitIndex(first_head, a.query.num_q_heads / a.query.kv.num_kv_heads).quotient,
                first_head,
@@ -98,6 +98,11 @@ NSA_DEVICE Task MakeTask(const SplitAttention& a, int64_t index, int64_t first_h
   if (a.reads == Reads::kSelection) task.selection = SelectionOf(a, task.row, task.kv_head);
   task.extent = ExtentOf(a, task);
   return task;
+}
+NSA_DEVICE Task MakeTask(const SplitAttention& a, int64_t index, int64_t first_head,
+                         int num_heads) {
+  return MakeTask(a, FindRow(a.query.segments, a.one_row_each, a.first_index + index), index,
+                  first_head, num_heads);
 }
 
 /// Of a row: [begin, end).
@@ -153,9 +158,7 @@ NSA_DEVICE PageRows PageRowsAt(const SplitAttention& a, const Task& task, int64_
   return {page, first, 0, s.limit, LimitDistance(own_page - page, a.max_page_distance)};
 }
 
-/// Stretch `stretch` of the row, counted from number 0.
-NSA_DEVICE Stretch StretchAt(const SplitAttention& a, const Task& task, int64_t stretch) {
-  const PageRows rows = PageRowsAt(a, task, stretch);
+NSA_DEVICE Stretch StretchOf(const SplitAttention& a, const Task& task, const PageRows& rows) {
   const int64_t last = rows.first + (int64_t{1} << a.stretch_log2);
   const int64_t begin = rows.begin > rows.first ? rows.begin : rows.first;
   const int64_t end = rows.end < last ? rows.end : last;
@@ -167,6 +170,10 @@ NSA_DEVICE Stretch StretchAt(const SplitAttention& a, const Task& task, int64_t 
               task.kv_head * a.rows.head_stride,
           static_cast<int32_t>(rows.page_distance), static_cast<uint8_t>(rows.first - of_page),
           static_cast<uint8_t>(begin - of_page), static_cast<uint8_t>(end - of_page)};
+}
+/// Stretch `stretch` of the row, counted from number 0.
+NSA_DEVICE Stretch StretchAt(const SplitAttention& a, const Task& task, int64_t stretch) {
+  return StretchOf(a, task, PageRowsAt(a, task, stretch));
 }
 
 }  // namespace nsa::kernels::cuda

@@ -37,6 +37,7 @@ struct RopeView {
 ///
 /// Where dtype is kInt8, each token's K and each token's V have a scale (float32): the largest
 /// magnitude of the rotated key, or the value, divided by 127; NaN where the row is not finite.
+/// kF8E4M3 has none: elements are stored as they are, magnitudes beyond 448 as 448.
 /// Where cmp_dtype is kInt8, each compressed key has such a scale, and dimensions stand in fours,
 /// as products of 8-bit integers take them: K̂ [⌈head_dim_k/4⌉, rows_per_page, 4], 0 behind the
 /// last dimension.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/float8.h"
 #include "kernels/int8_rows.h"
 #include "kernels/ops/attention.h"
 #include "kernels/ops/cmp_pool.h"
@@ -27,6 +28,7 @@ inline float LoadElement(DType dtype, const std::byte* base, int64_t index) {
     return value;
   }
   if (dtype == DType::kInt8) return static_cast<float>(static_cast<int8_t>(base[index]));
+  if (dtype == DType::kF8E4M3) return F8E4M3ToF32({static_cast<uint8_t>(base[index])});
   uint16_t bits;
   std::memcpy(&bits, base + index * 2, 2);
   return dtype == DType::kF16 ? F16ToF32(bits) : BF16ToF32(bits);
@@ -35,6 +37,10 @@ inline float LoadElement(DType dtype, const std::byte* base, int64_t index) {
 inline void StoreElement(DType dtype, std::byte* base, int64_t index, float value) {
   if (dtype == DType::kF32) {
     std::memcpy(base + index * 4, &value, 4);
+    return;
+  }
+  if (dtype == DType::kF8E4M3) {
+    base[index] = std::byte{F32ToF8E4M3(value).bits};
     return;
   }
   const uint16_t bits = dtype == DType::kF16 ? F32ToF16(value) : F32ToBF16(value);

@@ -172,6 +172,21 @@ constexpr SampleParams kSettings[] = {{},
                                       {.temperature = 1e-40f},
                                       {.temperature = 1e30f}};
 
+// More tokens than masses of 2⁻⁴⁴ leave room for in 63 bits: all alike, and a few better ones.
+TEST(CudaSampleTest, VocabulariesOfAMillion) {
+  for (const int size : {1 << 19, (1 << 20) + 37}) {
+    Rows rows;
+    for (uint64_t seed = 0; seed < 2; ++seed) {
+      rows.Add(std::vector<float>(static_cast<size_t>(size), 0), {.seed = seed});
+    }
+    std::vector<float> logits(static_cast<size_t>(size), -1);
+    for (int i = 0; i < 5; ++i) logits[static_cast<size_t>(size - 1 - 1000 * i)] = 2;
+    rows.Add(logits, {.min_p = 0.9f, .seed = 1});
+    rows.Add(logits, {.top_p = 1e-6f, .seed = 1});
+    EXPECT_EQ(rows.Cuda(), rows.Reference()) << size;
+  }
+}
+
 // Thousands of rows. Masses are rounded to 2⁻⁴⁴ of the best weight, the reference's weights to
 // 2⁻⁵³ of theirs, so that the border between two of n tokens is moved by n·2⁻⁴⁴ at most, and a draw
 // falls between the two with a chance of n²·2⁻⁴⁴ a row: 2·10⁻⁶ for 6,000 tokens. None is expected.

@@ -104,13 +104,52 @@ TEST(CudaSelAttnTest, BlocksOfThreePages) {
 }
 
 TEST(CudaSelAttnTest, EveryBarrierIsMissed) {
-  const AttentionWorld world({.name = "", .group = 4, .sequences = {{1500, 1}}});
-  Selection selection(world, 64, 128);
-  for (int32_t i = 0; i < kMaxSelected; ++i) selection.selected[i] = i;
-  selection.num_selected[0] = kMaxSelected;
-  for (const bool is_split : {true, false}) {
-    cuda_host::ExpectEveryBarrierIsMissed(
-        [&] { return Attend(world, selection, {64, 128, 4, true}, world.segments(), is_split); });
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int num_rows : {1, 4}) {
+      const AttentionWorld world({.name = "",
+                                  .dtype = dtype,
+                                  .num_kv_heads = 1,
+                                  .group = 4,
+                                  .sequences = {{1500, num_rows}}});
+      Selection selection(world, 64, 128);
+      for (int32_t i = 0; i < kMaxSelected; ++i) selection.selected[i] = i;
+      selection.num_selected[0] = kMaxSelected;
+      for (const bool is_split : {true, false}) {
+        cuda_host::ExpectEveryBarrierIsMissed([&] {
+          return Attend(world, selection, {64, 128, 4, true}, world.segments(), is_split);
+        });
+      }
+    }
+  }
+}
+
+// Rows of a tile walk the union of their pages, whatever the chunks: lists with nothing in common,
+// with all in common, and empty ones.
+TEST(CudaSelAttnTest, RowsOfATileAreAsThoughAlone) {
+  for (const int group : {1, 3, 7, 16}) {
+    for (const int sel_block_size : {64, 128}) {
+      SCOPED_TRACE(testing::Message() << "group " << group << ", blocks of " << sel_block_size);
+      const AttentionWorld world({.name = "",
+                                  .dtype = DType::kF16,
+                                  .num_kv_heads = 1,
+                                  .group = group,
+                                  .sequences = {{1525, 19}, {2, 2}, {190, 1}}});
+      const Op op = {sel_block_size, 128, 4, true};
+      Selection selection(world, sel_block_size, 128);
+      const auto list = selection.selected.begin();  // the first row's, for some rows behind it
+      for (int row = 1; row < 6; ++row) {
+        std::copy_n(list, kMaxSelected, list + int64_t{row} * kMaxSelected);
+        selection.num_selected[row] = selection.num_selected[0];
+      }
+      const std::vector<float> rows =
+          Attend(world, selection, op, CutSegments(world.segments(), 1), false);
+      for (const int num_rows : {5, 64}) {
+        const auto chunks = CutSegments(world.segments(), num_rows);
+        for (const bool is_split : {true, false}) {
+          EXPECT_TRUE(SameBits(Attend(world, selection, op, chunks, is_split), rows)) << num_rows;
+        }
+      }
+    }
   }
 }
 

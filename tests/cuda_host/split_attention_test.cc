@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/cuda.h"
@@ -119,11 +120,74 @@ TEST(CudaAttentionTest, ThePlainTwinOfTensorCores) {
 
 TEST(CudaAttentionTest, EveryBarrierIsMissed) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    const AttentionWorld world(
-        {.name = "", .dtype = dtype, .num_kv_heads = 1, .group = 4, .sequences = {{1090, 1}}});
-    for (const bool is_split : {true, false}) {
-      cuda_host::ExpectEveryBarrierIsMissed(
-          [&] { return Attend(world, kOps[0], world.segments(), is_split); });
+    for (const int num_rows : {1, 7}) {
+      const AttentionWorld world({.name = "",
+                                  .dtype = dtype,
+                                  .num_kv_heads = 1,
+                                  .group = 4,
+                                  .sequences = {{1084, num_rows}}});
+      for (const bool is_split : {true, false}) {
+        cuda_host::ExpectEveryBarrierIsMissed(
+            [&] { return Attend(world, kOps[0], world.segments(), is_split); });
+      }
+    }
+  }
+}
+
+// Tiles of several rows: chunks that begin and end anywhere, over borders of pages and of splits,
+// in groups that divide 16 and 32 or do not, give the bits of rows one by one.
+TEST(CudaAttentionTest, RowsOfATileAreAsThoughAlone) {
+  struct Shape {
+    int group, head_dim_k, head_dim_v;
+  };
+  for (const Shape& shape : {Shape{1, 64, 64},
+                             {3, 192, 128},
+                             {7, 64, 64},
+                             {16, 128, 128},
+                             {16, 192, 128},
+                             {20, 64, 64}}) {
+    SCOPED_TRACE(testing::Message() << "group " << shape.group << ", " << shape.head_dim_k);
+    const AttentionWorld world({.name = "",
+                                .dtype = DType::kBF16,
+                                .num_kv_heads = 1,
+                                .group = shape.group,
+                                .head_dim_k = shape.head_dim_k,
+                                .head_dim_v = shape.head_dim_v,
+                                .sequences = {{505, 15}, {0, 2}, {70, 1}}});
+    for (const Op& op : {Op{}, Op{72, false}}) {
+      const std::vector<float> rows = Attend(world, op, CutSegments(world.segments(), 1), false);
+      for (const int num_rows : {4, 64}) {
+        const auto chunks = CutSegments(world.segments(), num_rows);
+        for (const bool is_split : {true, false}) {
+          EXPECT_TRUE(SameBits(Attend(world, op, chunks, is_split), rows)) << num_rows;
+        }
+      }
+    }
+  }
+}
+
+// A value that is not finite reaches those rows alone that read its token.
+TEST(CudaAttentionTest, AWildValueReachesNoRowBeforeIt) {
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    AttentionWorld world({.name = "", .dtype = dtype, .sequences = {{70, 20}}});
+    const AttentionCase& c = world.test_case();
+    const std::vector<float> wild(int64_t{c.num_kv_heads} * c.head_dim_v,
+                                  std::numeric_limits<float>::quiet_NaN());
+    const AttentionSegment token = {world.segments()[0].page_table, 84, 0, 1};
+    RopeKvWriteParams write;
+    write.k = wild.data();
+    write.v = wild.data();
+    write.segments = &token;
+    write.num_segments = 1;
+    write.kv = world.kv();
+    write.rope = world.rope().view();
+    world.reference().RopeKvWrite(write);
+    const std::vector<float> rows = Attend(world, {}, CutSegments(world.segments(), 1), false);
+    const std::vector<float> tiles = Attend(world, {}, world.segments(), false);
+    const int64_t row_floats = int64_t{world.num_q_heads()} * c.head_dim_v;
+    for (int64_t i = 0; i < 20 * row_floats; ++i) {
+      ASSERT_EQ(std::isnan(tiles[i]), i >= 14 * row_floats) << i;
+      ASSERT_TRUE(std::isnan(tiles[i]) || tiles[i] == rows[i]) << i;
     }
   }
 }

@@ -145,7 +145,7 @@ def test_a_context_that_the_pool_cannot_hold(tiny_path):
     [
         ("attention", "sparse"),
         ("device", "tpu"),
-        ("kv_cache_dtype", "fp8"),
+        ("kv_cache_dtype", "fp4"),
         ("num_threads", "-1"),
         ("num_threads", "many"),
         ("max_context", "-5"),

@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <numeric>
 #include <vector>
 
 #include "engine/kv_cache.h"
+#include "kernels/backend.h"
+#include "tests/engine/passing_backend.h"
 
 namespace nsa::engine {
 namespace {
@@ -104,6 +107,42 @@ TEST(AttentionWorkspace, CountsThePagesThatWereSelectedByAge) {
   EXPECT_EQ(PageAge(8), PageAge(15));
   EXPECT_NE(PageAge(15), PageAge(16));
   EXPECT_EQ(PageAge(int64_t{1} << 40), kNumPageAges - 1);
+}
+
+/// Counts what a device would have to be waited for.
+class WaitCounter final : public PassingBackend {
+ public:
+  using PassingBackend::PassingBackend;
+  void Write(void* target, const void* source, int64_t num_bytes) override {
+    ++num_waits;
+    PassingBackend::Write(target, source, num_bytes);
+  }
+  void Read(void* target, const void* source, int64_t num_bytes) override {
+    ++num_waits;
+    PassingBackend::Read(target, source, num_bytes);
+  }
+  int num_waits = 0;
+};
+
+// A step without selection waits for nothing, one with it once.
+TEST(AttentionWorkspace, AgesAreWaitedForOnceAStep) {
+  WaitCounter backend(kernels::MakeReferenceBackend());
+  AttentionWorkspace workspace(backend, kShape, 1, 1);
+  std::fill_n(workspace.num_selected(), 3, 1);
+  std::fill_n(workspace.selected(), 3, 0);
+  const kernels::AttentionSegment segment = {nullptr, 0, 0, 1};
+  kernels::AttentionQuery query;
+  query.segments = &segment;
+  query.num_segments = 1;
+  query.kv.num_kv_heads = 3;
+  backend.num_waits = 0;
+  EXPECT_EQ(workspace.TakeAges(backend), PageAges{});
+  EXPECT_EQ(backend.num_waits, 0);
+  for (int step = 0; step < 2; ++step) {
+    workspace.CountAges(backend, query, 64);
+    EXPECT_EQ(workspace.TakeAges(backend)[PageAge(0)], 3);
+    EXPECT_EQ(backend.num_waits, step + 1);
+  }
 }
 
 /// Compressed rows that choose pages hold keys, scales and biases one after the other, and no more;

@@ -9,7 +9,7 @@
 #   tests/gpu/run.sh --quick STEP... shorter benches and contexts
 #
 # build      configures and builds, for this machine's GPU alone
-# parity     the tests of tests/cuda_host and of the device, on the GPU
+# parity     the tests of tests/cuda_host, of tests/cuda_engine and of the device, on the GPU
 # sanitizer  a part of these under compute-sanitizer: memcheck, racecheck, synccheck
 # engine     logits beside the CPU's, the same bits in chunks, retrieval, on generated models
 # bench      nsa_bench with a generated model of a real one's sizes
@@ -73,6 +73,7 @@ step_sanitizer() {
   local tool test index=0 status=0 failed=0
   for tool in memcheck racecheck synccheck; do
     for test in "$build"/gpu_*_test; do
+      [[ $test != */gpu_cuda_model_test ]] || continue # whole models: the same kernels, thousands of launches
       status=0
       NSA_GPU_EXACT_BUFFERS=1 GTEST_TOTAL_SHARDS=8 GTEST_SHARD_INDEX=$index timeout 60 \
         compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 5 "$test" --gtest_brief=1 ||

@@ -40,7 +40,7 @@ struct AttentionCase {
   DType CmpDtype() const {
     if (dtype == DType::kF32) return dtype;
     if (num_clusters > 0) return DType::kInt8;
-    return dtype == DType::kInt8 ? DType::kF16 : dtype;
+    return SizeOf(dtype) == 1 ? DType::kF16 : dtype;
   }
 };
 
@@ -80,6 +80,14 @@ inline std::vector<AttentionCase> ShapeCases() {
        .head_dim_v = 21,
        .rotary_dim = 18,
        .pooled_keys = PooledKeys::kUnrotated},
+      {.name = "Fp8", .dtype = DType::kF8E4M3, .num_kv_heads = 1},
+      {.name = "Fp8OddDims",
+       .dtype = DType::kF8E4M3,
+       .num_kv_heads = 1,
+       .group = 2,
+       .head_dim_k = 37,
+       .head_dim_v = 21,
+       .rotary_dim = 18},
       {.name = "Group7Wide",
        .num_kv_heads = 1,
        .group = 7,

@@ -96,7 +96,7 @@ TEST(FlagsTest, BadValuesAreNamed) {
       {"kv_cache_gib", {"-0.1", "nan", "inf", "x", "-nan"}},
       {"kv_spill_gib", {"-0.1", "nan", "inf", "x"}},
       {"speculative", {"ngram", "PROMPT_LOOKUP", ""}},
-      {"kv_cache_dtype", {"f64", "fp8", "INT8", ""}},
+      {"kv_cache_dtype", {"f64", "fp4", "INT8", ""}},
       {"weight_dtype", {"f16", "q4_1", "Q8_0", ""}},
       {"drain_timeout_s", {"-1", "nan", "inf", "soon"}},
       {"num_selected_blocks", {"-1", "257"}},

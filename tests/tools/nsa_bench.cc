@@ -1,5 +1,6 @@
 // The engine without gRPC: prefill and decode speed at given contexts, per operator time and bytes,
-// beside the machine's own read bandwidth measured in the same run.
+// beside the machine's own read bandwidth measured in the same run. Operators of a device are timed
+// in runs of their own, where each is waited for.
 
 #include <algorithm>
 #include <chrono>
@@ -131,6 +132,26 @@ void Decode(engine::LoadedModel& model, Streams& streams, int32_t num_tokens) {
   streams.next = first;
 }
 
+/// What operators of a device take in prefill and decode, by runs of their own: while one is waited
+/// for, nothing else runs.
+void ProfileDevice(engine::LoadedModel& model, ProfilingBackend& profiler, Streams& streams,
+                   int64_t chunk, Json& result) {
+  const int64_t context = result["context"].get<int64_t>();
+  const int32_t decode_tokens = absl::GetFlag(FLAGS_decode_tokens);
+  profiler.WaitForOperators(true);
+  profiler.Reset();
+  Prefill(model, context, 1, chunk);  // the first sequence again, in the pages that it has
+  const int64_t num_chunks = (context + chunk - 1) / chunk;
+  result["prefill_operators"] =
+      OperatorTable(profiler, Json::object(), static_cast<double>(num_chunks));
+  profiler.Reset();
+  Decode(model, streams, decode_tokens);
+  result["decode_operators"] =
+      OperatorTable(profiler, AttentionBytes(model, context + decode_tokens / 2, streams.batch()),
+                    static_cast<double>(decode_tokens));
+  profiler.WaitForOperators(false);
+}
+
 /// Prefills `batch` sequences of `context` tokens, then decodes them together.
 Json Measure(engine::LoadedModel& model, ProfilingBackend& profiler, int64_t context, int32_t batch,
              int64_t chunk) {
@@ -158,6 +179,10 @@ Json Measure(engine::LoadedModel& model, ProfilingBackend& profiler, int64_t con
   std::sort(rounds.begin(), rounds.end());
   result["decode_tokens_per_s"] = rounds[rounds.size() / 2];
   result["peak_rss_bytes"] = engine::PeakResidentBytes();
+  if (profiler.on_device()) {
+    ProfileDevice(model, profiler, streams, chunk, result);
+    return result;
+  }
   result["decode_operators"] =
       OperatorTable(profiler, AttentionBytes(model, context + decode_tokens / 2, batch),
                     static_cast<double>(decode_tokens) * num_rounds);

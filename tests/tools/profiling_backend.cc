@@ -1,16 +1,26 @@
 #include "tests/tools/profiling_backend.h"
 
 #include <chrono>
+#include <utility>
 
 namespace nsa::tools {
 
 using Backend = kernels::Backend;
+
+ProfilingBackend::ProfilingBackend(std::unique_ptr<Backend> inner)
+    : PassingBackend(std::move(inner)) {
+  if (free_bytes().has_value()) flag_ = kernels::Array<int32_t>(this->inner(), 1);
+}
 
 template <typename Params>
 void ProfilingBackend::Measure(const char* name, void (Backend::*call)(const Params&),
                                const Params& p) {
   const auto began = std::chrono::steady_clock::now();
   (inner().*call)(p);
+  if (waits_ && on_device()) {
+    int32_t flag = 0;
+    inner().Read(&flag, flag_.data(), sizeof(flag));
+  }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - began;
   OperatorProfile& profile = profiles_[name];
   ++profile.num_calls;

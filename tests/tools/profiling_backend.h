@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 
+#include "kernels/array.h"
 #include "kernels/backend.h"
 #include "tests/engine/passing_backend.h"
 
@@ -18,9 +20,16 @@ struct OperatorProfile {
 };
 
 /// Measures another backend: time and calls of every operator. One thread.
+///
+/// A call only queues an operator on a device. There its time is told while WaitForOperators holds:
+/// each is then launched and waited for by itself, and a step takes longer.
 class ProfilingBackend final : public engine::PassingBackend {
  public:
-  using PassingBackend::PassingBackend;
+  explicit ProfilingBackend(std::unique_ptr<kernels::Backend> inner);
+
+  /// Whether operators run on a device, which has memory of its own.
+  bool on_device() const { return !flag_.empty(); }
+  void WaitForOperators(bool waits) { waits_ = waits; }
 
   const std::map<std::string, OperatorProfile>& profiles() const { return profiles_; }
   void Reset() { profiles_.clear(); }
@@ -48,6 +57,8 @@ class ProfilingBackend final : public engine::PassingBackend {
   void Measure(const char* name, void (kernels::Backend::*call)(const Params&), const Params& p);
 
   std::map<std::string, OperatorProfile> profiles_;
+  kernels::Array<int32_t> flag_;  // of a device: what is read in order to wait
+  bool waits_ = false;
 };
 
 }  // namespace nsa::tools

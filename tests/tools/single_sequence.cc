@@ -16,7 +16,7 @@ ABSL_FLAG(std::string, device, "cpu", "auto, cpu or cuda");
 ABSL_FLAG(std::string, weight_dtype, "auto", "auto, bf16, q8_0 or q4_0");
 ABSL_FLAG(std::string, attention, "auto", "auto, nsa or full");
 ABSL_FLAG(int32_t, num_selected_blocks, 0, "n; 0: the model's own");
-ABSL_FLAG(std::string, kv_cache_dtype, "f16", "f16, bf16, int8 or f32");
+ABSL_FLAG(std::string, kv_cache_dtype, "f16", "f16, bf16, int8, fp8 or f32");
 ABSL_FLAG(int64_t, max_step_tokens, 512, "longest prefill chunk");
 ABSL_FLAG(int32_t, num_threads, 0, "0: all usable cores");
 
@@ -87,7 +87,7 @@ absl::StatusOr<engine::EngineOptions> OptionsFromFlags(int64_t max_context, int 
   const auto* dtype =
       std::ranges::find(engine::kKvCacheDtypeNames, absl::GetFlag(FLAGS_kv_cache_dtype));
   if (dtype == std::end(engine::kKvCacheDtypeNames)) {
-    return absl::InvalidArgumentError("--kv_cache_dtype: expected f16, bf16, int8 or f32");
+    return absl::InvalidArgumentError("--kv_cache_dtype: expected f16, bf16, int8, fp8 or f32");
   }
   options.kv_cache_dtype =
       static_cast<engine::KvCacheDtype>(dtype - std::begin(engine::kKvCacheDtypeNames));
