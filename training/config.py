@@ -65,7 +65,8 @@ class Model:
     rms_norm_eps: float = 1e-5
     max_context: int = 131072
     qkv_bias: bool = True
-    previous_token_layers: int = 1  # whose window heads begin by looking one, two, … tokens back
+    previous_token_layers: int = 1  # the first ones: their heads begin by looking one, two, … tokens back
+    copying_layers: int = 1  # those behind them: they begin by copying what followed the same tokens before
     gate_hidden_size: int = 32
     compression_hidden_size: int = 128
     compression_length: int = 32
@@ -86,6 +87,7 @@ class Model:
         expect_in(self, 1, 1 << 30, "window_size", "num_selected_blocks")
         expect_in(self, 0, self.num_selected_blocks, "num_initial_blocks", "num_local_blocks")
         expect_in(self, 0, self.num_layers, "previous_token_layers")
+        expect_in(self, 0, self.num_layers - self.previous_token_layers, "copying_layers")
         expect_in(self, 1.0, 1e9, "rope_theta")
         expect_in(self, 0.0, 1.0, "rms_norm_eps")
         divides = self.num_q_heads % self.num_kv_heads == 0

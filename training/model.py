@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training import ops
+from training import beginning, ops
 from training.config import Model as ModelConfig
 
 BRANCHES = ("cmp", "slc", "win")
@@ -204,7 +204,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.model = Body(config, vocabulary_size)
-        initialise(self, torch.Generator().manual_seed(seed))
+        beginning.initialise(self, torch.Generator().manual_seed(seed))
 
     @property
     def output_matrix(self) -> torch.Tensor:
@@ -221,49 +221,3 @@ class Decoder(nn.Module):
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
-
-
-@torch.no_grad()
-def initialise(decoder: Decoder, generator: torch.Generator) -> None:
-    """Matrices by the size of what they read, those that write to the residual stream smaller by √(2·layers),
-    embeddings of tied outputs small enough for logits of about 1."""
-    config = decoder.config
-    for name, parameter in decoder.named_parameters():
-        if parameter.dim() < 2:
-            parameter.fill_(1.0 if "norm" in name else 0.0)
-            continue
-        scale = parameter.shape[1] ** -0.5
-        if name.endswith(("o_proj.weight", "mlp.down_proj.weight")):
-            scale /= math.sqrt(2 * config.num_layers)
-        if name.endswith("gate.down_proj.weight"):
-            scale = 0.0  # every gate begins at 1/2
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-    for module in decoder.modules():
-        if isinstance(module, WindowMlp):
-            module.start_as_mean(generator)
-    for layer in decoder.model.layers[: config.previous_token_layers]:
-        look_back(layer.self_attn, config)
-
-
-LOOK_BACK_SHARPNESS = 40.0  # the score at the distance that is looked for; random distances have about 0
-
-
-@torch.no_grad()
-def look_back(attention: nn.Module, config: ModelConfig) -> None:
-    """Head h begins by attending to the token h + 1 places back, through biases and RoPE alone: with q = e^{−iδω}·a
-    and k = a in every rotated pair, q·k is largest at distance δ. What follows a phrase can be found only by what
-    knows the tokens before it; such heads form by themselves too (arXiv 2209.11895), but late in so short a run. To
-    begin with what training would find is mimetic initialisation's idea (arXiv 2305.09828). The twin begins alike."""
-    q_proj, k_proj = attention.local_projections()
-    for projection in (q_proj, k_proj):
-        projection.weight *= 0.3  # what the tokens are must not drown where they are
-    half, dim = config.head_dim // 2, config.head_dim
-    frequencies = config.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
-    # Slow pairs tell one distance from the next no better than nothing.
-    amplitude = torch.where(frequencies > 0.05, 1.0, 0.0)
-    amplitude *= math.sqrt(LOOK_BACK_SHARPNESS * math.sqrt(dim) / amplitude.sum().item())
-    k_proj.bias.view(-1, 2, half)[:] = torch.stack([amplitude, torch.zeros(half)]).float()
-    for head in range(config.num_q_heads):
-        angle = -(head + 1) * frequencies
-        pair = torch.stack([amplitude * angle.cos(), amplitude * angle.sin()])
-        q_proj.bias.view(-1, 2, half)[head] = pair.float()
