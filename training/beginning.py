@@ -15,8 +15,10 @@ from training.config import Model as ModelConfig
 
 LOOK_BACK_SHARPNESS = 40.0  # the score at the distance that is looked for; random distances have about 0
 MATCH_SHARPNESS = 8.0  # the score of each token that is the same
+COMPRESSED_KEY_SIZE = 4.0  # a mean over a window has little left of the one key that matters
 COPY_SIZE = 2.5  # of what is copied beside the token's own embedding
 SMALL = 0.1  # of the usual size: noise from which training can go anywhere
+TINY = 0.01  # of what is written to the residual stream, whose rows are √hidden shorter than what layers read
 OPEN = 2.0  # a gate's bias, sigmoid 0.88; a closed one has the negative
 
 
@@ -35,7 +37,7 @@ def initialise(decoder: nn.Module, generator: torch.Generator) -> None:
             continue
         scale = parameter.shape[1] ** -0.5
         if name.endswith(("o_proj.weight", "mlp.down_proj.weight")):
-            scale *= SMALL
+            scale *= TINY
         if name.endswith("gate.down_proj.weight"):
             scale = 0.0  # every gate begins as its bias says
         parameter.copy_(generated(parameter.shape, generator) * scale)
@@ -127,7 +129,8 @@ def copy_what_followed(attention: nn.Module, config: ModelConfig, parts: Parts, 
         for kind, weight in (("k", key), ("v", parts.own)):
             projection = getattr(attention, f"{branch}_{kind}_proj" if branch else f"{kind}_proj")
             projection.weight *= SMALL
-            projection.weight.view(-1, dim, size)[:] += weight
+            factor = COMPRESSED_KEY_SIZE if (branch, kind) == ("cmp", "k") else 1.0
+            projection.weight.view(-1, dim, size)[:] += factor * weight
     if hasattr(attention, "gate"):
         attention.win_v_proj.weight *= SMALL
     open_gate(attention, "slc")

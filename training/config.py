@@ -102,6 +102,8 @@ class Model:
         needs = 2 * self.head_dim
         wide, allowed = self.compression_hidden_size >= needs, f"at least {needs}: φ begins as the mean"
         expect(wide, "compression_hidden_size", self.compression_hidden_size, allowed)
+        roomy, allowed = self.hidden_size >= self.head_dim, f"at least head_dim ({self.head_dim})"
+        expect(roomy or self.previous_token_layers == 0, "hidden_size", self.hidden_size, allowed)
         needs_bias = self.qkv_bias or self.previous_token_layers == 0
         expect(needs_bias, "qkv_bias", self.qkv_bias, "true where previous_token_layers is above 0")
 
@@ -158,6 +160,7 @@ class Phase:
     rate: tuple[float, ...] = (1.0, 1.0)  # the learning rate's factor at the phase's begin and end
     shape: str = "linear"  # or "cosine", between the two
     text_share: float = -1.0  # −1: data.text_share
+    num_selected_blocks: int = 0  # 0: the model's; fewer make selection choose in short sequences already
 
     def check(self) -> None:
         expect(self.name != "", "name", self.name, "a name")
@@ -169,6 +172,7 @@ class Phase:
         expect(good, "rate", self.rate, "two factors of 0 to 10: at the begin and at the end")
         expect(self.shape in SHAPES, "shape", self.shape, " or ".join(SHAPES))
         expect(self.text_share == -1 or 0 <= self.text_share <= 1, "text_share", self.text_share, "0 to 1")
+        expect_in(self, 0, 1 << 30, "num_selected_blocks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +216,9 @@ class Config:
             fits = max(phase.lengths) <= self.model.max_context
             allowed = f"at most max_context ({self.model.max_context})"
             expect(fits, f"phase {phase.name}: lengths", phase.lengths, allowed)
+            n, least = phase.num_selected_blocks, self.model.num_initial_blocks + self.model.num_local_blocks
+            enough, allowed = n == 0 or n > least, f"0, or more than the {least} that are forced"
+            expect(enough, f"phase {phase.name}: num_selected_blocks", n, allowed)
 
     def run_phases(self) -> tuple[Phase, ...]:
         """Those up to stop_after."""

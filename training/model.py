@@ -4,6 +4,7 @@ Parameters have the names of the checkpoint's tensors, so that an export is the 
 after another; `cu_seqlens` int64 [sequences + 1] holds their offsets.
 """
 
+import dataclasses
 import math
 
 import torch
@@ -218,6 +219,12 @@ class Decoder(nn.Module):
         for layer in self.model.layers:
             x = layer(x, cu_seqlens, rotation)
         return self.model.norm(x).float()
+
+    def select_blocks(self, count: int) -> None:
+        """From now on `count` for each query, forced ones included. A full-attention model has none."""
+        for layer in self.model.layers:
+            if isinstance(layer.self_attn, NsaAttention):
+                layer.self_attn.spec = dataclasses.replace(layer.self_attn.spec, num_selected_blocks=count)
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())

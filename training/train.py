@@ -133,6 +133,7 @@ class Run:
         batch = self.data.batch(self.step)
         factor = rate_factor(self.config.phases, self.step)
         phase, _ = phase_of(self.config.phases, self.step)
+        self.model.select_blocks(phase.num_selected_blocks or self.config.model.num_selected_blocks)
         losses = train_step(self.model, self.optimizer, batch, factor)
         if not np.isfinite(losses.loss):
             raise FloatingPointError(f"the loss of step {self.step + 1} is {losses.loss}: lower the learning rates")
@@ -154,6 +155,7 @@ class Run:
 
     def validate(self):
         """(set, loss, accuracy) of each set, which validation.csv gets too."""
+        self.model.select_blocks(self.config.model.num_selected_blocks)
         for name, batches in self.validation.sets():
             mean, accuracy = validate(self.model, batches, self.config.optimizer.precision)
             row = {"loss": f"{mean:.5f}", "accuracy": f"{accuracy:.4f}"}
