@@ -121,6 +121,8 @@ class Optimizer:
     beta2: float = 0.95
     epsilon: float = 1e-8
     clip_norm: float = 1.0  # of the whole gradient
+    selection_weight: float = 0.2  # of what teaches compression to choose blocks (training/selection.py)
+    selection_rows: int = 128  # of a step, at which choices are judged
     precision: str = "float32"  # or "bfloat16": matrix products under autocast, the rest as it is
 
     def check(self) -> None:
@@ -128,6 +130,8 @@ class Optimizer:
         expect_in(self, 1e-8, 10.0, "matrix_rate", "learning_rate")
         expect_in(self, 0.0, 1.0, "weight_decay", "momentum", "beta1", "beta2", "epsilon")
         expect_in(self, 1e-3, 1e6, "clip_norm")
+        expect_in(self, 0.0, 1000.0, "selection_weight")
+        expect_in(self, 1, 1 << 20, "selection_rows")
         known = ("float32", "bfloat16")
         expect(self.precision in known, "precision", self.precision, " or ".join(known))
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from training import beginning, ops
 from training.config import Model as ModelConfig
+from training.selection import SelectionLoss
 
 BRANCHES = ("cmp", "slc", "win")
 
@@ -121,7 +122,7 @@ class NsaAttention(nn.Module):
         """(of queries, of keys) of the branch that knows positions."""
         return self.q_proj, self.win_k_proj
 
-    def forward(self, x, cu_seqlens, rotation: Rotation):
+    def forward(self, x, cu_seqlens, rotation: Rotation, judged: SelectionLoss | None):
         dim, spec = self.config.head_dim, self.spec
 
         def heads(name: str):
@@ -131,7 +132,10 @@ class NsaAttention(nn.Module):
         k_hat = self.compress_k(heads("cmp_k_proj"), cu_seqlens).float()
         v_hat = self.compress_v(heads("cmp_v_proj"), cu_seqlens).float()
         compressed, _, selected = ops.cmp_attention(q, k_hat, v_hat, cu_seqlens, spec)
-        chosen = ops.selected_attention(q, heads("slc_k_proj"), heads("slc_v_proj"), selected, cu_seqlens, spec)
+        k = heads("slc_k_proj")
+        chosen = ops.selected_attention(q, k, heads("slc_v_proj"), selected, cu_seqlens, spec)
+        if judged is not None:
+            judged.add(q, k, k_hat, cu_seqlens, spec)
         near_k = rotation(heads("win_k_proj"))
         near = ops.window_attention(
             rotation(q), near_k, heads("win_v_proj"), cu_seqlens, spec.window_size, spec.scale
@@ -157,7 +161,7 @@ class FullAttention(nn.Module):
     def local_projections(self):
         return self.q_proj, self.k_proj
 
-    def forward(self, x, cu_seqlens, rotation: Rotation):
+    def forward(self, x, cu_seqlens, rotation: Rotation, judged: SelectionLoss | None):
         dim = self.config.head_dim
         q, k, v = (p(x).view(len(x), -1, dim).float() for p in (self.q_proj, self.k_proj, self.v_proj))
         out = ops.window_attention(rotation(q), rotation(k), v, cu_seqlens, len(x), dim**-0.5)
@@ -185,8 +189,8 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = FeedForward(config)
 
-    def forward(self, x, cu_seqlens, rotation):
-        x = x + self.self_attn(self.input_layernorm(x), cu_seqlens, rotation)
+    def forward(self, x, cu_seqlens, rotation, judged: SelectionLoss | None = None):
+        x = x + self.self_attn(self.input_layernorm(x), cu_seqlens, rotation, judged)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -211,13 +215,13 @@ class Decoder(nn.Module):
     def output_matrix(self) -> torch.Tensor:
         return self.model.embed_tokens.weight
 
-    def forward(self, ids, cu_seqlens):
-        """int64 [tokens] -> float32 [tokens, hidden]."""
+    def forward(self, ids, cu_seqlens, judged: SelectionLoss | None = None):
+        """int64 [tokens] -> float32 [tokens, hidden]. `judged` is added to by the layers behind those that look back."""
         config = self.config
         rotation = Rotation(positions(cu_seqlens), config.head_dim, config.rope_theta)
         x = self.model.embed_tokens(ids)
-        for layer in self.model.layers:
-            x = layer(x, cu_seqlens, rotation)
+        for i, layer in enumerate(self.model.layers):
+            x = layer(x, cu_seqlens, rotation, judged if i >= config.previous_token_layers else None)
         return self.model.norm(x).float()
 
     def select_blocks(self, count: int) -> None:
