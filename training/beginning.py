@@ -129,10 +129,11 @@ def copy_what_followed(attention: nn.Module, config: ModelConfig, parts: Parts, 
         for kind, weight in (("k", key), ("v", parts.own)):
             projection = getattr(attention, f"{branch}_{kind}_proj" if branch else f"{kind}_proj")
             projection.weight *= SMALL
-            factor = COMPRESSED_KEY_SIZE if (branch, kind) == ("cmp", "k") else 1.0
-            projection.weight.view(-1, dim, size)[:] += factor * weight
+            projection.weight.view(-1, dim, size)[:] += weight
     if hasattr(attention, "gate"):
         attention.win_v_proj.weight *= SMALL
+        # Here and not in the projection, which has more to learn: Muon's steps are of one size for all matrices.
+        attention.compress_k.down_proj.weight *= COMPRESSED_KEY_SIZE
     open_gate(attention, "slc")
     written = COPY_SIZE / (heads * gate_value(attention) * length)
     for head in range(heads):
