@@ -99,7 +99,8 @@ def test_stop_is_behind_the_step_and_kept(tiny_config, tmp_path):
 
 
 def test_compression_begins_as_the_mean(tiny_config):
-    model = Decoder(tiny_config.model, 50, seed=3)
+    # A layer that copies begins with a multiple of it.
+    model = Decoder(dataclasses.replace(tiny_config.model, copying_layers=0), 50, seed=3)
     x = torch.randn(20, 1, tiny_config.model.head_dim)
     attention = model.model.layers[1].self_attn
     length, stride = tiny_config.model.compression_length, tiny_config.model.compression_stride
