@@ -65,7 +65,8 @@ class Model:
     rms_norm_eps: float = 1e-5
     max_context: int = 131072
     qkv_bias: bool = True
-    previous_token_layers: int = 1  # whose window heads begin by looking one, two, … tokens back
+    previous_token_layers: int = 1  # the first ones: their heads begin by looking one, two, … tokens back
+    copying_layers: int = 1  # those behind them: they begin by copying what followed the same tokens before
     gate_hidden_size: int = 32
     compression_hidden_size: int = 128
     compression_length: int = 32
@@ -86,6 +87,7 @@ class Model:
         expect_in(self, 1, 1 << 30, "window_size", "num_selected_blocks")
         expect_in(self, 0, self.num_selected_blocks, "num_initial_blocks", "num_local_blocks")
         expect_in(self, 0, self.num_layers, "previous_token_layers")
+        expect_in(self, 0, self.num_layers - self.previous_token_layers, "copying_layers")
         expect_in(self, 1.0, 1e9, "rope_theta")
         expect_in(self, 0.0, 1.0, "rms_norm_eps")
         divides = self.num_q_heads % self.num_kv_heads == 0
@@ -100,6 +102,8 @@ class Model:
         needs = 2 * self.head_dim
         wide, allowed = self.compression_hidden_size >= needs, f"at least {needs}: φ begins as the mean"
         expect(wide, "compression_hidden_size", self.compression_hidden_size, allowed)
+        roomy, allowed = self.hidden_size >= self.head_dim, f"at least head_dim ({self.head_dim})"
+        expect(roomy or self.previous_token_layers == 0, "hidden_size", self.hidden_size, allowed)
         needs_bias = self.qkv_bias or self.previous_token_layers == 0
         expect(needs_bias, "qkv_bias", self.qkv_bias, "true where previous_token_layers is above 0")
 
@@ -117,6 +121,8 @@ class Optimizer:
     beta2: float = 0.95
     epsilon: float = 1e-8
     clip_norm: float = 1.0  # of the whole gradient
+    selection_weight: float = 0.2  # of what teaches compression to choose blocks (training/selection.py)
+    selection_rows: int = 128  # of a step, at which choices are judged
     precision: str = "float32"  # or "bfloat16": matrix products under autocast, the rest as it is
 
     def check(self) -> None:
@@ -124,6 +130,8 @@ class Optimizer:
         expect_in(self, 1e-8, 10.0, "matrix_rate", "learning_rate")
         expect_in(self, 0.0, 1.0, "weight_decay", "momentum", "beta1", "beta2", "epsilon")
         expect_in(self, 1e-3, 1e6, "clip_norm")
+        expect_in(self, 0.0, 1000.0, "selection_weight")
+        expect_in(self, 1, 1 << 20, "selection_rows")
         known = ("float32", "bfloat16")
         expect(self.precision in known, "precision", self.precision, " or ".join(known))
 
@@ -156,6 +164,7 @@ class Phase:
     rate: tuple[float, ...] = (1.0, 1.0)  # the learning rate's factor at the phase's begin and end
     shape: str = "linear"  # or "cosine", between the two
     text_share: float = -1.0  # −1: data.text_share
+    num_selected_blocks: int = 0  # 0: the model's; fewer make selection choose in short sequences already
 
     def check(self) -> None:
         expect(self.name != "", "name", self.name, "a name")
@@ -167,6 +176,7 @@ class Phase:
         expect(good, "rate", self.rate, "two factors of 0 to 10: at the begin and at the end")
         expect(self.shape in SHAPES, "shape", self.shape, " or ".join(SHAPES))
         expect(self.text_share == -1 or 0 <= self.text_share <= 1, "text_share", self.text_share, "0 to 1")
+        expect_in(self, 0, 1 << 30, "num_selected_blocks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +220,9 @@ class Config:
             fits = max(phase.lengths) <= self.model.max_context
             allowed = f"at most max_context ({self.model.max_context})"
             expect(fits, f"phase {phase.name}: lengths", phase.lengths, allowed)
+            n, least = phase.num_selected_blocks, self.model.num_initial_blocks + self.model.num_local_blocks
+            enough, allowed = n == 0 or n > least, f"0, or more than the {least} that are forced"
+            expect(enough, f"phase {phase.name}: num_selected_blocks", n, allowed)
 
     def run_phases(self) -> tuple[Phase, ...]:
         """Those up to stop_after."""

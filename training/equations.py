@@ -57,7 +57,7 @@ def mean_windows(x, cu_seqlens, length: int, stride: int) -> torch.Tensor:
     return x[_window_tokens(cu_seqlens, length, stride, x.device)].mean(1)
 
 
-def _probabilities(q, k, seen, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+def probabilities(q, k, seen, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """q [t, Hq, Dk], k [s, Hkv, Dk], seen [t, Hkv or 1, s]. -> p [t, Hkv, group, s] (0 in rows that see
     nothing), log-sum-exp [t, Hq]"""
     grouped = q.unflatten(1, (k.shape[1], -1))
@@ -71,11 +71,11 @@ def _probabilities(q, k, seen, scale: float) -> tuple[torch.Tensor, torch.Tensor
 
 def _attend(q, k, v, seen, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """-> out [t, Hq, Dv], log-sum-exp [t, Hq]"""
-    p, lse = _probabilities(q, k, seen, scale)
+    p, lse = probabilities(q, k, seen, scale)
     return torch.einsum("tkgs,skd->tkgd", p, v).flatten(1, 2), lse
 
 
-def _block_scores(p, num_blocks: int, spec: Spec) -> torch.Tensor:
+def block_scores(p, num_blocks: int, spec: Spec) -> torch.Tensor:
     """Eq. 9: a window counts in a block as often as it covers a stride of it. p [t, Hkv, w] ->
     [t, Hkv, num_blocks]"""
     window = torch.arange(p.shape[-1], device=p.device)
@@ -93,7 +93,7 @@ def choose_blocks(p, spec: Spec) -> torch.Tensor:
     num_blocks = -(-tokens // spec.sel_block_size)
     block = torch.arange(num_blocks, device=p.device)
     own = torch.arange(tokens, device=p.device)[:, None, None] // spec.sel_block_size
-    scores = _block_scores(p, num_blocks, spec)
+    scores = block_scores(p, num_blocks, spec)
     forced = (block < spec.num_initial_blocks) | (block > own - spec.num_local_blocks)
     scores = scores.masked_fill(forced, torch.inf).masked_fill(block > own, -torch.inf)
     best = scores.argsort(dim=-1, descending=True, stable=True)[..., :n]
@@ -113,7 +113,7 @@ def cmp_attention(q, k_hat, v_hat, cu_seqlens, spec: Spec) -> tuple[torch.Tensor
         window += count
         t = torch.arange(end - begin, device=q.device)
         last = torch.arange(count, device=q.device) * spec.compression_stride + spec.compression_length - 1
-        p, lse = _probabilities(q[begin:end], k, (last <= t[:, None])[:, None], spec.scale)
+        p, lse = probabilities(q[begin:end], k, (last <= t[:, None])[:, None], spec.scale)
         outs.append(torch.einsum("tkgs,skd->tkgd", p, v).flatten(1, 2))
         lses.append(lse.detach())
         choices.append(choose_blocks(p.detach().sum(2), spec))

@@ -4,14 +4,16 @@ Parameters have the names of the checkpoint's tensors, so that an export is the 
 after another; `cu_seqlens` int64 [sequences + 1] holds their offsets.
 """
 
+import dataclasses
 import math
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from training import ops
+from training import beginning, ops
 from training.config import Model as ModelConfig
+from training.selection import SelectionLoss
 
 BRANCHES = ("cmp", "slc", "win")
 
@@ -120,7 +122,7 @@ class NsaAttention(nn.Module):
         """(of queries, of keys) of the branch that knows positions."""
         return self.q_proj, self.win_k_proj
 
-    def forward(self, x, cu_seqlens, rotation: Rotation):
+    def forward(self, x, cu_seqlens, rotation: Rotation, judged: SelectionLoss | None):
         dim, spec = self.config.head_dim, self.spec
 
         def heads(name: str):
@@ -130,7 +132,10 @@ class NsaAttention(nn.Module):
         k_hat = self.compress_k(heads("cmp_k_proj"), cu_seqlens).float()
         v_hat = self.compress_v(heads("cmp_v_proj"), cu_seqlens).float()
         compressed, _, selected = ops.cmp_attention(q, k_hat, v_hat, cu_seqlens, spec)
-        chosen = ops.selected_attention(q, heads("slc_k_proj"), heads("slc_v_proj"), selected, cu_seqlens, spec)
+        k = heads("slc_k_proj")
+        chosen = ops.selected_attention(q, k, heads("slc_v_proj"), selected, cu_seqlens, spec)
+        if judged is not None:
+            judged.add(q, k, k_hat, cu_seqlens, spec)
         near_k = rotation(heads("win_k_proj"))
         near = ops.window_attention(
             rotation(q), near_k, heads("win_v_proj"), cu_seqlens, spec.window_size, spec.scale
@@ -156,7 +161,7 @@ class FullAttention(nn.Module):
     def local_projections(self):
         return self.q_proj, self.k_proj
 
-    def forward(self, x, cu_seqlens, rotation: Rotation):
+    def forward(self, x, cu_seqlens, rotation: Rotation, judged: SelectionLoss | None):
         dim = self.config.head_dim
         q, k, v = (p(x).view(len(x), -1, dim).float() for p in (self.q_proj, self.k_proj, self.v_proj))
         out = ops.window_attention(rotation(q), rotation(k), v, cu_seqlens, len(x), dim**-0.5)
@@ -184,8 +189,8 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = FeedForward(config)
 
-    def forward(self, x, cu_seqlens, rotation):
-        x = x + self.self_attn(self.input_layernorm(x), cu_seqlens, rotation)
+    def forward(self, x, cu_seqlens, rotation, judged: SelectionLoss | None = None):
+        x = x + self.self_attn(self.input_layernorm(x), cu_seqlens, rotation, judged)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -204,66 +209,26 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.model = Body(config, vocabulary_size)
-        initialise(self, torch.Generator().manual_seed(seed))
+        beginning.initialise(self, torch.Generator().manual_seed(seed))
 
     @property
     def output_matrix(self) -> torch.Tensor:
         return self.model.embed_tokens.weight
 
-    def forward(self, ids, cu_seqlens):
-        """int64 [tokens] -> float32 [tokens, hidden]."""
+    def forward(self, ids, cu_seqlens, judged: SelectionLoss | None = None):
+        """int64 [tokens] -> float32 [tokens, hidden]. `judged` is added to by the layers behind those that look back."""
         config = self.config
         rotation = Rotation(positions(cu_seqlens), config.head_dim, config.rope_theta)
         x = self.model.embed_tokens(ids)
-        for layer in self.model.layers:
-            x = layer(x, cu_seqlens, rotation)
+        for i, layer in enumerate(self.model.layers):
+            x = layer(x, cu_seqlens, rotation, judged if i >= config.previous_token_layers else None)
         return self.model.norm(x).float()
+
+    def select_blocks(self, count: int) -> None:
+        """From now on `count` for each query, forced ones included. A full-attention model has none."""
+        for layer in self.model.layers:
+            if isinstance(layer.self_attn, NsaAttention):
+                layer.self_attn.spec = dataclasses.replace(layer.self_attn.spec, num_selected_blocks=count)
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
-
-
-@torch.no_grad()
-def initialise(decoder: Decoder, generator: torch.Generator) -> None:
-    """Matrices by the size of what they read, those that write to the residual stream smaller by √(2·layers),
-    embeddings of tied outputs small enough for logits of about 1."""
-    config = decoder.config
-    for name, parameter in decoder.named_parameters():
-        if parameter.dim() < 2:
-            parameter.fill_(1.0 if "norm" in name else 0.0)
-            continue
-        scale = parameter.shape[1] ** -0.5
-        if name.endswith(("o_proj.weight", "mlp.down_proj.weight")):
-            scale /= math.sqrt(2 * config.num_layers)
-        if name.endswith("gate.down_proj.weight"):
-            scale = 0.0  # every gate begins at 1/2
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-    for module in decoder.modules():
-        if isinstance(module, WindowMlp):
-            module.start_as_mean(generator)
-    for layer in decoder.model.layers[: config.previous_token_layers]:
-        look_back(layer.self_attn, config)
-
-
-LOOK_BACK_SHARPNESS = 40.0  # the score at the distance that is looked for; random distances have about 0
-
-
-@torch.no_grad()
-def look_back(attention: nn.Module, config: ModelConfig) -> None:
-    """Head h begins by attending to the token h + 1 places back, through biases and RoPE alone: with q = e^{−iδω}·a
-    and k = a in every rotated pair, q·k is largest at distance δ. What follows a phrase can be found only by what
-    knows the tokens before it; such heads form by themselves too (arXiv 2209.11895), but late in so short a run. To
-    begin with what training would find is mimetic initialisation's idea (arXiv 2305.09828). The twin begins alike."""
-    q_proj, k_proj = attention.local_projections()
-    for projection in (q_proj, k_proj):
-        projection.weight *= 0.3  # what the tokens are must not drown where they are
-    half, dim = config.head_dim // 2, config.head_dim
-    frequencies = config.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
-    # Slow pairs tell one distance from the next no better than nothing.
-    amplitude = torch.where(frequencies > 0.05, 1.0, 0.0)
-    amplitude *= math.sqrt(LOOK_BACK_SHARPNESS * math.sqrt(dim) / amplitude.sum().item())
-    k_proj.bias.view(-1, 2, half)[:] = torch.stack([amplitude, torch.zeros(half)]).float()
-    for head in range(config.num_q_heads):
-        angle = -(head + 1) * frequencies
-        pair = torch.stack([amplitude * angle.cos(), amplitude * angle.sin()])
-        q_proj.bias.view(-1, 2, half)[head] = pair.float()

@@ -26,8 +26,12 @@ from training.data import Batch, TrainingData, ValidationData, phase_of
 from training.model import Decoder
 from training.optimizer import Optimizer, rate_factor
 from training.progress import Bar, Table, read_table
+from training.selection import SelectionLoss
 
-LOSS_COLUMNS = ("step", "tokens", "phase", "loss", "text_loss", "answer_loss", "rate", "gradient_norm", "seconds")
+LOSS_COLUMNS = (
+    *("step", "tokens", "phase", "loss", "text_loss", "answer_loss", "choice_loss"),
+    *("rate", "gradient_norm", "seconds"),
+)
 VALIDATION_COLUMNS = ("step", "tokens", "set", "loss", "accuracy")
 
 
@@ -42,31 +46,47 @@ class Losses:
     loss: float
     text_loss: float
     answer_loss: float
-    gradient_norm: float = 0.0
+    choice_loss: float  # of blocks, SelectionLoss
+    gradient_norm: float
 
 
 def _mean(values: torch.Tensor) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def forward(model: Decoder, batch: Batch, precision: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def forward(
+    model: Decoder, batch: Batch, precision: str, judged: SelectionLoss | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(rows that count [rows, hidden], their targets, their places): the rest needs no logits."""
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-        hidden = model(torch.from_numpy(batch.ids), torch.from_numpy(batch.cu_seqlens))
+        hidden = model(torch.from_numpy(batch.ids), torch.from_numpy(batch.cu_seqlens), judged)
     places = torch.from_numpy(np.flatnonzero(batch.weights))
     return hidden[places], torch.from_numpy(batch.targets)[places], places
 
 
+def judged_rows(batch: Batch, count: int) -> torch.Tensor:
+    """At most `count` of the rows whose tokens count, evenly among them: answers where the batch has some."""
+    answers = np.flatnonzero(batch.is_answer)
+    rows = answers if len(answers) > 0 else np.flatnonzero(batch.weights)
+    return torch.from_numpy(rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)])
+
+
 def train_step(model: Decoder, optimizer: Optimizer, batch: Batch, factor: float) -> Losses:
-    hidden, targets, places = forward(model, batch, optimizer.config.precision)
+    config = optimizer.config
+    judged = None
+    if config.selection_weight > 0 and model.config.attention == "nsa":
+        judged = SelectionLoss(judged_rows(batch, config.selection_rows))
+    hidden, targets, places = forward(model, batch, config.precision, judged)
     weights = torch.from_numpy(batch.weights)[places]
     total, losses = loss.weighted_cross_entropy(hidden, model.output_matrix, targets, weights / weights.sum())
-    total.backward()
+    choice = judged.mean() if judged is not None else torch.zeros(())
+    (total + config.selection_weight * choice).backward()
     norm = optimizer.clip()
     optimizer.step(factor)
     model.zero_grad(set_to_none=False)
     is_answer = torch.from_numpy(batch.is_answer)[places]
-    return Losses(float(total.detach()), _mean(losses[~is_answer]), _mean(losses[is_answer]), norm)
+    parts = _mean(losses[~is_answer]), _mean(losses[is_answer])
+    return Losses(float(total.detach()), *parts, float(choice.detach()), norm)
 
 
 @torch.no_grad()
@@ -133,6 +153,7 @@ class Run:
         batch = self.data.batch(self.step)
         factor = rate_factor(self.config.phases, self.step)
         phase, _ = phase_of(self.config.phases, self.step)
+        self.model.select_blocks(phase.num_selected_blocks or self.config.model.num_selected_blocks)
         losses = train_step(self.model, self.optimizer, batch, factor)
         if not np.isfinite(losses.loss):
             raise FloatingPointError(f"the loss of step {self.step + 1} is {losses.loss}: lower the learning rates")
@@ -146,6 +167,7 @@ class Run:
             loss=repr(losses.loss),
             text_loss=f"{losses.text_loss:.5f}",
             answer_loss=f"{losses.answer_loss:.5f}",
+            choice_loss=f"{losses.choice_loss:.5f}",
             rate=f"{factor:.5g}",
             gradient_norm=f"{losses.gradient_norm:.5g}",
             seconds=f"{self.seconds:.1f}",
@@ -154,6 +176,7 @@ class Run:
 
     def validate(self):
         """(set, loss, accuracy) of each set, which validation.csv gets too."""
+        self.model.select_blocks(self.config.model.num_selected_blocks)
         for name, batches in self.validation.sets():
             mean, accuracy = validate(self.model, batches, self.config.optimizer.precision)
             row = {"loss": f"{mean:.5f}", "accuracy": f"{accuracy:.4f}"}

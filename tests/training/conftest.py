@@ -49,12 +49,12 @@ def tiny_config(corpus_folder):
             compression_length=8,
             compression_stride=4,
             sel_block_size=16,
-            num_selected_blocks=4,
+            num_selected_blocks=5,
             window_size=24,
             max_context=8192,
         ),
         phases=(
-            configuration.Phase("short", 6, (256, 384), 768, (0.0, 1.0)),
+            configuration.Phase("short", 6, (256, 384), 768, (0.0, 1.0), num_selected_blocks=4),
             configuration.Phase("long", 4, (512,), 1024, (1.0, 0.1), "cosine"),
         ),
         report=configuration.Report(

@@ -99,7 +99,8 @@ def test_stop_is_behind_the_step_and_kept(tiny_config, tmp_path):
 
 
 def test_compression_begins_as_the_mean(tiny_config):
-    model = Decoder(tiny_config.model, 50, seed=3)
+    # A layer that copies begins with a multiple of it.
+    model = Decoder(dataclasses.replace(tiny_config.model, copying_layers=0), 50, seed=3)
     x = torch.randn(20, 1, tiny_config.model.head_dim)
     attention = model.model.layers[1].self_attn
     length, stride = tiny_config.model.compression_length, tiny_config.model.compression_stride
@@ -110,7 +111,8 @@ def test_compression_begins_as_the_mean(tiny_config):
 
 @pytest.mark.parametrize("attention", ["nsa", "full"])
 def test_first_heads_look_back(tiny_config, attention):
-    config = dataclasses.replace(tiny_config.model, attention=attention, head_dim=64, compression_hidden_size=128)
+    sizes = dict(hidden_size=128, head_dim=64, compression_hidden_size=128)
+    config = dataclasses.replace(tiny_config.model, attention=attention, **sizes)
     model = Decoder(config, 50, seed=3)
     q_proj, k_proj = model.model.layers[0].self_attn.local_projections()
     rotation = Rotation(torch.arange(200), config.head_dim, config.rope_theta)
@@ -120,3 +122,31 @@ def test_first_heads_look_back(tiny_config, attention):
         scores = (q[199, head] @ k[:, 0].T) * config.head_dim**-0.5
         assert int(scores.argmax()) == 199 - (head + 1)
         assert scores.softmax(-1).max() > 0.5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("heads", "hidden"), [(2, 192), (4, 256)])
+def test_a_model_begins_by_copying(tiny_config, heads, hidden):
+    """Random tokens come a second time: what follows is known from the fourth on, before any training."""
+    sizes = dict(hidden_size=hidden, num_q_heads=heads, head_dim=64, compression_hidden_size=128, sel_block_size=32)
+    config = dataclasses.replace(tiny_config.model, **sizes, num_selected_blocks=8)
+    model = Decoder(config, 1000, seed=3)
+    once = torch.randint(1000, (100,), generator=torch.Generator().manual_seed(1))
+    ids = torch.cat([once, once])
+    hidden = model(ids, torch.tensor([0, 200]))
+    best = (hidden @ model.output_matrix.T).argmax(-1)
+    assert (best[104:-1] == ids[105:]).float().mean() > 0.95
+    plain = Decoder(dataclasses.replace(config, copying_layers=0), 1000, seed=3)
+    best = (plain(ids, torch.tensor([0, 200])) @ plain.output_matrix.T).argmax(-1)
+    assert (best[104:-1] == ids[105:]).float().mean() < 0.1
+
+
+def test_a_phase_may_select_fewer_blocks(tiny_config, tmp_path):
+    run = train.Run(tiny_config, tmp_path)
+    counts = []
+    for _ in range(7):
+        run.advance()
+        counts.append(run.model.model.layers[0].self_attn.spec.num_selected_blocks)
+    assert counts == [4] * 6 + [5]
+    next(run.validate())
+    assert run.model.model.layers[0].self_attn.spec.num_selected_blocks == 5
