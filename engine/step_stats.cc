@@ -11,8 +11,7 @@ StepStats CountStep(const Batch& batch, absl::Duration duration, const LoadedMod
   stats.num_rows_in_batch = static_cast<int32_t>(batch.entries.size());
   for (const BatchEntry& entry : batch.entries) {
     const auto num_tokens = static_cast<int64_t>(entry.tokens.size());
-    (entry.decodes ? stats.num_decode_tokens : stats.num_prefill_tokens) +=
-        num_tokens;
+    (entry.decodes ? stats.num_decode_tokens : stats.num_prefill_tokens) += num_tokens;
     const AttentionPlan& plan =
         entry.full_attention ? loaded.runner->full_plan() : loaded.runner->plan();
     for (int64_t i = 0; i < num_tokens; ++i) {
