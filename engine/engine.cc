@@ -18,6 +18,7 @@
 #include "absl/time/clock.h"
 #include "engine/admission.h"
 #include "engine/cache_spill.h"
+#include "engine/choices.h"
 #include "engine/faults.h"
 #include "engine/loaded_model.h"
 #include "engine/log.h"
@@ -30,7 +31,6 @@
 #include "engine/step_stats.h"
 #include "engine/text.h"
 #include "engine/token_stage.h"
-#include "kernels/sampling.h"
 
 namespace nsa::engine {
 namespace {
@@ -98,8 +98,6 @@ class EngineImpl final : public Engine {
  private:
   /// With mutex_ held.
   absl::Status CheckMore(std::string_view tenant, const QueueCounts::Count& more) const;
-  absl::StatusOr<std::vector<std::unique_ptr<Sequence>>> MakeChoices(
-      const Request& request, const std::shared_ptr<OutputSink>& sink, uint64_t seed) const;
 
   void Loop();
   bool TakeInbox();  // false: stop
@@ -174,37 +172,18 @@ absl::Status EngineImpl::Admit(int64_t prompt_bytes, std::string_view tenant) co
   return status;
 }
 
-absl::StatusOr<std::vector<std::unique_ptr<Sequence>>> EngineImpl::MakeChoices(
-    const Request& request, const std::shared_ptr<OutputSink>& sink, uint64_t seed) const {
-  const int64_t max_tokens = CompletionLimit(request, loaded_->info);
-  const auto group = std::make_shared<ChoiceGroup>();
-  group->num_open = request.sampling.n;
-  std::vector<std::unique_ptr<Sequence>> choices;
-  const absl::Time now = absl::Now();
-  for (int32_t i = 0; i < group->num_open; ++i) {
-    // The first choice is what n = 1 gives.
-    const uint64_t own_seed = i == 0 ? seed : kernels::MixBits(seed + static_cast<uint64_t>(i));
-    choices.push_back(
-        std::make_unique<Sequence>(request, sink, tokenizer(), max_tokens, own_seed, now));
-    choices.back()->Join(group, i);
-    if (choices.back()->request.grammar != nullptr) {
-      auto matcher = choices.back()->request.grammar->NewMatcher();
-      if (!matcher.ok()) return matcher.status();
-      choices.back()->matcher = *std::move(matcher);
-    } else if (options_.speculation == Speculation::kPromptLookup) {
-      choices.back()->prompt_lookup = std::make_unique<PromptLookup>();
-    }
-  }
-  return choices;
-}
-
 absl::Status EngineImpl::Submit(Request request, std::shared_ptr<OutputSink> sink) {
   const ModelInfo& info = loaded_->info;
   const int32_t most_blocks = loaded_->runner->max_selected_blocks();
   if (absl::Status status = CheckRequest(request, info, most_blocks); !status.ok()) return status;
   static thread_local std::mt19937_64 random_seeds{std::random_device{}()};
   const uint64_t seed = request.sampling.seed.has_value() ? *request.sampling.seed : random_seeds();
-  auto made = MakeChoices(request, sink, seed);
+  auto made = MakeChoices(request, sink,
+                          {.tokenizer = loaded_->tokenizer.get(),
+                           .max_tokens = CompletionLimit(request, info),
+                           .speculation = options_.speculation,
+                           .seed = seed,
+                           .arrival = absl::Now()});
   if (!made.ok()) return made.status();
   std::vector<std::unique_ptr<Sequence>>& choices = *made;
   const std::string tenant = choices.front()->request.tenant;
