@@ -17,7 +17,7 @@ esac
 rm -f /etc/apt/apt.conf.d/docker-clean
 sed '/^# The long document/,$d' "$nsa_root/deploy/apt-packages.txt" >"$work/packages.txt"
 run_stage "packages" install_packages "$work/packages.txt"
-run_stage "SentencePiece's source" fetch_sentencepiece
+run_stage "Sources of SentencePiece and xgrammar" fetch_sources
 
 build_programs() {
   cmake -S "$nsa_root" -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DNSA_BUILD_TESTS=OFF "${options[@]}"

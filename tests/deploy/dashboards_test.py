@@ -11,7 +11,7 @@ from tests.support.deploy import generate, panels
 
 FILES = [generate.HERE / f"{dashboard.uid}.json" for dashboard in panels.DASHBOARDS]
 # Grafana's own, of the units that the table uses.
-UNITS = {"s", "short", "none", "percentunit", "reqps", "tps", "ops", "rps"}
+UNITS = {"s", "short", "none", "percentunit", "reqps", "tps", "ops", "rps", "Bps"}
 
 
 def shown(path) -> list[dict]:

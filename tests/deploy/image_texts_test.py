@@ -96,9 +96,10 @@ def test_the_context_configures(tmp_path):
             shutil.copy(model_files.ROOT / path, tmp_path / "src" / path)
     script = (model_files.ROOT / "deploy/image/build.sh").read_text()
     (options,) = re.findall(r"-G Ninja (-D.*) \"\$\{options\[@\]\}\"$", script, re.MULTILINE)
-    sentencepiece = model_files.ROOT / ".deps/sentencepiece"
+    deps = model_files.ROOT / ".deps"
     configure = ["cmake", "-S", tmp_path / "src", "-B", tmp_path / "build", "-G", "Ninja",
-                 *options.split(), f"-DNSA_SENTENCEPIECE_DIR={sentencepiece}"]  # fmt: skip
+                 *options.split(), f"-DNSA_SENTENCEPIECE_DIR={deps / 'sentencepiece'}",
+                 f"-DNSA_XGRAMMAR_DIR={deps / 'xgrammar'}"]  # fmt: skip
     run = subprocess.run(configure, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     # -n: what would be built, which fails where a source is missing.

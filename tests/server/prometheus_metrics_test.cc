@@ -74,6 +74,8 @@ TEST(PrometheusMetricsTest, ExactlyTheNamesOnTheWire) {
                                           "histogram vllm:iteration_tokens_total",
                                           "counter nsa:attention_tokens_read_total",
                                           "counter nsa:attention_tokens_full_total",
+                                          "counter nsa:kv_spill_bytes_total",
+                                          "counter nsa:kv_spill_failures_total",
                                           "counter nsa:page_selection_total",
                                           "histogram nsa:decode_step_seconds",
                                           "histogram nsa:prefill_chunk_seconds",
