@@ -45,7 +45,7 @@ bool HasTrigger(const kernels::EmbedParams& p) {
 
 class LifecycleTest : public EngineTest {
  protected:
-  void Meddle(Embedded embedded) {
+  void Meddle(const Embedded& embedded) {
     options_.wrap_backend = [embedded](std::unique_ptr<kernels::Backend> inner) {
       return std::make_unique<MeddlingBackend>(std::move(inner), embedded);
     };
