@@ -16,35 +16,20 @@ foreach(target nsa_xgrammar_objects nsa_xgrammar_api)
     ${xgr}/include ${xgr}/3rdparty/picojson ${xgr}/3rdparty/dlpack/include)
   target_compile_definitions(${target} PRIVATE XGRAMMAR_ENABLE_CPPTRACE=0
                                                XGRAMMAR_ENABLE_INTERNAL_CHECK=0)
-  # Not our sources, not our warnings. No link-time optimisation: objcopy needs machine code. No
-  # "unique" symbols, which GCC makes of inline functions' statics: objcopy cannot make them local.
-  target_compile_options(${target} PRIVATE
-    -w -fno-lto -fvisibility=hidden -fvisibility-inlines-hidden
-    $<$<CXX_COMPILER_ID:GNU>:-fno-gnu-unique>)
-  set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE ON
-                                             EXPORT_COMPILE_COMMANDS OFF)
+  nsa_set_foreign_options(${target})
 endforeach()
 
 # First xgrammar alone, with its calls of operator new and delete renamed; then with the interface,
-# whose own calls are those of the program. See engine/sentencepiece.cmake for the flags.
+# whose own calls are those of the program.
 set(xgr_inner ${CMAKE_CURRENT_BINARY_DIR}/nsa_xgrammar_inner.o)
-set(xgr_all ${CMAKE_CURRENT_BINARY_DIR}/nsa_xgrammar_all.o)
-set(xgr_object ${CMAKE_CURRENT_BINARY_DIR}/nsa_xgrammar_local.o)
 add_custom_command(
-  OUTPUT ${xgr_object}
+  OUTPUT ${xgr_inner}
   COMMAND ${CMAKE_LINKER} -r -o ${xgr_inner} "$<TARGET_OBJECTS:nsa_xgrammar_objects>"
   COMMAND ${CMAKE_OBJCOPY}
           --redefine-sym _Znwm=nsa_grammar_new --redefine-sym _Znam=nsa_grammar_new_array
           --redefine-sym _ZdlPv=nsa_grammar_delete --redefine-sym _ZdaPv=nsa_grammar_delete_array
           --redefine-sym _ZdlPvm=nsa_grammar_sized_delete ${xgr_inner}
-  COMMAND ${CMAKE_LINKER} -r --force-group-allocation -o ${xgr_all} ${xgr_inner}
-          "$<TARGET_OBJECTS:nsa_xgrammar_api>"
-  COMMAND ${CMAKE_OBJCOPY} --wildcard "--keep-global-symbol=nsa_grammar_*" ${xgr_all} ${xgr_object}
-  COMMAND sh -c "! '${CMAKE_NM}' --defined-only --extern-only '${xgr_object}' | grep -v ' T nsa_grammar_'"
-  DEPENDS nsa_xgrammar_objects nsa_xgrammar_api
-  COMMENT "Making all but nsa_grammar_* local in xgrammar"
+  DEPENDS "$<TARGET_OBJECTS:nsa_xgrammar_objects>"
+  COMMENT "Leading xgrammar's allocations through functions that count them"
   COMMAND_EXPAND_LISTS VERBATIM)
-set_source_files_properties(${xgr_object} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
-add_library(nsa_xgrammar STATIC ${xgr_object})
-set_target_properties(nsa_xgrammar PROPERTIES LINKER_LANGUAGE CXX)
-target_link_libraries(nsa_xgrammar INTERFACE Threads::Threads)
+nsa_add_foreign_library(nsa_xgrammar nsa_grammar_ ${xgr_inner} "$<TARGET_OBJECTS:nsa_xgrammar_api>")
