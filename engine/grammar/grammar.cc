@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/freed_by.h"
 #include "engine/grammar/c_api.h"
 
 namespace nsa::engine {
@@ -21,16 +22,9 @@ constexpr NsaGrammarBudget kStepBudget = {.cpu_seconds = 0.2, .bytes = int64_t{1
 constexpr size_t kStackBytes = size_t{64} << 20;
 constexpr size_t kErrorBytes = 512;
 
-template <auto Free>
-struct Deleter {
-  template <typename T>
-  void operator()(T* object) const {
-    Free(object);
-  }
-};
-using Vocabulary = std::unique_ptr<NsaGrammarVocabulary, Deleter<nsa_grammar_vocabulary_free>>;
-using Compiled = std::unique_ptr<NsaGrammar, Deleter<nsa_grammar_free>>;
-using Matcher = std::unique_ptr<NsaGrammarMatcher, Deleter<nsa_grammar_matcher_free>>;
+using Vocabulary = std::unique_ptr<NsaGrammarVocabulary, FreedBy<nsa_grammar_vocabulary_free>>;
+using Compiled = std::unique_ptr<NsaGrammar, FreedBy<nsa_grammar_free>>;
+using Matcher = std::unique_ptr<NsaGrammarMatcher, FreedBy<nsa_grammar_matcher_free>>;
 
 class XgrammarMatcher final : public GrammarMatcher {
  public:

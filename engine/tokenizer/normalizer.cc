@@ -6,14 +6,11 @@
 #include <cstdlib>
 #include <memory>
 
+#include "engine/freed_by.h"
 #include "kernels/check.h"
 
 namespace nsa::engine {
 namespace {
-
-struct Free {
-  void operator()(utf8proc_uint8_t* memory) const { std::free(memory); }
-};
 
 std::string ToForm(Normalizer::Form form, std::string_view text) {
   int options = UTF8PROC_STABLE;
@@ -25,7 +22,7 @@ std::string ToForm(Normalizer::Form form, std::string_view text) {
   const utf8proc_ssize_t size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
                                              static_cast<utf8proc_ssize_t>(text.size()), &memory,
                                              static_cast<utf8proc_option_t>(options));
-  const std::unique_ptr<utf8proc_uint8_t, Free> owned(memory);
+  const std::unique_ptr<utf8proc_uint8_t, FreedBy<std::free>> owned(memory);
   NSA_CHECK(size >= 0);  // the text is valid, and memory does not run out
   return {reinterpret_cast<const char*>(memory), static_cast<size_t>(size)};
 }

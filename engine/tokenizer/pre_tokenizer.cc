@@ -9,22 +9,13 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "engine/freed_by.h"
 #include "engine/tokenizer/pre_tokenizer_patterns.h"
 #include "engine/weights/byte_cursor.h"
 #include "kernels/check.h"
 
 namespace nsa::engine {
 namespace {
-
-struct FreeCode {
-  void operator()(pcre2_code* code) const { pcre2_code_free(code); }
-};
-struct FreeMatchData {
-  void operator()(pcre2_match_data* data) const { pcre2_match_data_free(data); }
-};
-struct FreeContext {
-  void operator()(pcre2_match_context* context) const { pcre2_match_context_free(context); }
-};
 
 std::vector<std::string_view> SplitNames(std::string_view names) {
   std::vector<std::string_view> split;
@@ -65,8 +56,8 @@ struct PreTokenizer::Work {
   int Search(const pcre2_code* code, std::string_view text, size_t start);
   int SearchOnce(const pcre2_code* code, std::string_view text, size_t start);
 
-  std::unique_ptr<pcre2_match_data, FreeMatchData> data;
-  std::unique_ptr<pcre2_match_context, FreeContext> context;
+  std::unique_ptr<pcre2_match_data, FreedBy<pcre2_match_data_free>> data;
+  std::unique_ptr<pcre2_match_context, FreedBy<pcre2_match_context_free>> context;
   bool limited;
   uint64_t steps_left = kCountedSteps;
 };
@@ -102,7 +93,7 @@ int PreTokenizer::Work::Search(const pcre2_code* code, std::string_view text, si
 }
 
 struct PreTokenizer::Stage {
-  std::unique_ptr<pcre2_code, FreeCode> code;
+  std::unique_ptr<pcre2_code, FreedBy<pcre2_code_free>> code;
   SplitStage::Behavior behavior = SplitStage::Behavior::kIsolated;
 
   static absl::StatusOr<std::unique_ptr<Stage>> Compile(std::string_view pattern);

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/freed_by.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/security/tls_certificate_provider.h"
 #include "grpcpp/security/tls_credentials_options.h"
@@ -21,16 +22,9 @@ namespace {
 // How often rotated files are looked for.
 constexpr unsigned kRefreshSeconds = 1;
 
-template <auto kFree>
-struct Freeing {
-  template <typename T>
-  void operator()(T* object) const {
-    kFree(object);
-  }
-};
-using Certificate = std::unique_ptr<X509, Freeing<X509_free>>;
-using PrivateKey = std::unique_ptr<EVP_PKEY, Freeing<EVP_PKEY_free>>;
-using File = std::unique_ptr<std::FILE, Freeing<std::fclose>>;
+using Certificate = std::unique_ptr<X509, engine::FreedBy<X509_free>>;
+using PrivateKey = std::unique_ptr<EVP_PKEY, engine::FreedBy<EVP_PKEY_free>>;
+using File = std::unique_ptr<std::FILE, engine::FreedBy<std::fclose>>;
 
 absl::Status Bad(const char* flag, const std::string& path, const char* what) {
   return absl::InvalidArgumentError(absl::StrCat("--", flag, " '", path, "' ", what));
