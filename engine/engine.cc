@@ -314,7 +314,7 @@ void EngineImpl::EndExpired(absl::Time now) {
 }
 
 void EngineImpl::EndRequest(std::string_view id, const absl::Status& status) {
-  for (auto& sequence : scheduler_.RemoveIf([&](const Sequence& s) { return s.id() == id; })) {
+  for (auto& sequence : scheduler_.Remove(id)) {
     End(std::move(sequence), status, FinishReason::kAborted);
   }
 }
@@ -332,7 +332,7 @@ void EngineImpl::End(std::unique_ptr<Sequence> sequence, const absl::Status& sta
   const bool is_last = num_open == 1 || (num_open > 1 && !status.ok());
   std::vector<std::unique_ptr<Sequence>> others;  // of the request, which an error ends too
   if (is_last && !status.ok()) {
-    others = scheduler_.RemoveIf([&](const Sequence& s) { return s.group == sequence->group; });
+    others = scheduler_.Remove(sequence->id());
   }
   if (is_last) {
     // Before the sink hears of it, so that a client may use the id again at once.

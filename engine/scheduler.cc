@@ -352,9 +352,8 @@ void Scheduler::Complete(const Batch& batch) {
   }
 }
 
-std::unique_ptr<Sequence> Scheduler::Remove(std::string_view id) {
-  auto removed = RemoveIf([id](const Sequence& sequence) { return sequence.id() == id; });
-  return removed.empty() ? nullptr : std::move(removed.front());
+std::vector<std::unique_ptr<Sequence>> Scheduler::Remove(std::string_view id) {
+  return RemoveIf([id](const Sequence& sequence) { return sequence.id() == id; });
 }
 
 std::vector<std::unique_ptr<Sequence>> Scheduler::RemoveIf(

@@ -71,9 +71,9 @@ class Scheduler {
   /// Whether its prompt cannot be read before its deadline, even at a better rate than measured.
   bool IsHopeless(const Sequence& sequence, absl::Time now) const;
 
-  /// Takes a sequence out and returns its pages.
-  std::unique_ptr<Sequence> Remove(std::string_view id);
-  /// Takes out all for which `ended` says so.
+  /// Takes out the sequences of a request and returns their pages.
+  std::vector<std::unique_ptr<Sequence>> Remove(std::string_view id);
+  /// The same for all for which `ended` says so.
   std::vector<std::unique_ptr<Sequence>> RemoveIf(
       const std::function<bool(const Sequence&)>& ended);
 

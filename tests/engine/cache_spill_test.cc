@@ -105,10 +105,7 @@ class CacheSpillTest : public testing::Test {
   }
 
   static std::shared_ptr<RecordingSink> Submit(Engine& engine, Request request) {
-    auto sink = std::make_shared<RecordingSink>();
-    const absl::Status status = engine.Submit(std::move(request), sink);
-    EXPECT_TRUE(status.ok()) << status;
-    return sink;
+    return SubmitTo<RecordingSink>(engine, std::move(request));
   }
 
   std::vector<int32_t> Alone(const Request& request) {

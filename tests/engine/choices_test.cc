@@ -47,14 +47,8 @@ class ChoicesSink final : public OutputSink {
 
 class ChoicesTest : public EngineTest {
  protected:
-  static std::shared_ptr<ChoicesSink> Start(Engine& engine, Request request) {
-    auto sink = std::make_shared<ChoicesSink>();
-    const absl::Status status = engine.Submit(std::move(request), sink);
-    EXPECT_TRUE(status.ok()) << status;
-    return sink;
-  }
   static std::shared_ptr<ChoicesSink> Run(Engine& engine, Request request) {
-    auto sink = Start(engine, std::move(request));
+    auto sink = SubmitTo<ChoicesSink>(engine, std::move(request));
     EXPECT_TRUE(sink->done.WaitForNotificationWithTimeout(absl::Minutes(1)));
     return sink;
   }
@@ -93,7 +87,7 @@ TEST_F(ChoicesTest, EachIsReproducibleAndTheFirstIsWhatOneAloneGives) {
   const auto one = Run(*engine, Sampled("one", 300, 1));
   EXPECT_EQ(one->tokens[0], three->tokens[0]);
   // Beside others, in other chunks, with all of the prompt cached.
-  auto other = Start(*engine, Sampled("other", 777, 2));
+  auto other = SubmitTo<ChoicesSink>(*engine, Sampled("other", 777, 2));
   const auto again = Run(*engine, Sampled("again", 300, 4));
   for (int32_t i = 0; i < 3; ++i) EXPECT_EQ(again->tokens[i], three->tokens[i]) << i;
   EXPECT_EQ(again->ends.at(3).usage.num_cached_tokens, 256);
@@ -147,7 +141,7 @@ TEST_F(ChoicesTest, AbortAndDeadlineEndAll) {
   auto engine = Create();
   Request request = Sampled("long", 200, 3);
   request.sampling.max_tokens = 3000;
-  auto aborted = Start(*engine, request);
+  auto aborted = SubmitTo<ChoicesSink>(*engine, request);
   aborted->first.WaitForNotification();
   engine->Abort("long");
   ASSERT_TRUE(aborted->done.WaitForNotificationWithTimeout(absl::Minutes(1)));
@@ -181,9 +175,9 @@ TEST_F(ChoicesTest, EachCountsInTheQueue) {
   options_.max_running_requests = 1;
   options_.max_queued_requests = 8;
   auto engine = Create();
-  auto running = Start(*engine, MakeRequest("running", 64, 3000));
+  auto running = SubmitTo<ChoicesSink>(*engine, MakeRequest("running", 64, 3000));
   running->first.WaitForNotification();
-  auto waiting = Start(*engine, Sampled("waiting", 64, 6));
+  auto waiting = SubmitTo<ChoicesSink>(*engine, Sampled("waiting", 64, 6));
   const absl::Status refused =
       engine->Submit(Sampled("refused", 64, 3), std::make_shared<ChoicesSink>());
   EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;

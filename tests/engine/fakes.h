@@ -1,13 +1,17 @@
 #ifndef NSA_TESTS_ENGINE_FAKES_H_
 #define NSA_TESTS_ENGINE_FAKES_H_
 
+#include <gtest/gtest.h>
+
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
+#include "engine/engine.h"
 #include "engine/request.h"
 #include "engine/tokenizer/tokenizer.h"
 
@@ -68,6 +72,15 @@ class RecordingSink final : public OutputSink {
   absl::Notification first_token;
   absl::Notification done;
 };
+
+/// Submits a request, which is to be accepted, with a new sink.
+template <class Sink>
+std::shared_ptr<Sink> SubmitTo(Engine& engine, Request request) {
+  auto sink = std::make_shared<Sink>();
+  const absl::Status status = engine.Submit(std::move(request), sink);
+  EXPECT_TRUE(status.ok()) << status;
+  return sink;
+}
 
 }  // namespace nsa::engine
 

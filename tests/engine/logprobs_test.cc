@@ -90,14 +90,8 @@ class LogprobsOfModelTest : public EngineTest {
     request.sampling.prompt_logprobs = 3;
     return request;
   }
-  static std::shared_ptr<LogprobsSink> Start(Engine& engine, Request request) {
-    auto sink = std::make_shared<LogprobsSink>();
-    const absl::Status status = engine.Submit(std::move(request), sink);
-    EXPECT_TRUE(status.ok()) << status;
-    return sink;
-  }
   static std::shared_ptr<LogprobsSink> Run(Engine& engine, Request request) {
-    auto sink = Start(engine, std::move(request));
+    auto sink = SubmitTo<LogprobsSink>(engine, std::move(request));
     EXPECT_TRUE(sink->done.WaitForNotificationWithTimeout(absl::Minutes(1)));
     EXPECT_TRUE(sink->status.ok()) << sink->status;
     return sink;
@@ -135,7 +129,8 @@ TEST_F(LogprobsOfModelTest, SameWhateverElseRuns) {
   options_.speculation = Speculation::kPromptLookup;
   engine = Create();
   std::vector<std::shared_ptr<LogprobsSink>> others;
-  for (int i = 0; i < 3; ++i) others.push_back(Start(*engine, Asking(absl::StrCat(i), 100 + i)));
+  for (int i = 0; i < 3; ++i)
+    others.push_back(SubmitTo<LogprobsSink>(*engine, Asking(absl::StrCat(i), 100 + i)));
   const auto beside = Run(*engine, Asking("beside", 200));
   ExpectSame(beside->prompt, alone->prompt);
   ExpectSame(beside->tokens, alone->tokens);

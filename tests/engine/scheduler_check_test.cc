@@ -134,9 +134,7 @@ class World {
       End(scheduler_.Remove(std::to_string(asked_.size() - 1 - back)), FinishReason::kAborted);
     }
     const auto expired = [&](const Sequence& s) { return s.request.deadline <= now_; };
-    for (auto& sequence : scheduler_.RemoveIf(expired)) {
-      End(std::move(sequence), FinishReason::kAborted);
-    }
+    End(scheduler_.RemoveIf(expired), FinishReason::kAborted);
     if (Draw(20) == 0 && !asked_.empty()) {
       auto& sink = asked_.rbegin()->second.sink;
       sink->ready = !sink->ready;
@@ -158,8 +156,8 @@ class World {
     }
   }
 
-  void End(std::unique_ptr<Sequence> sequence, FinishReason reason) {
-    if (sequence != nullptr) sequence->Finish(absl::OkStatus(), reason, now_);
+  void End(const std::vector<std::unique_ptr<Sequence>>& sequences, FinishReason reason) {
+    for (const auto& sequence : sequences) sequence->Finish(absl::OkStatus(), reason, now_);
   }
 
   void RunBatch(const Batch& batch) {

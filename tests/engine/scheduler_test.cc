@@ -57,8 +57,7 @@ class SchedulerTest : public testing::Test {
     }
     scheduler.Complete(batch);
     for (const std::string& id : ended) {
-      auto sequence = scheduler.Remove(id);
-      sequence->Finish(absl::OkStatus(), FinishReason::kLength, clock_);
+      scheduler.Remove(id).at(0)->Finish(absl::OkStatus(), FinishReason::kLength, clock_);
     }
     return static_cast<int>(ended.size());
   }
@@ -166,7 +165,7 @@ TEST_F(SchedulerTest, RandomLoadConservesPagesAndEndsEveryRequestOnce) {
       }
       if (random() % 10 == 0 && next > 0) {
         const std::string id = std::to_string(random() % static_cast<uint32_t>(next));
-        if (auto sequence = scheduler.Remove(id)) {
+        for (const auto& sequence : scheduler.Remove(id)) {
           sequence->Finish(absl::OkStatus(), FinishReason::kAborted, clock_);
         }
       }

@@ -59,7 +59,7 @@ class SchedulerTierTest : public testing::Test {
     }
     scheduler_.Complete(batch);
     for (const std::string& id : ended) {
-      scheduler_.Remove(id)->Finish(absl::OkStatus(), FinishReason::kLength, now_);
+      scheduler_.Remove(id).at(0)->Finish(absl::OkStatus(), FinishReason::kLength, now_);
     }
     const absl::Status status = scheduler_.Check();
     EXPECT_TRUE(status.ok()) << status;
@@ -155,7 +155,7 @@ TEST_F(SchedulerTierTest, ALostPageCostsTheWorkOfOne) {
 TEST_F(SchedulerTierTest, CancelInMidMoveKeepsThePageUntilTheMoveEnds) {
   FillAndPreempt();
   const int32_t page = tier_.moves[0].page;
-  EXPECT_NE(scheduler_.Remove("second"), nullptr);
+  EXPECT_EQ(scheduler_.Remove("second").size(), 1U);
   EXPECT_EQ(scheduler_.FlushCache(), 2) << "all of the second but the page that moves";
   EXPECT_EQ(pool_.num_users(page), 1) << "the move's";
   Step();
