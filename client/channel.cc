@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/flags.h"
 #include "grpcpp/support/client_interceptor.h"
+#include "server/command_line/address.h"
 
 ABSL_FLAG(std::string, tls_ca, "",
           "PEM file of who signed the server's certificate; given: the connection is TLS");
@@ -43,11 +44,6 @@ absl::Status ReadFile(const char* flag, const std::string& path, std::string& te
   text.assign(std::istreambuf_iterator<char>(file), {});
   if (file.is_open() && !file.bad() && !text.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("--", flag, ": cannot read '", path, "'"));
-}
-
-bool IsThisMachine(const std::string& address) {
-  const std::string host = address.substr(0, address.rfind(':'));
-  return host == "localhost" || host == "[::1]" || host.rfind("127.", 0) == 0;
 }
 
 /// Adds the key to a call. Call credentials would do so on TLS alone.
@@ -97,7 +93,7 @@ absl::Status ReadSecurityFiles() {
   const char* variable = std::getenv("NSA_API_KEY");
   if (security.api_key.empty() && variable != nullptr) security.api_key = variable;
   absl::StripAsciiWhitespace(&security.api_key);
-  if (security.api_key.empty() || security.has_tls || IsThisMachine(ServerAddress())) {
+  if (security.api_key.empty() || security.has_tls || IsLoopback(ServerAddress())) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(

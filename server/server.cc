@@ -19,22 +19,10 @@
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/impl/server_builder_option.h"
 #include "grpcpp/impl/server_builder_plugin.h"
+#include "server/command_line/address.h"
 
 namespace nsa::server {
 namespace {
-
-/// "HOST:PORT" and "[HOST]:PORT" apart.
-bool Split(const std::string& address, std::string& host, std::string& port) {
-  const size_t colon = address.rfind(':');
-  if (colon == std::string::npos || colon + 1 == address.size()) return false;
-  host = address.substr(0, colon);
-  port = address.substr(colon + 1);
-  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-  }
-  return port.find_first_not_of("0123456789") == std::string::npos && port.size() <= 5 &&
-         std::stoi(port) <= 65535;
-}
 
 /// A client whose machine is gone sends no goodbye: it is asked now and then, and its calls end
 /// where it does not answer. Clients may ask as often themselves.
@@ -61,7 +49,7 @@ class WithoutReflection : public grpc::ServerBuilderOption {
 
 absl::StatusOr<std::string> CheckAddressFree(const std::string& flag, const std::string& address) {
   std::string host, port;
-  if (!Split(address, host, port)) {
+  if (!SplitAddress(address, host, port)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--", flag, " is '", address, "', expected HOST:PORT with a port up to 65535"));
   }
@@ -95,7 +83,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(engine::Engine* engine,
                                                       const InferenceService::Info& info) {
   const std::string& listen = options.listen;
   std::string host, port;
-  if (!Split(listen, host, port)) {
+  if (!SplitAddress(listen, host, port)) {
     return absl::InvalidArgumentError(
         absl::StrCat("listen address is '", listen, "', expected HOST:PORT"));
   }

@@ -5,7 +5,6 @@
 #include <openssl/x509.h>
 
 #include <cstdio>
-#include <string_view>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -14,6 +13,7 @@
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/security/tls_certificate_provider.h"
 #include "grpcpp/security/tls_credentials_options.h"
+#include "server/command_line/address.h"
 #include "server/security/call_check.h"
 
 namespace nsa::server {
@@ -73,11 +73,6 @@ std::shared_ptr<grpc::ServerCredentials> TlsCredentials(const SecurityOptions& o
   tls.set_cert_request_type(mutual ? GRPC_SSL_REQUEST_CLIENT_CERTIFICATE_AND_VERIFY
                                    : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE);
   return grpc::experimental::TlsServerCredentials(tls);
-}
-
-bool IsLoopback(std::string_view listen) {
-  const std::string_view host = listen.substr(0, listen.rfind(':'));
-  return host == "localhost" || host == "[::1]" || host.starts_with("127.");
 }
 
 }  // namespace
