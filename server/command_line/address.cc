@@ -19,7 +19,9 @@ bool SplitAddress(const std::string& address, std::string& host, std::string& po
 bool IsLoopback(const std::string& address) {
   std::string host, port;
   if (!SplitAddress(address, host, port)) host = address;
-  return host == "localhost" || host == "::1" || host.starts_with("127.");
+  // A name may begin with digits too: "127.example.org" is another machine's.
+  const bool is_number = host.find_first_not_of("0123456789.") == std::string::npos;
+  return host == "localhost" || host == "::1" || (is_number && host.starts_with("127."));
 }
 
 }  // namespace nsa

@@ -24,7 +24,7 @@ TEST(Address, LoopbackIsKnownByName) {
     EXPECT_TRUE(IsLoopback(here)) << here;
   }
   for (const char* elsewhere : {"", ":1", "0.0.0.0:1", "[::]:1", "host:1", "128.0.0.1:1",
-                                "localhost.example:1", "1127.0.0.1:1"}) {
+                                "localhost.example:1", "1127.0.0.1:1", "127.example.org:1"}) {
     EXPECT_FALSE(IsLoopback(elsewhere)) << elsewhere;
   }
 }
