@@ -36,22 +36,7 @@ uint64_t Sum(const uint64_t* data, const uint64_t* ahead, size_t count) {
   return total;
 }
 
-}  // namespace
-
-int64_t OutOfCacheBytes() {
-  const int64_t last_level = sysconf(_SC_LEVEL3_CACHE_SIZE);  // 0 or −1 where it is not known
-  return std::max(int64_t{512} << 20, 4 * last_level);
-}
-
-CacheEvictor::CacheEvictor() : data_(static_cast<size_t>(OutOfCacheBytes()) / 8, 1) {}
-
-void CacheEvictor::Evict() const {
-  g_sink += Sum(data_.data(), data_.data() + kAheadOfStream, data_.size());
-}
-
-double MeasureReadBandwidth(int num_threads) { return MeasureReadBandwidthOfRuns(num_threads, 0); }
-
-double MeasureReadBandwidthOfRuns(int num_threads, int64_t run_bytes) {
+double Measure(int num_threads, int64_t run_bytes) {
   // In large pages, as weights and the KV cache are: with small ones look-ups of addresses take up
   // to a third of the bandwidth.
   constexpr int64_t kTasks = 256;
@@ -82,12 +67,25 @@ double MeasureReadBandwidthOfRuns(int num_threads, int64_t run_bytes) {
   return best;
 }
 
+}  // namespace
+
+int64_t OutOfCacheBytes() {
+  const int64_t last_level = sysconf(_SC_LEVEL3_CACHE_SIZE);  // 0 or −1 where it is not known
+  return std::max(int64_t{512} << 20, 4 * last_level);
+}
+
+CacheEvictor::CacheEvictor() : data_(static_cast<size_t>(OutOfCacheBytes()) / 8, 1) {}
+
+void CacheEvictor::Evict() const {
+  g_sink += Sum(data_.data(), data_.data() + kAheadOfStream, data_.size());
+}
+
 double ReadBandwidthFromChild(int num_threads, int64_t run_bytes) {
   int ends[2];
   if (pipe(ends) != 0) return 0;
   const pid_t child = fork();
   if (child == 0) {
-    const double measured = MeasureReadBandwidthOfRuns(num_threads, run_bytes);
+    const double measured = Measure(num_threads, run_bytes);
     const bool sent = write(ends[1], &measured, sizeof(measured)) == sizeof(measured);
     _exit(sent ? 0 : 1);
   }

@@ -20,14 +20,11 @@ class CacheEvictor {
 };
 
 /// The machine's read bandwidth in GB/s (10⁹ bytes): `num_threads` threads sum an array of
-/// OutOfCacheBytes; the best of five passes.
-double MeasureReadBandwidth(int num_threads);
-/// The same for runs of `run_bytes` (a multiple of 64) at random places, as attention reads pages:
-/// a run's lines are fetched while its predecessor is read. 0: one run for each thread.
-double MeasureReadBandwidthOfRuns(int num_threads, int64_t run_bytes);
-
-/// MeasureReadBandwidthOfRuns by a child process, so that the array does not count in this one's
-/// peak memory. To be called before this process has threads. 0 where it fails.
+/// OutOfCacheBytes; the best of five passes. `run_bytes` (a multiple of 64): in runs of so many at
+/// random places, as attention reads pages, where a run's lines are fetched while its predecessor
+/// is read; 0: from its beginning to its end. Measured by a child process, so that the array does
+/// not count in this one's peak memory. To be called before this process has threads. 0 where it
+/// fails.
 double ReadBandwidthFromChild(int num_threads, int64_t run_bytes = 0);
 
 }  // namespace nsa::tools
