@@ -199,11 +199,11 @@ double TimeoutSeconds() { return absl::GetFlag(FLAGS_timeout_s); }
 std::string RequestId() { return absl::GetFlag(FLAGS_request_id); }
 
 absl::Status CheckFlags() {
-  // The comparison is false for NaN.
   if (Retries() < 0 || Retries() > kMostRetries) {
     return absl::InvalidArgumentError(
         absl::StrCat("--retries is ", Retries(), ", expected 0 to ", kMostRetries));
   }
+  // The comparison is false for NaN.
   const double timeout = TimeoutSeconds();
   if (timeout >= 0 && timeout <= kLongestTimeoutSeconds) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("--timeout_s is ", timeout, ", expected 0 to ",

@@ -1,7 +1,6 @@
 #include "client/health.h"
 
 #include <string>
-#include <vector>
 
 #include "grpcpp/generic/generic_stub.h"
 
