@@ -5,15 +5,14 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
-#include <optional>
 #include <string>
 #include <thread>
 
 #include "client/flags.h"
 #include "client/interrupts.h"
+#include "client/retry_hint.h"
 #include "google/protobuf/util/json_util.h"
 #include "grpcpp/client_context.h"
-#include "nsa/v1/status.pb.h"
 
 namespace nsa::client {
 namespace {
@@ -73,23 +72,6 @@ void PrintUsage(const v1::Finished& finished) {
 
 using Clock = std::chrono::system_clock;
 
-/// When a server that is full wants to be asked again; none where it does not say.
-std::optional<std::chrono::milliseconds> RetryDelay(const grpc::Status& status) {
-  v1::StatusDetails details;
-  if (status.error_code() != grpc::StatusCode::RESOURCE_EXHAUSTED ||
-      !details.ParseFromString(status.error_details())) {
-    return std::nullopt;
-  }
-  for (const google::protobuf::Any& any : details.details()) {
-    v1::RetryInfo info;
-    if (any.type_url() != "type.googleapis.com/google.rpc.RetryInfo") continue;
-    if (!info.ParseFromString(any.value())) continue;
-    return std::chrono::milliseconds(info.retry_delay().seconds() * 1000 +
-                                     info.retry_delay().nanos() / 1'000'000);
-  }
-  return std::nullopt;
-}
-
 /// False where it was interrupted, or where `deadline` comes first.
 bool WaitToRetry(std::chrono::milliseconds delay, Clock::time_point deadline) {
   std::atomic<bool> interrupted{false};
@@ -103,8 +85,7 @@ bool WaitToRetry(std::chrono::milliseconds delay, Clock::time_point deadline) {
 }
 
 grpc::Status Attempt(v1::InferenceService::Stub& stub, const v1::GenerateRequest& request,
-                     Clock::time_point deadline) {
-  grpc::ClientContext context;
+                     Clock::time_point deadline, grpc::ClientContext& context) {
   if (deadline != Clock::time_point::max()) context.set_deadline(deadline);
   const InterruptGuard guard([&context] { context.TryCancel(); });
   const auto reader = stub.Generate(&context, request);
@@ -144,12 +125,14 @@ grpc::Status Generate(v1::InferenceService::Stub& stub, const v1::GenerateReques
           ? Clock::now() + std::chrono::milliseconds(static_cast<int64_t>(TimeoutSeconds() * 1000))
           : Clock::time_point::max();
   for (int retries = Retries();; --retries) {
-    const grpc::Status status = Attempt(stub, request, deadline);
-    const auto delay = RetryDelay(status);
-    if (!delay.has_value() || retries == 0) return status;
+    grpc::ClientContext context;
+    const grpc::Status status = Attempt(stub, request, deadline, context);
+    if (status.error_code() != grpc::StatusCode::RESOURCE_EXHAUSTED || retries == 0) return status;
+    const auto delay_ms = RetryHint(context);
+    if (!delay_ms.has_value()) return status;
     std::fprintf(stderr, "the server is full; next try in %lld ms\n",
-                 static_cast<long long>(delay->count()));
-    if (!WaitToRetry(*delay, deadline)) return status;
+                 static_cast<long long>(*delay_ms));
+    if (!WaitToRetry(std::chrono::milliseconds(*delay_ms), deadline)) return status;
   }
 }
 

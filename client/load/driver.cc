@@ -4,7 +4,7 @@
 #include <string>
 #include <utility>
 
-#include "absl/strings/numbers.h"
+#include "client/retry_hint.h"
 #include "grpcpp/support/client_callback.h"
 
 namespace nsa::client {
@@ -13,16 +13,6 @@ namespace {
 // A user who was refused or lost the connection tries again later, or a dead server would be asked
 // as fast as a connection can fail.
 constexpr double kPauseAfterFailureSeconds = 0.1;
-
-std::optional<int64_t> RetryHint(const grpc::ClientContext& context) {
-  const auto& metadata = context.GetServerTrailingMetadata();
-  const auto found = metadata.find("retry-after-ms");
-  int64_t value = 0;
-  if (found == metadata.end()) return std::nullopt;
-  const std::string text(found->second.data(), found->second.size());
-  if (!absl::SimpleAtoi(text, &value) || value < 0) return std::nullopt;
-  return value;
-}
 
 /// Of a user before the next request.
 double PauseSeconds(const RequestRecord& record) {
