@@ -1,36 +1,30 @@
 """The client for asyncio: sync.Client with `await` and `async for`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from typing import Unpack
 
 import grpc
 from nsa.v1 import inference_pb2 as pb
-from nsa.v1 import inference_pb2_grpc
 
 from nsa_serve_client import connection, errors, events
-from nsa_serve_client.requests import Message, Options, chat_messages, generate_request
+from nsa_serve_client.requests import Message, Options, Prompt, chat_messages
 
 
-class AsyncStream(AsyncIterator[events.Event]):
+class AsyncStream(connection.StreamBase, AsyncIterator[events.Event]):
     """A running request's events, of which the last is a Finish (one for each of its n completions).
 
     The request ends on the server when the stream is closed: at the end of an `async with` block, by
     `close`, or when nobody holds it any more, as after a `break` out of `async for`.
     """
 
-    def __init__(self, start: Callable[[], grpc.Call], retry: connection.Retry, deadline):
-        self._start, self._retry, self._deadline = start, retry, deadline
-        self._attempt = 1
-        self._begun = False
-        self._call = start()
-
     async def __anext__(self) -> events.Event:
         while True:
             try:
                 message = await self._call.read()
             except grpc.RpcError as error:
-                await self._wait_or_raise(errors.from_rpc(error))
+                await asyncio.sleep(self._wait_s(errors.from_rpc(error)))
+                self._restart()
                 continue
             if message is grpc.aio.EOF:
                 raise StopAsyncIteration
@@ -39,32 +33,14 @@ class AsyncStream(AsyncIterator[events.Event]):
             if event is not None:
                 return event
 
-    async def _wait_or_raise(self, error: errors.CallError) -> None:
-        wait = None
-        if not self._begun:
-            wait = self._retry.wait_s(error, self._attempt, self._deadline)
-        if wait is None:
-            raise error from None
-        await asyncio.sleep(wait)
-        self._attempt += 1
-        self._call = self._start()
-
-    def close(self) -> None:
-        self._call.cancel()
-
     async def __aenter__(self) -> "AsyncStream":
         return self
 
     async def __aexit__(self, *_) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        call = getattr(self, "_call", None)
-        if call is not None:
-            call.cancel()
 
-
-class AsyncClient:
+class AsyncClient(connection.ClientBase):
     """A connection to one server. Timeouts in seconds; None: none. CallError where a call fails."""
 
     def __init__(
@@ -76,15 +52,8 @@ class AsyncClient:
         tenant: str | None = None,
         retry: connection.Retry = connection.Retry(),
     ):
-        options = connection.CHANNEL_OPTIONS
-        self._channel = (
-            grpc.aio.secure_channel(address, tls.credentials(), options)
-            if tls
-            else grpc.aio.insecure_channel(address, options)
-        )
-        self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
-        self._metadata = connection.metadata(api_key, tenant)
-        self._retry = retry
+        headers = connection.metadata(api_key, tenant)
+        super().__init__(grpc.aio, address, tls, headers, retry)
 
     async def close(self) -> None:
         await self._channel.close()
@@ -97,21 +66,13 @@ class AsyncClient:
 
     def stream(
         self,
-        prompt: str | bytes | Sequence[int] | pb.ChatMessages,
+        prompt: Prompt,
         *,
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> AsyncStream:
         """Starts a completion of text or token ids."""
-        request = generate_request(prompt, options)
-        deadline = connection.deadline_after(timeout)
-
-        def start():
-            return self._stub.Generate(
-                request, timeout=connection.seconds_left(deadline), metadata=self._metadata
-            )
-
-        return AsyncStream(start, self._retry, deadline)
+        return AsyncStream(*self._generate(prompt, timeout, options))
 
     def stream_chat(
         self,
@@ -125,7 +86,7 @@ class AsyncClient:
 
     async def completions(
         self,
-        prompt: str | bytes | Sequence[int] | pb.ChatMessages,
+        prompt: Prompt,
         *,
         timeout: float | None = None,
         **options: Unpack[Options],
@@ -139,7 +100,7 @@ class AsyncClient:
 
     async def complete(
         self,
-        prompt: str | bytes | Sequence[int] | pb.ChatMessages,
+        prompt: Prompt,
         *,
         timeout: float | None = None,
         **options: Unpack[Options],

@@ -1,14 +1,16 @@
-"""What both clients share about their connection: TLS, the API key, when to try again."""
+"""What both clients share: connection, TLS, the API key, when to try again."""
 
 import dataclasses
 import pathlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import grpc
+from nsa.v1 import inference_pb2_grpc
 
 from nsa_serve_client import errors
+from nsa_serve_client.requests import Prompt, generate_request
 
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -72,3 +74,59 @@ def metadata(api_key: str | None, tenant: str | None) -> Sequence[tuple[str, str
     if tenant is not None:
         pairs.append(("nsa-tenant", tenant))
     return tuple(pairs)
+
+
+class ClientBase:
+    """A client's channel, made by `module`: grpc or grpc.aio."""
+
+    def __init__(self, module, address: str, tls: Tls | None, headers, retry: Retry):
+        if tls:
+            self._channel = module.secure_channel(address, tls.credentials(), CHANNEL_OPTIONS)
+        else:
+            self._channel = module.insecure_channel(address, CHANNEL_OPTIONS)
+        self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
+        self._metadata = headers
+        self._retry = retry
+
+    def _generate(self, prompt: Prompt, timeout: float | None, options: Mapping[str, object]):
+        """What a stream is made of: how to start its call, when to try again, until when."""
+        request = generate_request(prompt, options)
+        deadline = deadline_after(timeout)
+
+        def start():
+            return self._stub.Generate(
+                request, timeout=seconds_left(deadline), metadata=self._metadata
+            )
+
+        return start, self._retry, deadline
+
+
+class StreamBase:
+    """A stream's call, which may be made again until its first message has come."""
+
+    def __init__(self, start: Callable[[], grpc.Call], retry: Retry, deadline: float | None):
+        self._start, self._retry, self._deadline = start, retry, deadline
+        self._attempt = 1
+        self._begun = False
+        self._call = start()
+
+    def _wait_s(self, error: errors.CallError) -> float:
+        """Seconds until the next try. Raises the error where there is none."""
+        wait = None
+        if not self._begun:
+            wait = self._retry.wait_s(error, self._attempt, self._deadline)
+        if wait is None:
+            raise error from None
+        return wait
+
+    def _restart(self) -> None:
+        self._attempt += 1
+        self._call = self._start()
+
+    def close(self) -> None:
+        self._call.cancel()
+
+    def __del__(self) -> None:
+        call = getattr(self, "_call", None)
+        if call is not None:
+            call.cancel()

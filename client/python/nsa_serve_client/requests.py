@@ -9,6 +9,10 @@ from nsa.v1 import inference_pb2 as pb
 Message = Mapping[Literal["role", "content"], str]
 
 
+#: Text, token ids, or a chat.
+Prompt = str | bytes | Sequence[int] | pb.ChatMessages
+
+
 class Options(TypedDict, total=False):
     """What a request may ask for beside its prompt. What is absent is the server's to choose; ranges are
     the server's to check (`InvalidRequestError` names the field)."""
@@ -111,10 +115,8 @@ def chat_messages(messages: Iterable[Message]) -> pb.ChatMessages:
     return chat
 
 
-def generate_request(
-    prompt: str | bytes | Sequence[int] | pb.ChatMessages, options: Mapping[str, object]
-) -> pb.GenerateRequest:
-    """`prompt`: text, token ids, or a chat. TypeError names an option that does not exist."""
+def generate_request(prompt: Prompt, options: Mapping[str, object]) -> pb.GenerateRequest:
+    """TypeError names an option that does not exist."""
     request = pb.GenerateRequest()
     if isinstance(prompt, pb.ChatMessages):
         request.chat.CopyFrom(prompt)

@@ -1,29 +1,22 @@
 """The client for threads."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Unpack
 
 import grpc
 from nsa.v1 import inference_pb2 as pb
-from nsa.v1 import inference_pb2_grpc
 
 from nsa_serve_client import connection, errors, events
-from nsa_serve_client.requests import Message, Options, chat_messages, generate_request
+from nsa_serve_client.requests import Message, Options, Prompt, chat_messages
 
 
-class Stream(Iterator[events.Event]):
+class Stream(connection.StreamBase, Iterator[events.Event]):
     """A running request's events, of which the last is a Finish (one for each of its n completions).
 
     The request ends on the server when the stream is closed: at the end of a `with` block, by `close`,
     or when nobody holds it any more, as after a `break` out of `for event in client.stream(…)`.
     """
-
-    def __init__(self, start: Callable[[], grpc.Call], retry: connection.Retry, deadline):
-        self._start, self._retry, self._deadline = start, retry, deadline
-        self._attempt = 1
-        self._begun = False
-        self._call = start()
 
     def __next__(self) -> events.Event:
         while True:
@@ -32,24 +25,12 @@ class Stream(Iterator[events.Event]):
             except StopIteration:
                 raise
             except grpc.RpcError as error:
-                self._wait_or_raise(errors.from_rpc(error))
+                time.sleep(self._wait_s(errors.from_rpc(error)))
+                self._restart()
                 continue
             self._begun = True
             if event is not None:
                 return event
-
-    def _wait_or_raise(self, error: errors.CallError) -> None:
-        wait = None
-        if not self._begun:
-            wait = self._retry.wait_s(error, self._attempt, self._deadline)
-        if wait is None:
-            raise error from None
-        time.sleep(wait)
-        self._attempt += 1
-        self._call = self._start()
-
-    def close(self) -> None:
-        self._call.cancel()
 
     def __enter__(self) -> "Stream":
         return self
@@ -57,13 +38,8 @@ class Stream(Iterator[events.Event]):
     def __exit__(self, *_) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        call = getattr(self, "_call", None)
-        if call is not None:
-            call.cancel()
 
-
-class Client:
+class Client(connection.ClientBase):
     """A connection to one server. Timeouts in seconds; None: none. CallError where a call fails."""
 
     def __init__(
@@ -75,15 +51,8 @@ class Client:
         tenant: str | None = None,
         retry: connection.Retry = connection.Retry(),
     ):
-        options = connection.CHANNEL_OPTIONS
-        self._channel = (
-            grpc.secure_channel(address, tls.credentials(), options)
-            if tls
-            else grpc.insecure_channel(address, options)
-        )
-        self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
-        self._metadata = connection.metadata(api_key, tenant)
-        self._retry = retry
+        headers = connection.metadata(api_key, tenant)
+        super().__init__(grpc, address, tls, headers, retry)
 
     def close(self) -> None:
         self._channel.close()
@@ -96,21 +65,13 @@ class Client:
 
     def stream(
         self,
-        prompt: str | bytes | Sequence[int] | pb.ChatMessages,
+        prompt: Prompt,
         *,
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> Stream:
         """Starts a completion of text or token ids."""
-        request = generate_request(prompt, options)
-        deadline = connection.deadline_after(timeout)
-
-        def start():
-            return self._stub.Generate(
-                request, timeout=connection.seconds_left(deadline), metadata=self._metadata
-            )
-
-        return Stream(start, self._retry, deadline)
+        return Stream(*self._generate(prompt, timeout, options))
 
     def stream_chat(
         self,
@@ -124,7 +85,7 @@ class Client:
 
     def completions(
         self,
-        prompt: str | bytes | Sequence[int] | pb.ChatMessages,
+        prompt: Prompt,
         *,
         timeout: float | None = None,
         **options: Unpack[Options],
@@ -138,7 +99,7 @@ class Client:
 
     def complete(
         self,
-        prompt: str | bytes | Sequence[int] | pb.ChatMessages,
+        prompt: Prompt,
         *,
         timeout: float | None = None,
         **options: Unpack[Options],
