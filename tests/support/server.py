@@ -171,18 +171,20 @@ class Result:
 
 def collect(call, on_tokens=lambda token_ids: None) -> Result:
     """Reads a stream to its end, whatever the end is; `on_tokens` sees tokens as they come."""
-    result = Result()
+    result, ended = Result(), set()
     try:
         for message in call:
             event = message.WhichOneof("event")
             if event == "delta":
-                assert result.finished is None, "a delta after the end"
+                assert message.delta.index not in ended, "a delta after the end"
                 on_tokens(message.delta.token_ids)
                 result.token_ids.extend(message.delta.token_ids)
                 result.text += message.delta.text
             elif event == "finished":
                 result.finished = message.finished
                 result.num_finished += 1
+                assert message.finished.index not in ended, "two ends"
+                ended.add(message.finished.index)
         result.status = grpc.StatusCode.OK
     except grpc.RpcError as error:
         result.status, result.details = error.code(), error.details()
