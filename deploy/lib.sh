@@ -121,14 +121,24 @@ make_venv() {
   die "no python3 of version 3.10 or later with venv; on Debian: apt-get install python3-venv"
 }
 
-# install_requirements FILE VENV: what the pinned list says, once per content of the list.
+# FILE and the lists that it names with -r, which stand where it says.
+requirement_files() {
+  local nested
+  realpath "$1"
+  while read -r nested; do
+    requirement_files "$(dirname "$1")/$nested"
+  done < <(sed -n 's/^-r  *//p' "$1")
+}
+
+# install_requirements FILE VENV: what the pinned list says, once per content of it and of the lists in it.
 install_requirements() {
-  local list=$1 venv=$2 stamp=$2/.requirements.sha256
+  local list=$1 venv=$2 stamp=$2/.requirements.sha256 files
   make_venv "$venv"
   sha256sum --status --check "$stamp" 2>/dev/null && return 0
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$list" ||
     die "pip could not install $list into $venv"
-  sha256sum "$list" >"$stamp"
+  mapfile -t files < <(requirement_files "$list")
+  sha256sum "${files[@]}" >"$stamp"
 }
 
 # Sources that the build needs into .deps, with a pip that is known to work.

@@ -2,7 +2,7 @@
 # Installs what is missing, builds, and runs the whole test suite. Can be run again and again.
 #
 #   tests/run.sh               everything that CI runs
-#   tests/run.sh --quick       no clang-tidy and no tests marked slow
+#   tests/run.sh --quick       no clang-tidy, no training and no tests marked slow
 #   tests/run.sh --sanitizers  also the C++ tests under address+undefined and under thread sanitizers
 #   tests/run.sh --oracles     also the comparisons that need PyTorch, transformers and llama.cpp (a
 #                              6 GB environment, .venv-oracles)
@@ -42,14 +42,22 @@ check_model() { deploy/fetch_model.sh >/dev/null; }
 # A race or an overflow shows in small cases too: what is slow by design stays out.
 test_sanitized() {
   build "$1"
-  ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-    TSAN_OPTIONS=suppressions=$nsa_root/tests/tsan_suppressions.txt:halt_on_error=1 \
-    run_ctest "$1" --label-exclude slow
+  export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+  export TSAN_OPTIONS=suppressions=$nsa_root/tests/tsan_suppressions.txt:halt_on_error=1
+  run_ctest "$1" --label-exclude slow
+  NSA_BUILD_DIR=$nsa_root/build/$1 run_pytest .venv/bin/python tests/e2e/soak_test.py
 }
 
 run_oracles() {
   install_requirements tests/requirements-oracles.txt "$nsa_root/.venv-oracles"
-  run_pytest .venv-oracles/bin/python tests/oracles tests/parity tests/training -m oracle
+  run_pytest .venv-oracles/bin/python tests/oracles tests/parity tests/training -m "oracle or training"
+}
+
+# From a model trained from scratch to its answers; PyTorch alone, none of the oracles.
+run_training() {
+  training/fetch_text.sh >/dev/null
+  install_requirements training/requirements.txt "$nsa_root/.venv-training"
+  run_pytest .venv-training/bin/python tests/training tests/parity/training_ops_test.py -m training
 }
 
 test_packages() {
@@ -78,6 +86,8 @@ if $sanitizers; then
 fi
 if $oracles; then
   try_stage "oracles" run_oracles
+elif ! $quick; then
+  try_stage "training" run_training
 fi
 if command -v nvcc >/dev/null; then
   try_stage "CUDA kernels for every architecture" .venv/bin/python -m tests.cuda_host.check_ptxas
@@ -86,10 +96,10 @@ if $image; then
   try_stage "container image" test_image
 fi
 if $quick; then
-  try_stage "Python tests" run_pytest .venv/bin/python tests -m "not oracle and not image and not slow"
+  try_stage "Python tests" run_pytest .venv/bin/python tests -m "not oracle and not training and not image and not slow"
 else
   try_stage "clang-tidy" .venv/bin/python -m tests.tidy.clang_tidy
-  try_stage "Python tests" run_pytest .venv/bin/python tests -m "not oracle and not image"
+  try_stage "Python tests" run_pytest .venv/bin/python tests -m "not oracle and not training and not image"
 fi
 
 say "== all: $(seconds_since "$begin") s"

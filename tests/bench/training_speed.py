@@ -1,7 +1,7 @@
 """NSA's attention for training beside PyTorch's scaled_dot_product_attention: forward and backward of one
 layer in float32, the same heads and threads, one run.
 
-    .venv-oracles/bin/python -m tests.bench.training_speed [--contexts 8192,16384,32768,65536] [--threads 2]
+    .venv-training/bin/python -m tests.bench.training_speed [--contexts 8192,16384,32768,65536] [--threads 2]
         [--q_heads 16] [--kv_heads 1] [--dim_k 64] [--dim_v 64] [--rounds 3] [--clock wall|cpu] [--json FILE]
 
 NSA is the paper's three branches (32/16/64, n 16, w 512) from compressed rows to the branches' outputs, choice of

@@ -8,12 +8,12 @@ import pytest
 
 from tests.support import model_files
 
-torch = pytest.importorskip("torch", reason="PyTorch is in the oracles' environment")
+torch = pytest.importorskip("torch", reason="PyTorch is in training's environment")
 
 from training import equations, ops  # noqa: E402  (they need PyTorch)
 from training.equations import Spec  # noqa: E402
 
-pytestmark = pytest.mark.oracle
+pytestmark = pytest.mark.training
 
 # Float32 sums of some thousand products, against float64: a part of the largest magnitude.
 TOLERANCE = 2e-5

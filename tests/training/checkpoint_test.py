@@ -2,11 +2,11 @@
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is in the oracles' environment")
+torch = pytest.importorskip("torch", reason="PyTorch is in training's environment")
 
 from training import checkpoint  # noqa: E402
 
-pytestmark = pytest.mark.oracle
+pytestmark = pytest.mark.training
 CONTENT = {"fingerprint": "one", "step": 3, "model": {"weight": torch.arange(6.0)}}
 
 

@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-pytest.importorskip("sentencepiece", reason="it is in the oracles' environment")
+pytest.importorskip("sentencepiece", reason="it is in training's environment")
 
 from training import config as configuration  # noqa: E402
 from training import tasks, text, tokenizer  # noqa: E402
 from training.data import Stream, TrainingData, ValidationData, pack, phase_of  # noqa: E402
 
-pytestmark = pytest.mark.oracle
+pytestmark = pytest.mark.training
 
 
 @pytest.fixture(scope="module")

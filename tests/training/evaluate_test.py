@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-pytest.importorskip("sentencepiece", reason="it is in the oracles' environment")
-pytest.importorskip("matplotlib", reason="it is in the oracles' environment")
+pytest.importorskip("sentencepiece", reason="it is in training's environment")
+pytest.importorskip("matplotlib", reason="it is in training's environment")
 
 from training import evaluate, report  # noqa: E402
 
-pytestmark = pytest.mark.oracle
+pytestmark = pytest.mark.training
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,8 @@ pytestmark = pytest.mark.oracle
     [
         ("pass_key", " 12345", " 12345. More", 1.0),
         ("pass_key", " 12345", " 12346", 0.0),
+        ("pass_key", " 12345", " 123456", 0.0),
+        ("pass_key", " 12345", " 12345", 1.0),
         ("pass_key", " 12345", " The key is 12345", 0.0),
         ("multi_value", " 11111, 22222", " 22222, 33333.", 0.5),
         ("multi_query", " The pass key of a is 11111. The one of b is 22222.", " The pass key of a is 11111.", 0.5),
@@ -62,3 +64,14 @@ def test_every_section_is_written(tmp_path):
     for name, picture in pictures.items():
         assert (tmp_path / name).read_bytes() == picture, "the same numbers give the same picture"
     assert json.loads((tmp_path / "results.json").read_text()) == store.results
+
+
+def test_results_of_other_models_stay(tmp_path):
+    store = report.Store(tmp_path)
+    store.set_rows("ruler", rows("ruler"))
+    store.set_rows("ruler", [row | dict(model="other", length=8192) for row in rows("ruler")[:3]])
+    store.set_rows("ruler", [row | dict(score=1.0) for row in rows("ruler")])
+    store.write()
+    words = (tmp_path / "results.md").read_text()
+    for expected in ("| model | task | 4k | 8k | 64k |", "| m | single | 100 | – | 100 |", "| other | single | – | 50 | – |"):
+        assert expected in words

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is in the oracles' environment")
+torch = pytest.importorskip("torch", reason="PyTorch is in training's environment")
 
 from training import equations, train  # noqa: E402
 from training.data import Batch  # noqa: E402
 from training.selection import SelectionLoss, block_cross_entropy  # noqa: E402
 
-pytestmark = pytest.mark.oracle
+pytestmark = pytest.mark.training
 SPEC = equations.Spec(8, 4, 16, num_selected_blocks=4, num_initial_blocks=1, num_local_blocks=2, window_size=24, scale=0.3)
 TOKENS, Q_HEADS, KV_HEADS, DIM = 150, 4, 2, 8
 

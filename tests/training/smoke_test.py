@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-pytest.importorskip("torch", reason="PyTorch is in the oracles' environment")
+pytest.importorskip("torch", reason="PyTorch is in training's environment")
 
 from tests.support import model_files, server  # noqa: E402
 from training import text  # noqa: E402
 from training.progress import read_table  # noqa: E402
 
-pytestmark = [pytest.mark.oracle, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.training, pytest.mark.slow, pytest.mark.timeout(1800)]
 # Nats a token of held-out text, from ln 2048 = 7.62 before the first step.
 MOST = 5.0
 

@@ -5,13 +5,13 @@ import signal
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is in the oracles' environment")
+torch = pytest.importorskip("torch", reason="PyTorch is in training's environment")
 
 from training import checkpoint, train  # noqa: E402
 from training.model import Decoder, Rotation  # noqa: E402
 from training.progress import read_table  # noqa: E402
 
-pytestmark = pytest.mark.oracle
+pytestmark = pytest.mark.training
 
 
 class Never:
