@@ -115,6 +115,7 @@ class Optimizer:
     kind: str = "muon"
     matrix_rate: float = 0.02  # of Muon
     learning_rate: float = 0.003  # of AdamW
+    choice_rate: float = 1.0  # factor of both for what makes compressed keys, by which blocks are chosen
     weight_decay: float = 0.0
     momentum: float = 0.95
     beta1: float = 0.9
@@ -128,6 +129,7 @@ class Optimizer:
     def check(self) -> None:
         expect(self.kind in ("muon", "adamw"), "kind", self.kind, "muon or adamw")
         expect_in(self, 1e-8, 10.0, "matrix_rate", "learning_rate")
+        expect_in(self, 0.0, 100.0, "choice_rate")
         expect_in(self, 0.0, 1.0, "weight_decay", "momentum", "beta1", "beta2", "epsilon")
         expect_in(self, 1e-3, 1e6, "clip_norm")
         expect_in(self, 0.0, 1000.0, "selection_weight")

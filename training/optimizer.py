@@ -12,18 +12,21 @@ from training.data import phase_of
 # A quintic whose iteration brings singular values of 0 … 1 near 1 in five steps.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # by config.precision
+# What compressed keys are made by, whose rates config.choice_rate scales.
+MAKES_COMPRESSED_KEYS = (".cmp_k_proj.", ".compress_k.")
 
 
-def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
-    """About U·Vᵀ of the singular value decomposition U·S·Vᵀ of `matrix` [rows, columns]."""
+def orthogonalised(matrix: torch.Tensor, dtype=torch.float32) -> torch.Tensor:
+    """About U·Vᵀ of the singular value decomposition U·S·Vᵀ of `matrix` [rows, columns], by products of `dtype`."""
     a, b, c = NEWTON_SCHULZ
-    x = matrix / (matrix.norm() + 1e-7)
+    x = (matrix / (matrix.norm() + 1e-7)).to(dtype)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return (x.T if tall else x).to(matrix.dtype)
 
 
 class Optimizer:
@@ -58,6 +61,8 @@ class Optimizer:
         for name, parameter in self.parameters.items():
             muon = self.uses_muon(name)
             rate = factor * (self.config.matrix_rate if muon else self.config.learning_rate)
+            if any(part in name for part in MAKES_COMPRESSED_KEYS):
+                rate *= self.config.choice_rate
             if parameter.dim() == 2:
                 parameter *= 1 - rate * self.config.weight_decay
             update = self._muon(name, parameter.grad) if muon else self._adam(name, parameter.grad)
@@ -68,7 +73,7 @@ class Optimizer:
         momentum.lerp_(gradient, 1 - self.config.momentum)
         ahead = gradient.lerp(momentum, self.config.momentum)  # Nesterov's
         # So that an update changes outputs alike whatever the matrix's shape.
-        return orthogonalised(ahead) * math.sqrt(max(1.0, gradient.shape[0] / gradient.shape[1]))
+        return orthogonalised(ahead, DTYPES[self.config.precision]) * math.sqrt(max(1.0, gradient.shape[0] / gradient.shape[1]))
 
     def _adam(self, name: str, gradient):
         mean, square = self.state[name]["mean"], self.state[name]["square"]

@@ -1,6 +1,6 @@
 """Trains a model, and goes on where it stopped.
 
-    .venv-oracles/bin/python -m training.train training/configs/smoke.toml [--output build/training/smoke]
+    .venv-training/bin/python -m training.train training/configs/smoke.toml [--output build/training/smoke]
         [--steps N] [--num_threads N]
 
 The output folder gets checkpoints, tokenizer.model, losses.csv, validation.csv and losses.svg. A run that finds
@@ -24,7 +24,7 @@ from training import checkpoint, loss, plots, text, tokenizer
 from training import config as configuration
 from training.data import Batch, TrainingData, ValidationData, phase_of
 from training.model import Decoder
-from training.optimizer import Optimizer, rate_factor
+from training.optimizer import DTYPES, Optimizer, rate_factor
 from training.progress import Bar, Table, read_table
 from training.selection import SelectionLoss
 
@@ -78,7 +78,9 @@ def train_step(model: Decoder, optimizer: Optimizer, batch: Batch, factor: float
         judged = SelectionLoss(judged_rows(batch, config.selection_rows))
     hidden, targets, places = forward(model, batch, config.precision, judged)
     weights = torch.from_numpy(batch.weights)[places]
-    total, losses = loss.weighted_cross_entropy(hidden, model.output_matrix, targets, weights / weights.sum())
+    weights /= weights.sum()
+    dtype = DTYPES[config.precision]
+    total, losses = loss.weighted_cross_entropy(hidden, model.output_matrix, targets, weights, dtype)
     choice = judged.mean() if judged is not None else torch.zeros(())
     (total + config.selection_weight * choice).backward()
     norm = optimizer.clip()
@@ -250,6 +252,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.num_threads)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
     stop = Stop()
     try:
         config = configuration.load(options.config)

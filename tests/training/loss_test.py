@@ -2,11 +2,11 @@
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is in the oracles' environment")
+torch = pytest.importorskip("torch", reason="PyTorch is in training's environment")
 
 from training import loss  # noqa: E402
 
-pytestmark = pytest.mark.oracle
+pytestmark = pytest.mark.training
 
 
 @pytest.mark.parametrize("rows", [1, 7, loss.ROWS_AT_A_TIME, loss.ROWS_AT_A_TIME + 3])
@@ -25,6 +25,23 @@ def test_loss_and_gradients(rows):
     torch.testing.assert_close(ours, theirs)
     right = loss.right_tokens(hidden, matrix, targets)
     assert right.tolist() == ((hidden @ matrix.T).argmax(-1) == targets).tolist()
+
+
+def test_products_in_bfloat16_err_by_its_rounding():
+    generator = torch.Generator().manual_seed(3)
+    rows = loss.ROWS_AT_A_TIME + 5
+    hidden = torch.randn(rows, 64, generator=generator).requires_grad_()
+    matrix = (torch.randn(500, 64, generator=generator) / 8).requires_grad_()
+    targets, weights = torch.randint(0, 500, (rows,), generator=generator), torch.full((rows,), 1 / rows)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        total, losses = loss.weighted_cross_entropy(hidden, matrix, targets, weights, dtype)
+        gradients = torch.autograd.grad(total, (hidden, matrix))
+        assert all(x.dtype == torch.float32 for x in (total, losses, *gradients))
+        found[dtype] = total.detach(), *gradients
+    for exact, rounded in zip(found[torch.float32], found[torch.bfloat16]):
+        error = ((exact - rounded).norm() / exact.norm()).item()
+        assert 0 < error < 2e-2
 
 
 def test_without_gradients_none_is_made():

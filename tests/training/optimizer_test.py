@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is in the oracles' environment")
+torch = pytest.importorskip("torch", reason="PyTorch is in training's environment")
 
 from training import optimizer  # noqa: E402
 from training.config import Optimizer as OptimizerConfig  # noqa: E402
 from training.config import Phase  # noqa: E402
 
-pytestmark = pytest.mark.oracle
+pytestmark = pytest.mark.training
 
 
 def test_adamw_is_pytorchs():
@@ -39,6 +39,14 @@ def test_muon_makes_singular_values_one(shape):
     assert torch.nn.functional.cosine_similarity(ours.flatten(), (u @ v).flatten(), 0) > 0.97
 
 
+def test_muon_in_bfloat16_is_nearly_as_orthogonal():
+    matrix = torch.randn(48, 32, generator=torch.Generator().manual_seed(4))
+    rounded = optimizer.orthogonalised(matrix, torch.bfloat16)
+    assert rounded.dtype == torch.float32
+    values = torch.linalg.svdvals(rounded)
+    assert 0.6 < values.min() and values.max() < 1.3
+
+
 def test_matrices_of_layers_go_to_muon():
     parameters = {
         name: torch.zeros(shape, requires_grad=True)
@@ -51,6 +59,16 @@ def test_matrices_of_layers_go_to_muon():
     }
     made = optimizer.Optimizer(parameters.items(), OptimizerConfig())
     assert [name for name in parameters if made.uses_muon(name)] == ["model.layers.0.self_attn.q_proj.weight"]
+
+
+def test_compressed_keys_have_a_rate_of_their_own():
+    names = ("cmp_k_proj.weight", "compress_k.position", "cmp_v_proj.weight", "compress_v.position")
+    parameters = [(f"model.layers.0.self_attn.{name}", torch.zeros(4, 4, requires_grad=True)) for name in names]
+    for _, parameter in parameters:
+        parameter.grad = torch.eye(4)
+    optimizer.Optimizer(parameters, OptimizerConfig(choice_rate=0.25)).step(1.0)
+    moved = [parameter.abs().max().item() for _, parameter in parameters]
+    assert moved[:2] == pytest.approx([0.25 * step for step in moved[2:]])
 
 
 def test_gradients_are_clipped_together():
