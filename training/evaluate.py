@@ -1,14 +1,15 @@
 """Measures models through the server, and draws what it finds.
 
-    .venv-oracles/bin/python -m training.evaluate --model nsa-tiny=build/models/nsa_tiny
+    .venv-training/bin/python -m training.evaluate --model nsa-tiny=build/models/nsa_tiny
         [--model twin=build/models/nsa_tiny_full] [--model smollm2=PATH.gguf,attention=full]
         [--run nsa-tiny=build/training/nsa_tiny] [--run twin=build/training/nsa_tiny_full]
         [--suites needle,ruler,selection,losses] [--lengths 4096,8192,16384,32768,65536] [--samples 5]
-        [--selection_lengths 8192,32768] [--output docs/quality]
+        [--selection_lengths 8192,32768] [--words build/models/nsa_tiny] [--output docs/quality]
 
-A --model is a name, a path, and flags of nsa_server; the first must be a folder that training.export wrote: the words
-of the tasks are its tokens, `selection` varies its n and w, and `needle` is drawn for it. Every answer is greedy, to a
-text that was in no training. Writes results.json, results.md and pictures; results of other suites stay as they are.
+A --model is a name, a path, and flags of nsa_server; `selection` varies the first one's n and w, and `needle` is drawn for
+it. The words of the tasks are the tokens of --words, a folder that training.export wrote: by default the first model. Every
+answer is greedy, to a text that was in no training. Writes results.json, results.md and pictures; results of other suites
+and of other models stay as they are, so that a slow model can be asked less, in a run of its own.
 """
 
 import argparse
@@ -77,10 +78,12 @@ def items(task: str, expected: str) -> list[str]:
 
 
 def score(task: str, expected: str, answer: str) -> float:
-    """A single item must be what the answer begins with; of several, the share that it holds counts."""
+    """A single item must be what the answer begins with, and end there; of several, the share that it holds counts."""
     wanted = items(task, expected)
     if len(wanted) == 1:
-        return float(answer.strip().startswith(wanted[0]))
+        answer = answer.strip()
+        ends = not answer[len(wanted[0]) : len(wanted[0]) + 1].isalnum()
+        return float(answer.startswith(wanted[0]) and ends)
     found = answer.replace(",", " ").replace(".", " ").split()
     return sum(item in found for item in wanted) / len(wanted)
 
@@ -180,7 +183,7 @@ def selection_results(model: Model, source: tasks.Source, lengths: list[int], sa
 
 
 def measure(options, suite: str):
-    source = source_of(options.model[0].path, options.text)
+    source = source_of(options.words or options.model[0].path, options.text)
     if suite == "needle":
         yield from needle_results(options.model[0], source, options.lengths)
     if suite == "ruler":
@@ -202,6 +205,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lengths", type=numbers, default=[4096, 8192, 16384, 32768, 65536])
     parser.add_argument("--selection_lengths", type=numbers, default=[8192, 32768])
     parser.add_argument("--samples", type=int, default=5)
+    parser.add_argument("--words", type=pathlib.Path, help="folder whose tokens are the words of the tasks")
     parser.add_argument("--text", default="", help="folder of texts, as in the configuration")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("docs/quality"))
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """Writes a run's model as a folder that the server loads as it is.
 
-    .venv-oracles/bin/python -m training.export build/training/smoke build/models/smoke [--dtype float32|bfloat16]
+    .venv-training/bin/python -m training.export build/training/smoke build/models/smoke [--dtype float32|bfloat16]
     build/release/nsa_server --model=build/models/smoke
 
 config.json of the family nsa_paper (llama for the full-attention twin), model.safetensors, tokenizer.model, and what
@@ -18,23 +18,38 @@ from training import checkpoint, tokenizer
 from training import config as configuration
 from training.config import Model as ModelConfig
 from training.model import Decoder
+from training.optimizer import DTYPES
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+# Fields of config.json (engine/models/README.md) and what training.config calls them; those of its section `nsa`.
+FIELDS = {
+    "hidden_size": "hidden_size",
+    "intermediate_size": "ffn_size",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_q_heads",
+    "num_key_value_heads": "num_kv_heads",
+    "head_dim": "head_dim",
+    "rms_norm_eps": "rms_norm_eps",
+    "rope_theta": "rope_theta",
+}
+NSA_FIELDS = {
+    "compression_length": "compression_length",
+    "compression_stride": "compression_stride",
+    "compression_hidden_size": "compression_hidden_size",
+    "selection_block_size": "sel_block_size",
+    "num_selected_blocks": "num_selected_blocks",
+    "num_initial_blocks": "num_initial_blocks",
+    "num_local_blocks": "num_local_blocks",
+    "window_size": "window_size",
+    "gate_hidden_size": "gate_hidden_size",
+}
 
 
 def model_json(config: ModelConfig, vocabulary_size: int, trained_context: int) -> dict:
-    """config.json, by the tables of engine/models/README.md."""
-    document = dict(
+    """config.json."""
+    document = {name: getattr(config, field) for name, field in FIELDS.items()} | dict(
         model_type="nsa_paper" if config.attention == "nsa" else "llama",
-        hidden_size=config.hidden_size,
-        intermediate_size=config.ffn_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_q_heads,
-        num_key_value_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
         hidden_act="silu",
-        rms_norm_eps=config.rms_norm_eps,
-        rope_theta=config.rope_theta,
         max_position_embeddings=trained_context,
         vocab_size=vocabulary_size,
         tie_word_embeddings=True,
@@ -43,22 +58,8 @@ def model_json(config: ModelConfig, vocabulary_size: int, trained_context: int) 
     )
     if config.attention == "full":
         return document | dict(attention_bias=config.qkv_bias)
-    return document | dict(
-        nsa=dict(
-            compression_length=config.compression_length,
-            compression_stride=config.compression_stride,
-            compression_hidden_size=config.compression_hidden_size,
-            selection_block_size=config.sel_block_size,
-            num_selected_blocks=config.num_selected_blocks,
-            num_initial_blocks=config.num_initial_blocks,
-            num_local_blocks=config.num_local_blocks,
-            window_size=config.window_size,
-            gate_hidden_size=config.gate_hidden_size,
-            rope_cmp=False,
-            rope_slc=False,
-            rope_win=True,
-        )
-    )
+    sparse = {name: getattr(config, field) for name, field in NSA_FIELDS.items()}
+    return document | dict(nsa=sparse | dict(rope_cmp=False, rope_slc=False, rope_win=True))
 
 
 def write(model: Decoder, tokens: bytes, folder: pathlib.Path, trained_context: int, dtype="float32") -> None:
@@ -83,6 +84,22 @@ def write(model: Decoder, tokens: bytes, folder: pathlib.Path, trained_context: 
     names = dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>", tokenizer_class="LlamaTokenizer")
     write_json("tokenizer_config.json", names | dict(add_bos_token=True, add_eos_token=False))
     (folder / "tokenizer.model").write_bytes(tokens)
+
+
+def read(folder: pathlib.Path) -> Decoder:
+    """The model of a folder that `write` has made, its matrices as they were rounded."""
+    from safetensors.torch import load_file
+
+    document = json.loads((folder / "config.json").read_text())
+    state = load_file(folder / "model.safetensors")
+    sparse = document.get("nsa")
+    fields = {field: document[name] for name, field in FIELDS.items()}
+    fields |= {field: sparse[name] for name, field in NSA_FIELDS.items()} if sparse else {}
+    fields |= dict(attention="nsa" if sparse else "full", qkv_bias="model.layers.0.self_attn.q_proj.bias" in state)
+    config = ModelConfig(**fields)
+    model = Decoder(config, document["vocab_size"], seed=0)
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    return model
 
 
 def load_run(run: pathlib.Path, step: int | None = None) -> tuple[Decoder, bytes, int]:

@@ -48,14 +48,14 @@ def needle_section(rows: list[dict], folder: pathlib.Path) -> str:
 
 
 def ruler_section(rows: list[dict], folder: pathlib.Path) -> str:
-    lengths = distinct(rows, "length")
+    lengths = sorted(distinct(rows, "length"))
     body = [
         [model, task, *(percent(mean_of(rows, model=model, task=task, length=length)) for length in lengths)]
         for model in distinct(rows, "model")
         for task in distinct(rows, "task")
     ]
     head = ["model", "task", *(plots.thousands(length) for length in lengths)]
-    words = "Per cent of what was asked for that the answers hold; – where the model does not reach so far."
+    words = "Per cent of what was asked for that the answers hold; – where the model does not reach so far, or was not asked."
     return f"## Retrieval and reasoning by length\n\n{words}\n\n" + markdown(head, body)
 
 
@@ -128,7 +128,10 @@ class Store:
         self.results = json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def set_rows(self, suite: str, rows: list[dict]) -> None:
-        self.results[suite] = rows
+        """In place of what there was of these rows' models."""
+        models = distinct(rows, "model")
+        kept = [row for row in self.results.get(suite, []) if row["model"] not in models]
+        self.results[suite] = kept + rows
 
     def set_losses(self, runs: dict[str, pathlib.Path]) -> None:
         self.results["losses"] = {name: read_losses(run) for name, run in runs.items()}

@@ -1,14 +1,16 @@
 """What is exported is served: the engine's logits are those of the training code."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is in the oracles' environment")
+torch = pytest.importorskip("torch", reason="PyTorch is in training's environment")
 
 from tests.support import nsa_eval, server  # noqa: E402
 from training import checkpoint, export, train  # noqa: E402
 
-pytestmark = pytest.mark.oracle
+pytestmark = pytest.mark.training
 TOLERANCE = 2e-3
 
 
@@ -63,6 +65,16 @@ def test_bfloat16_halves_the_file(exported, tmp_path):
     assert sizes[1] < 0.6 * sizes[0]
     served = nsa_eval.evaluate([1, 5, 9], nsa_eval.Attention("auto"), logits_from=0, model=tmp_path).logits
     assert np.isfinite(served).all()
+
+
+def test_what_was_written_is_read_again(exported):
+    model, folder = exported
+    again = export.read(folder)
+    assert dataclasses.replace(again.config, max_context=0) == dataclasses.replace(
+        model.config, max_context=0, previous_token_layers=1, copying_layers=1
+    )
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
 
 
 def test_a_folder_without_checkpoints(tmp_path):
