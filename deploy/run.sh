@@ -5,6 +5,8 @@
 #
 #   deploy/run.sh                        all of that with the default model
 #   deploy/run.sh --model=PATH           serves a GGUF file or a folder of one's own
+#   deploy/run.sh --model=nsa-tiny       serves the model in training/models, with no download; it also takes the
+#                                        default model's place where that cannot be fetched
 #   deploy/run.sh --listen=HOST:PORT     gRPC address     (127.0.0.1:50051, or a free port)
 #   deploy/run.sh --metrics_listen=HOST:PORT  /metrics    (127.0.0.1:9090, or a free port)
 #   deploy/run.sh --no-demo              starts the server only
@@ -22,7 +24,7 @@ while [ $# -gt 0 ]; do
     --metrics_listen=*) metrics_listen=${1#*=} ;;
     --no-demo) demo=false ;;
     --stop) only_stop=true ;;
-    --help) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
+    --help) sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
     --) shift && break ;;
     *) say "unknown option $1; see deploy/run.sh --help" && exit 2 ;;
   esac
@@ -121,10 +123,31 @@ stream_demo() {
     --temperature=0 --max_tokens=96
 }
 
+# nsa-tiny knows little, but finds what it has read: a key hidden in some 60,000 tokens of this project's own text.
+needle_bytes=200000
+needle_demo() {
+  local document=$state/document.txt key=$((10000 + (RANDOM * 32768 + RANDOM) % 90000)) depth=$((RANDOM % 90 + 5))
+  local at=$((needle_bytes * depth / 100))
+  (cd "$nsa_root" && find ./*.md docs engine kernels server -type f \( -name '*.md' -o -name '*.h' \) -print0 |
+    LC_ALL=C sort -z | xargs -0 cat) >"$document.whole"
+  {
+    head -c "$at" "$document.whole" | sed '$d'
+    echo "The pass key is $key. Remember it. $key is the pass key."
+    head -c "$needle_bytes" "$document.whole" | tail -c +"$((at + 1))" | sed '1d;$d'
+    printf 'What is the pass key? The pass key is'
+  } >"$document"
+  rm -f "$document.whole"
+  say "document: $(wc -c <"$document") bytes of this project's text ($document), the key $key hidden at $depth %"
+  say "question: What is the pass key? The pass key is"
+  "$client" complete --server="$(ready_address)" --prompt_file="$document" --temperature=0 --max_tokens=8 --stop=.
+}
+
 if $only_stop; then
   stop_server
   exit 0
 fi
+nsa_tiny=$nsa_root/training/models/nsa_tiny
+[ "$model" != nsa-tiny ] || model=$nsa_tiny
 [ -z "$model" ] || [ -r "$model" ] || die "--model: cannot read '$model'"
 
 begin=$EPOCHREALTIME
@@ -133,14 +156,21 @@ run_stage "Sources of SentencePiece and xgrammar" fetch_sources
 run_stage "build" build release nsa_server nsa_client
 if [ -z "$model" ]; then
   fetch_default_model() { "$nsa_root/deploy/fetch_model.sh" >/dev/null; }
-  run_stage "default model" fetch_default_model
-  model=$("$nsa_root/deploy/fetch_model.sh")
+  time_stage "default model" fetch_default_model
+  model=$nsa_tiny
+  if [ "$stage_status" -eq 0 ]; then
+    model=$("$nsa_root/deploy/fetch_model.sh")
+  else
+    say "the default model cannot be fetched: serving nsa-tiny, which is part of this tree"
+  fi
 fi
 run_stage "ending an earlier server" stop_server
 [ -n "$listen" ] || listen=$(free_address 127.0.0.1:50051)
 [ -n "$metrics_listen" ] || metrics_listen=$(free_address 127.0.0.1:9090)
 run_stage "server" start_server
-if $demo; then
+if $demo && [ "$model" = "$nsa_tiny" ]; then
+  run_stage "a key in a long document" needle_demo
+elif $demo; then
   run_stage "a long document and a question" stream_demo
 fi
 

@@ -8,6 +8,7 @@ import struct
 import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "training" / "models"
 MANUAL = pathlib.Path("/usr/share/doc/debian-policy/policy.txt.gz")
 
 
