@@ -21,11 +21,8 @@ constexpr size_t kMaxTenantBytes = 256;
 
 /// Who has a key cannot call himself otherwise. Longer names are cut: they only decide whose turn
 /// it is.
-std::string TenantOf(const grpc::CallbackServerContext& context) {
-  const auto auth = context.auth_context();
-  if (const auto names = auth->FindPropertyValues(kKeyName); !names.empty()) {
-    return {names.front().data(), names.front().size()};
-  }
+std::string TenantOf(const grpc::CallbackServerContext& context, const ApiKeyFile* keys) {
+  if (keys != nullptr) return keys->NameOf(ApiKeyOf(context.client_metadata()));
   const auto found = context.client_metadata().find(kTenantKey);
   if (found == context.client_metadata().end()) return "";
   return {found->second.data(), std::min(found->second.size(), kMaxTenantBytes)};
@@ -66,6 +63,7 @@ GenerateCall::GenerateCall(Shared* shared, grpc::CallbackServerContext* context,
       request_id_(std::move(request_id)),
       // Without a deadline gRPC says a time in the far future, which is as good.
       deadline_(absl::FromChrono(context->deadline())),
+      tenant_(TenantOf(*context, shared->keys)),
       writer_(std::make_shared<StreamWriter>(
           this, StreamWriter::Options{.request_id = request_id_,
                                       .token_ids = request->response().token_ids(),
@@ -81,7 +79,7 @@ absl::Status GenerateCall::Admit() {
   if (!shared_->engine->healthy()) {
     return absl::UnavailableError("the engine has stopped; the server must be restarted");
   }
-  absl::Status status = shared_->engine->Admit(PromptBytes(*request_), TenantOf(*context_));
+  absl::Status status = shared_->engine->Admit(PromptBytes(*request_), tenant_);
   if (!status.ok()) return status;
   pending_ = shared_->pending.Add(request_id_, progress_);
   if (pending_) return absl::OkStatus();
@@ -120,7 +118,7 @@ void GenerateCall::Start() {
   }
   auto request = ToRequest(*request_, *shared_->engine, request_id_, deadline_);
   if (!request.ok()) return Reject(request.status());
-  request->tenant = TenantOf(*context_);
+  request->tenant = tenant_;
   if (progress_->cancelled) return EndUnstarted();
   // After a successful Submit the engine may end the call at any moment, and this with it.
   Shared* const shared = shared_;

@@ -8,6 +8,7 @@
 #include "engine/engine.h"
 #include "nsa/v1/inference.grpc.pb.h"
 #include "server/pending_calls.h"
+#include "server/security/api_key_file.h"
 #include "server/stream_writer.h"
 #include "server/tracing/tracer.h"
 
@@ -24,7 +25,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     engine::MetricsObserver* metrics =
         nullptr;  // told of what is refused before the engine's queue
     PendingCalls pending;
-    const Tracer* tracer = nullptr;  // null: nothing is recorded
+    const Tracer* tracer = nullptr;    // null: nothing is recorded
+    const ApiKeyFile* keys = nullptr;  // null: tenants are called as clients say
   };
 
   GenerateCall(Shared* shared, grpc::CallbackServerContext* context,
@@ -60,6 +62,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   const v1::GenerateRequest* const request_;  // lives as long as the call
   const std::string request_id_;
   const absl::Time deadline_;
+  const std::string tenant_;
   const std::shared_ptr<StreamWriter> writer_;
   const std::shared_ptr<CallRecorder> recorder_;  // in front of writer_; null: nothing is recorded
   // Whichever of Start and a cancellation comes second sees the other's mark and aborts; an id that

@@ -34,7 +34,7 @@ grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl
 InferenceService::InferenceService(engine::Engine* engine, engine::MetricsObserver* metrics,
                                    const Info& info)
     : engine_(engine),
-      shared_{engine, metrics != nullptr ? metrics : &no_metrics_, {}, info.tracer},
+      shared_{engine, metrics != nullptr ? metrics : &no_metrics_, {}, info.tracer, info.keys},
       info_(info),
       started_(absl::Now()),
       id_prefix_(std::random_device{}()),

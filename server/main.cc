@@ -196,7 +196,8 @@ int Serve(const ServerOptions& options, const sigset_t& signals) {
        .max_message_bytes = options.max_message_bytes,
        .max_running_requests = engine_options.max_running_requests,
        .max_queued_requests = engine_options.max_queued_requests,
-       .tracer = tracer->get()});
+       .tracer = tracer->get(),
+       .keys = keys->get()});
   if (!server.ok()) return Fail(server.status());
   (*server)->SetServing(true);
   if (*exposer != nullptr) {
