@@ -70,7 +70,8 @@ GenerateCall::GenerateCall(Shared* shared, grpc::CallbackServerContext* context,
                                       .prefill_progress = request->response().prefill_progress()})),
       recorder_(shared->tracer == nullptr ? nullptr
                                           : shared->tracer->Begin(context->client_metadata(),
-                                                                  *request, request_id_, writer_)) {
+                                                                  *request, request_id_, writer_)),
+      sink_(recorder_ != nullptr ? std::shared_ptr<engine::OutputSink>(recorder_) : writer_) {
   // The client's own id may hold bytes that metadata cannot.
   if (request->request_id().empty()) context->AddInitialMetadata("request-id", request_id_);
 }
@@ -107,7 +108,8 @@ void GenerateCall::EndUnstarted() {
   shared_->pending.Remove(request_id_);
   engine::Finish finish;
   finish.reason = engine::FinishReason::kAborted;
-  writer_->OnDone(absl::OkStatus(), finish);
+  const std::shared_ptr<engine::OutputSink> sink = sink_;  // the end may take this call away
+  sink->OnDone(absl::OkStatus(), finish);
 }
 
 void GenerateCall::Start() {
@@ -125,8 +127,7 @@ void GenerateCall::Start() {
   const std::string id = request_id_;
   const std::shared_ptr<CallProgress> progress = progress_;
   const std::shared_ptr<StreamWriter> writer = writer_;
-  std::shared_ptr<engine::OutputSink> sink = writer;
-  if (recorder_ != nullptr) sink = recorder_;
+  std::shared_ptr<engine::OutputSink> sink = sink_;
   pending_ = false;
   const absl::Status status = shared->pending.HandOver(
       id, [&] { return shared->engine->Submit(*std::move(request), std::move(sink)); });

@@ -64,7 +64,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   const absl::Time deadline_;
   const std::string tenant_;
   const std::shared_ptr<StreamWriter> writer_;
-  const std::shared_ptr<CallRecorder> recorder_;  // in front of writer_; null: nothing is recorded
+  const std::shared_ptr<CallRecorder> recorder_;    // null: nothing is recorded
+  const std::shared_ptr<engine::OutputSink> sink_;  // writer_, or recorder_ in front of it
   // Whichever of Start and a cancellation comes second sees the other's mark and aborts; an id that
   // was never accepted, or is done, is left alone, for it may be another's.
   const std::shared_ptr<CallProgress> progress_ = std::make_shared<CallProgress>();

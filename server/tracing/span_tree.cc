@@ -121,7 +121,7 @@ class TreeBuilder {
 
   void AddChoice(const CallRecord::Choice& choice) {
     const engine::Timeline& times = choice.times;
-    if (times.arrival > times.end) return;  // never reached the queue
+    if (times.arrival == absl::InfiniteFuture()) return;  // never reached the queue
     AddStage(choice, "queue", times.arrival, std::min(times.first_scheduled, times.end));
     if (times.first_scheduled > times.end) return;
     AddStage(choice, "prefill", times.first_scheduled, std::min(times.first_token, times.end));

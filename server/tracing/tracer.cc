@@ -15,6 +15,8 @@ namespace nsa::server {
 namespace {
 
 constexpr int kTraceIdBytes = 16;
+// What a request may be called (convert.cc); who sends more is refused, and not quoted in full.
+constexpr size_t kMaxIdBytes = 256;
 
 std::vector<std::string_view> ValuesOf(const CallMetadata& metadata, const char* key) {
   std::vector<std::string_view> values;
@@ -67,7 +69,7 @@ std::shared_ptr<CallRecorder> Tracer::Begin(const CallMetadata& metadata,
     if (!record.sampled) record.trace_id.clear();  // nobody will find it
   }
   if (!record.sampled && !options_.logs_requests) return nullptr;
-  record.request_id = request_id;
+  record.request_id = request_id.substr(0, kMaxIdBytes);
   if (record.sampled) record.request_attributes = RequestAttributes(request);
   return std::make_shared<CallRecorder>(std::move(record), std::move(sink));
 }

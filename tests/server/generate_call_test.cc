@@ -130,6 +130,24 @@ TEST_F(GenerateCallTest, ThoseThatTheClientEndsToo) {
   EXPECT_EQ(Statuses(), expected);
 }
 
+TEST_F(GenerateCallTest, OneThatIsAbortedBeforeTheEngineHasIt) {
+  StartTracing();
+  StreamResult result;
+  std::unique_lock<std::mutex> busy(engine_.tokenizer().gate);
+  std::thread reader([&] { result = Generate(Prompt("x", "early")); });
+  ASSERT_TRUE(Eventually([&] { return engine_.tokenizer().num_waiting() == 1; }));
+  grpc::ClientContext context;
+  v1::AbortRequest abort;
+  abort.set_request_id("early");
+  v1::AbortResponse response;
+  EXPECT_TRUE(stub_->Abort(&context, abort, &response).ok());
+  busy.unlock();
+  reader.join();
+  EXPECT_TRUE(result.finished.has_aborted());
+  EXPECT_EQ(Statuses(), (std::map<std::string, std::string>{{"early", "OK"}}));
+  EXPECT_EQ(names_["early"], (std::vector<std::string>{"text_completion m", "prepare", "stream"}));
+}
+
 TEST_F(GenerateCallTest, ManyThatEndInAllWaysEachOnce) {
   engine_.script.step = absl::Microseconds(200);
   StartTracing();

@@ -63,6 +63,13 @@ TEST_F(TracerTest, AShareOfTheOthersIsTaken) {
   EXPECT_NEAR(num_taken, 1000, 170);  // six standard deviations
 }
 
+TEST_F(TracerTest, ANameThatIsRefusedForItsLengthIsNotKeptWhole) {
+  const auto all = Make({.ratio = 1});
+  const auto recorder =
+      all->Begin({}, v1::GenerateRequest(), std::string(1 << 20, 'x'), std::make_shared<NoSink>());
+  EXPECT_EQ(recorder->record().request_id, std::string(256, 'x'));
+}
+
 TEST_F(TracerTest, ALogLineNeedsNoFile) {
   const Tracer tracer({.logs_requests = true}, nullptr);
   const auto recorder = Begin(tracer, "01");
