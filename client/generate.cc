@@ -2,17 +2,16 @@
 
 #include <unistd.h>
 
-#include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <memory>
 #include <string>
-#include <thread>
 
+#include "client/channel.h"
 #include "client/flags.h"
 #include "client/interrupts.h"
-#include "client/retry_hint.h"
+#include "client/library/client.h"
 #include "google/protobuf/util/json_util.h"
-#include "grpcpp/client_context.h"
 
 namespace nsa::client {
 namespace {
@@ -70,30 +69,35 @@ void PrintUsage(const v1::Finished& finished) {
                decode > 0 && later_tokens > 0 ? later_tokens / decode : 0.0, usage.queue_seconds());
 }
 
-using Clock = std::chrono::system_clock;
-
-/// False where it was interrupted, or where `deadline` comes first.
-bool WaitToRetry(std::chrono::milliseconds delay, Clock::time_point deadline) {
-  std::atomic<bool> interrupted{false};
-  const InterruptGuard guard([&interrupted] { interrupted = true; });
-  const Clock::time_point end = Clock::now() + delay;
-  if (end >= deadline) return false;
-  while (Clock::now() < end && !interrupted) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  }
-  return !interrupted;
+/// As --retries says; nobody waits for a server that is not there.
+Retry RetryOfFlags() {
+  Retry retry;
+  retry.max_attempts = Retries() + 1;
+  retry.longest_wait = std::chrono::milliseconds::max();
+  retry.first_wait = std::chrono::milliseconds(0);
+  retry.jitter = 0;
+  retry.on_wait = [](std::chrono::milliseconds wait) {
+    std::fprintf(stderr, "the server is full; next try in %lld ms\n",
+                 static_cast<long long>(wait.count()));
+  };
+  return retry;
 }
 
-grpc::Status Attempt(v1::InferenceService::Stub& stub, const v1::GenerateRequest& request,
-                     Clock::time_point deadline, grpc::ClientContext& context) {
-  if (deadline != Clock::time_point::max()) context.set_deadline(deadline);
-  const InterruptGuard guard([&context] { context.TryCancel(); });
-  const auto reader = stub.Generate(&context, request);
+}  // namespace
+
+grpc::Status Generate(const v1::GenerateRequest& request) {
+  ConnectOptions connection = TheConnection();
+  connection.retry = RetryOfFlags();
+  std::unique_ptr<Client> client;
+  if (const grpc::Status status = Client::Connect(connection, client); !status.ok()) return status;
+  const auto stream = client->Generate(
+      request,
+      {.timeout = std::chrono::milliseconds(static_cast<int64_t>(TimeoutSeconds() * 1000))});
+  const InterruptGuard guard([&stream] { stream->Cancel(); });
   ProgressLine progress;
   v1::GenerateResponse message;
-  bool finished = false, aborted = false;
-  while (reader->Read(&message)) {
-    finished = finished || message.has_finished();
+  bool aborted = false;
+  while (stream->Next(message)) {
     aborted = aborted || message.finished().has_aborted();
     if (JsonOutput()) {
       PrintJson(message);
@@ -110,30 +114,8 @@ grpc::Status Attempt(v1::InferenceService::Stub& stub, const v1::GenerateRequest
     }
   }
   progress.Clear();
-  grpc::Status status = reader->Finish();
-  if (!status.ok()) return status;
-  if (!finished) return {grpc::StatusCode::INTERNAL, "the stream ended without its last message"};
-  if (aborted) return {grpc::StatusCode::ABORTED, "the request was aborted on the server"};
-  return status;
-}
-
-}  // namespace
-
-grpc::Status Generate(v1::InferenceService::Stub& stub, const v1::GenerateRequest& request) {
-  const auto deadline =
-      TimeoutSeconds() > 0
-          ? Clock::now() + std::chrono::milliseconds(static_cast<int64_t>(TimeoutSeconds() * 1000))
-          : Clock::time_point::max();
-  for (int retries = Retries();; --retries) {
-    grpc::ClientContext context;
-    const grpc::Status status = Attempt(stub, request, deadline, context);
-    if (status.error_code() != grpc::StatusCode::RESOURCE_EXHAUSTED || retries == 0) return status;
-    const auto delay_ms = RetryHint(context);
-    if (!delay_ms.has_value()) return status;
-    std::fprintf(stderr, "the server is full; next try in %lld ms\n",
-                 static_cast<long long>(*delay_ms));
-    if (!WaitToRetry(std::chrono::milliseconds(*delay_ms), deadline)) return status;
-  }
+  if (!stream->status().ok() || !aborted) return stream->status();
+  return {grpc::StatusCode::ABORTED, "the request was aborted on the server"};
 }
 
 }  // namespace nsa::client

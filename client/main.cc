@@ -85,8 +85,7 @@ int RunGenerate(bool chat) {
   const auto request = GenerateRequestFromFlags(chat);
   if (!request.ok()) return Usage(std::string(request.status().message()));
   BlockInterrupts();
-  const auto connection = Connect();
-  return Report(Generate(*connection->stub, *request));
+  return Report(Generate(*request));
 }
 
 int RunTokenize() {

@@ -48,6 +48,7 @@ void QueueCounts::Add(std::string_view tenant, int64_t num_requests, int64_t num
 
 void QueueCounts::Clear() {
   total_ = {};
+  oldest_ = absl::InfiniteFuture();
   tenants_.clear();
 }
 

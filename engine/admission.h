@@ -1,6 +1,7 @@
 #ifndef NSA_ENGINE_ADMISSION_H_
 #define NSA_ENGINE_ADMISSION_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -22,12 +23,17 @@ class QueueCounts {
   };
 
   void Add(std::string_view tenant, int64_t num_requests, int64_t num_tokens);
+  /// One of them came at `time` and has not run yet.
+  void NoteArrival(absl::Time time) { oldest_ = std::min(oldest_, time); }
   void Clear();
+  /// InfiniteFuture: none.
+  absl::Time oldest() const { return oldest_; }
   const Count& total() const { return total_; }
   Count Of(std::string_view tenant) const;
 
  private:
   Count total_;
+  absl::Time oldest_ = absl::InfiniteFuture();
   absl::flat_hash_map<std::string, Count> tenants_;
 };
 

@@ -30,6 +30,7 @@
 #include "engine/sequence.h"
 #include "engine/step_stats.h"
 #include "engine/text.h"
+#include "engine/thread_name.h"
 #include "engine/token_stage.h"
 
 namespace nsa::engine {
@@ -198,6 +199,7 @@ absl::Status EngineImpl::Submit(Request request, std::shared_ptr<OutputSink> sin
           absl::StrCat("request_id '", choices.front()->id(), "' is in use by a running request"));
     }
     if (status.ok()) {
+      queued_.NoteArrival(choices.front()->arrival);
       for (auto& choice : choices) inbox_.push_back(std::move(choice));
       queued_.Add(tenant, more.num_requests, more.num_tokens);
       ++num_open_;
@@ -254,6 +256,7 @@ EngineLoad EngineImpl::load() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   load.num_waiting = static_cast<int32_t>(queued_.total().num_requests);
   load.num_waiting_tokens = queued_.total().num_tokens;
+  load.oldest_arrival = queued_.oldest();
   return load;
 }
 
@@ -323,11 +326,7 @@ void EngineImpl::End(std::unique_ptr<Sequence> sequence, const absl::Status& sta
                      FinishReason reason) {
   const absl::Time now = absl::Now();
   RequestStats stats;
-  stats.finished_reason = !status.ok()                       ? "error"
-                          : reason == FinishReason::kAborted ? "abort"
-                          : reason == FinishReason::kLength  ? "length"
-                                                             : "stop";
-  if (absl::IsDeadlineExceeded(status)) stats.finished_reason = "abort";
+  stats.finished_reason = FinishedReason(status, reason);
   const int32_t num_open = sequence->group->num_open;
   const bool is_last = num_open == 1 || (num_open > 1 && !status.ok());
   std::vector<std::unique_ptr<Sequence>> others;  // of the request, which an error ends too
@@ -363,7 +362,10 @@ void EngineImpl::Publish() {
   const std::lock_guard<std::mutex> lock(mutex_);
   queued_.Clear();
   const auto count = [this](const std::vector<std::unique_ptr<Sequence>>& sequences) {
-    for (const auto& s : sequences) queued_.Add(s->request.tenant, 1, s->num_queued_tokens());
+    for (const auto& s : sequences) {
+      queued_.Add(s->request.tenant, 1, s->num_queued_tokens());
+      if (s->waits_for_first_step()) queued_.NoteArrival(s->arrival);
+    }
   };
   count(scheduler_.waiting());
   count(inbox_);
@@ -386,9 +388,17 @@ void EngineImpl::RunStep(const Batch& batch) {
   });
   scheduler_.Complete(batch);
   step_began_ = 0;
+  const absl::Time ended = absl::Now();
   for (const BatchEntry& entry : batch.entries) {
     Sequence& sequence = scheduler_.running(entry.sequence_index);
     sequence.FlushPromptLogprobs();
+    if (!entry.decodes) {
+      sequence.sink->OnChunk({.index = sequence.index,
+                              .position = entry.num_cached,
+                              .num_tokens = static_cast<int64_t>(entry.tokens.size()),
+                              .began = began,
+                              .ended = ended});
+    }
     if (entry.samples || sequence.index > 0) continue;
     sequence.sink->OnPrefillProgress(sequence.num_computed, sequence.num_tokens());
   }
@@ -420,6 +430,7 @@ void EngineImpl::CheckState(bool idle) const {
 }
 
 void EngineImpl::Loop() {
+  NameThread("nsa-engine");
   while (TakeInbox()) {
     EndExpired(absl::Now());
     if (std::exchange(ended_outside_step_, false)) {

@@ -112,6 +112,7 @@ struct EngineLoad {
   int32_t num_running = 0;
   int32_t num_waiting = 0;
   int64_t num_waiting_tokens = 0;
+  absl::Time oldest_arrival = absl::InfiniteFuture();  // of those that wait for their first step
   int64_t num_pages_total = 0;
   int64_t num_pages_free = 0;
 };

@@ -2,11 +2,12 @@
 #define NSA_ENGINE_LOG_H_
 
 #include <sstream>
+#include <string>
 #include <string_view>
 
 /// LOG(INFO) << …, LOG(WARNING), LOG(ERROR), LOG(FATAL) and CHECK(condition) << …: Abseil's names,
-/// for Debian's Abseil has no absl/log. One line to standard error, as text or as a JSON object.
-/// Any thread.
+/// for Debian's Abseil has no absl/log. LOG_REQUEST(ERROR, name) << …: a line about a request,
+/// which says which one. One line to standard error, as text or as a JSON object. Any thread.
 namespace nsa::log {
 
 enum class Severity { kInfo, kWarning, kError, kFatal };
@@ -15,9 +16,16 @@ enum class Format { kText, kJson };
 /// Process-wide; set once by main before threads start.
 void SetFormat(Format format);
 
+/// The request that a line is about: any bytes, escaped in the line. An empty part is left out.
+struct RequestName {
+  std::string_view id;
+  std::string_view trace_id;
+};
+
 class Line {
  public:
-  Line(Severity severity, std::string_view file, int line);
+  /// `request` is read at once.
+  Line(Severity severity, std::string_view file, int line, const RequestName& request = {});
   ~Line();  // writes; kFatal then aborts
   Line(const Line&) = delete;
   Line& operator=(const Line&) = delete;
@@ -27,6 +35,8 @@ class Line {
   Severity severity_;
   std::string_view file_;
   int line_;
+  std::string request_id_;
+  std::string trace_id_;
   std::ostringstream stream_;
 };
 
@@ -43,6 +53,8 @@ inline constexpr Severity FATAL = Severity::kFatal;
 }  // namespace nsa::log
 
 #define LOG(severity) ::nsa::log::Line(::nsa::log::severity, __FILE__, __LINE__).stream()
+#define LOG_REQUEST(severity, name) \
+  ::nsa::log::Line(::nsa::log::severity, __FILE__, __LINE__, name).stream()
 #define CHECK(condition)                                                                         \
   (condition)                                                                                    \
       ? static_cast<void>(0)                                                                     \

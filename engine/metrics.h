@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <string_view>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "engine/attention/attention_times.h"
 #include "engine/attention/page_ages.h"
 #include "engine/request.h"
 
@@ -56,15 +58,26 @@ struct StepStats {
   int64_t attention_tokens_win = 0;
   int64_t attention_tokens_full = 0;
   PageAges selected_pages{};  // by age
+  AttentionTimes attention_times;
   DraftCounts drafts;
   PrefixCounts prefixes;
   SpillCounts spills;
   int64_t spill_page_bytes = 0;  // that a page takes on its way
 };
 
+/// How a choice ended, in a word of metrics: "stop", "length", "abort" (a missed deadline too) or
+/// "error".
+inline std::string_view FinishedReason(const absl::Status& status, FinishReason reason) {
+  if (absl::IsDeadlineExceeded(status) || (status.ok() && reason == FinishReason::kAborted)) {
+    return "abort";
+  }
+  if (!status.ok()) return "error";
+  return reason == FinishReason::kLength ? "length" : "stop";
+}
+
 /// One request's end.
 struct RequestStats {
-  std::string_view finished_reason;  // "stop", "length", "abort", "error"
+  std::string_view finished_reason;  // FinishedReason
   Usage usage;
   absl::Duration e2e_latency;
   absl::Duration time_to_first_token;  // zero where no token came

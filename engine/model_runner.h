@@ -48,6 +48,8 @@ class ModelRunner {
   const AttentionPlan& full_plan() const { return full_plan_; }
   /// How old the pages were that attention selected, since the last call.
   PageAges TakePageAges() { return workspace_.TakeAges(*backend_); }
+  /// Where attention's time went, since the last call.
+  AttentionTimes TakeAttentionTimes() { return workspace_.TakeTimes(); }
   int32_t max_selected_blocks() const { return workspace_.max_selected_blocks(); }
 
  private:

@@ -95,6 +95,14 @@ struct Output {
   std::string text;                     // whole characters; may be empty or lag behind token_ids
 };
 
+/// When a choice went from one stage to the next; InfiniteFuture where it never came there.
+struct Timeline {
+  absl::Time arrival = absl::InfiniteFuture();
+  absl::Time first_scheduled = absl::InfiniteFuture();
+  absl::Time first_token = absl::InfiniteFuture();
+  absl::Time end = absl::InfiniteFuture();
+};
+
 /// How a choice ended.
 struct Finish {
   int32_t index = 0;  // of the choice, in [0, n)
@@ -102,6 +110,18 @@ struct Finish {
   int32_t stop_token_id = -1;  // where reason is kStopToken
   std::string stop_string;     // where reason is kStopString
   Usage usage;
+  Timeline times;
+  int64_t num_preemptions = 0;
+};
+
+/// Tokens at positions position, position + 1, … of a choice, which a step has computed: of its
+/// prompt, or, after a preemption, of what it had before.
+struct Chunk {
+  int32_t index = 0;  // of the choice, in [0, n)
+  int64_t position = 0;
+  int64_t num_tokens = 0;
+  absl::Time began;  // the step
+  absl::Time ended;
 };
 
 /// Where a request's results go. Called by the engine thread alone, in order; must not block.
@@ -114,6 +134,8 @@ class OutputSink {
     (void)num_processed;
     (void)num_prompt_tokens;
   }
+  /// At most one a step and choice, in order.
+  virtual void OnChunk(const Chunk& chunk) { (void)chunk; }
   /// Of consecutive prompt tokens, the first of which is at `position`; in order, each once.
   virtual void OnPromptLogprobs(int64_t position, const std::vector<TokenLogprobs>& logprobs) {
     (void)position;

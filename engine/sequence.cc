@@ -100,6 +100,11 @@ void Sequence::Finish(const absl::Status& status, FinishReason reason, absl::Tim
   usage.queue_time = scheduled - arrival;
   usage.prefill_time = answered - scheduled;
   usage.decode_time = now - answered;
+  finish.times = {.arrival = arrival,
+                  .first_scheduled = first_scheduled,
+                  .first_token = first_token,
+                  .end = now};
+  finish.num_preemptions = num_preemptions;
   if (group->num_open == 0) return;
   group->num_open = status.ok() ? group->num_open - 1 : 0;
   if (group->num_open > 0) {

@@ -54,6 +54,11 @@ class Sequence {
     return group->reader != nullptr && group->reader != this && num_generated() == 0;
   }
 
+  /// Whether its turn has not come yet, and it waits for nothing but that.
+  bool waits_for_first_step() const {
+    return first_scheduled == absl::InfiniteFuture() && !waits_for_prompt();
+  }
+
   /// Makes it choice `choice` of `choices`.
   void Join(std::shared_ptr<ChoiceGroup> choices, int32_t choice);
 

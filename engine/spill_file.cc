@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "engine/log.h"
+#include "engine/thread_name.h"
 
 namespace nsa::engine {
 namespace {
@@ -105,6 +106,7 @@ void SpillFile::Erase(const std::vector<int32_t>& blocks) {
 }
 
 void SpillFile::Loop() {
+  NameThread("nsa-spill");
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
     wake_.wait(lock, [this] { return stop_ || !tasks_.empty(); });

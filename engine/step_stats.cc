@@ -23,6 +23,7 @@ StepStats CountStep(const Batch& batch, absl::Duration duration, const LoadedMod
     }
   }
   stats.selected_pages = loaded.runner->TakePageAges();
+  stats.attention_times = loaded.runner->TakeAttentionTimes();
   stats.drafts = scheduler.TakeDraftCounts();
   stats.num_running = scheduler.num_running();
   stats.num_waiting = scheduler.num_waiting();

@@ -2,10 +2,12 @@
 
 #include <atomic>
 #include <chrono>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/thread_name.h"
 
 namespace nsa::kernels {
 namespace {
@@ -55,6 +57,7 @@ struct ThreadPool::State {
   }
 
   void HelperLoop(int worker) {
+    NameThread(("nsa-cpu-" + std::to_string(worker)).c_str());
     uint32_t last_job = 0;
     uint32_t seen = word.load(std::memory_order_acquire);
     for (;;) {

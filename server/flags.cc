@@ -73,6 +73,14 @@ ABSL_FLAG(std::string, latency_buckets, "",
 ABSL_FLAG(std::string, token_buckets, "",
           "tokens, ascending, with commas: histogram buckets; empty: powers of 2 to the context");
 ABSL_FLAG(std::string, log_format, "text", "text or json");
+ABSL_FLAG(bool, log_requests, false, "a line for each request that ends, without its text");
+ABSL_FLAG(std::string, trace_file, "",
+          "file that spans of requests are appended to, as lines of OTLP/JSON; empty: none");
+ABSL_FLAG(double, trace_ratio, 1,
+          "share of the requests that are traced, of those whose caller does not decide it by "
+          "traceparent");
+ABSL_FLAG(int64_t, trace_file_mib, 256,
+          "size in MiB at which the file is moved to FILE.1 and begun anew; 0: never");
 
 namespace nsa::server {
 namespace {
@@ -115,6 +123,8 @@ absl::Status CheckNumbers() {
       {"max_message_bytes", double(absl::GetFlag(FLAGS_max_message_bytes)), 1024, 2147483647.0,
        "1024 to 2^31 - 1"},
       {"watchdog_s", absl::GetFlag(FLAGS_watchdog_s), 0.1, 86400, "0.1 to 86400"},
+      {"trace_ratio", absl::GetFlag(FLAGS_trace_ratio), 0, 1, "0 to 1"},
+      {"trace_file_mib", double(absl::GetFlag(FLAGS_trace_file_mib)), 0, 1 << 30, "0 to 2^30"},
       {"drain_timeout_s", absl::GetFlag(FLAGS_drain_timeout_s), 0, 86400, "0 to 86400"},
   };
   for (const Range& r : ranges) {
@@ -214,8 +224,9 @@ const std::vector<FlagGroup>& ServerFlagGroups() {
         "max_running_requests", "max_queued_requests", "max_queued_tokens", "max_tenant_requests",
         "max_tenant_tokens"}},
       {"Operation",
-       {"drain_timeout_s", "watchdog_s", "log_format", "latency_buckets", "token_buckets",
-        "allow_test_faults"}},
+       {"drain_timeout_s", "watchdog_s", "latency_buckets", "token_buckets", "allow_test_faults"}},
+      {"Log and traces",
+       {"log_format", "log_requests", "trace_file", "trace_ratio", "trace_file_mib"}},
   };
   return *groups;
 }
@@ -247,6 +258,10 @@ absl::StatusOr<ServerOptions> OptionsFromFlags() {
   options.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   e.longest_step = absl::Seconds(absl::GetFlag(FLAGS_watchdog_s));
   options.drain_timeout = absl::Seconds(absl::GetFlag(FLAGS_drain_timeout_s));
+  options.tracer = {.ratio = absl::GetFlag(FLAGS_trace_ratio),
+                    .logs_requests = absl::GetFlag(FLAGS_log_requests)};
+  options.trace_file = absl::GetFlag(FLAGS_trace_file);
+  options.trace_file_bytes = absl::GetFlag(FLAGS_trace_file_mib) << 20;
   if (absl::Status status = ReadBuckets(e.max_context, options.buckets); !status.ok()) {
     return status;
   }

@@ -11,6 +11,7 @@
 #include "server/command_line/command_line.h"
 #include "server/prometheus_metrics.h"
 #include "server/security/credentials.h"
+#include "server/tracing/tracer.h"
 
 namespace nsa::server {
 
@@ -25,6 +26,9 @@ struct ServerOptions {
   PrometheusMetrics::Buckets buckets;
   int64_t max_message_bytes = 0;
   absl::Duration drain_timeout;
+  Tracer::Options tracer;
+  std::string trace_file;        // empty: none
+  int64_t trace_file_bytes = 0;  // 0: no limit
   bool json_log = false;
   bool allow_test_faults = false;
 };

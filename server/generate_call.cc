@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "engine/admission.h"
+#include "engine/log.h"
 #include "server/convert.h"
 #include "server/security/call_check.h"
 #include "server/status.h"
@@ -20,14 +21,16 @@ constexpr size_t kMaxTenantBytes = 256;
 
 /// Who has a key cannot call himself otherwise. Longer names are cut: they only decide whose turn
 /// it is.
-std::string TenantOf(const grpc::CallbackServerContext& context) {
-  const auto auth = context.auth_context();
-  if (const auto names = auth->FindPropertyValues(kKeyName); !names.empty()) {
-    return {names.front().data(), names.front().size()};
-  }
+std::string TenantOf(const grpc::CallbackServerContext& context, const ApiKeyFile* keys) {
+  if (keys != nullptr) return keys->NameOf(ApiKeyOf(context.client_metadata()));
   const auto found = context.client_metadata().find(kTenantKey);
   if (found == context.client_metadata().end()) return "";
   return {found->second.data(), std::min(found->second.size(), kMaxTenantBytes)};
+}
+
+/// Neither the client's doing nor load: whoever runs the server should know.
+bool IsOurFault(const absl::Status& status) {
+  return absl::IsInternal(status) || absl::IsUnknown(status) || absl::IsDataLoss(status);
 }
 
 /// A word for the metrics. Null: the engine has counted it, or knows the reason better.
@@ -60,11 +63,15 @@ GenerateCall::GenerateCall(Shared* shared, grpc::CallbackServerContext* context,
       request_id_(std::move(request_id)),
       // Without a deadline gRPC says a time in the far future, which is as good.
       deadline_(absl::FromChrono(context->deadline())),
+      tenant_(TenantOf(*context, shared->keys)),
       writer_(std::make_shared<StreamWriter>(
-          this,
-          StreamWriter::Options{.request_id = request_id_,
-                                .token_ids = request->response().token_ids(),
-                                .prefill_progress = request->response().prefill_progress()})) {
+          this, StreamWriter::Options{.request_id = request_id_,
+                                      .token_ids = request->response().token_ids(),
+                                      .prefill_progress = request->response().prefill_progress()})),
+      recorder_(shared->tracer == nullptr ? nullptr
+                                          : shared->tracer->Begin(context->client_metadata(),
+                                                                  *request, request_id_, writer_)),
+      sink_(recorder_ != nullptr ? std::shared_ptr<engine::OutputSink>(recorder_) : writer_) {
   // The client's own id may hold bytes that metadata cannot.
   if (request->request_id().empty()) context->AddInitialMetadata("request-id", request_id_);
 }
@@ -73,7 +80,7 @@ absl::Status GenerateCall::Admit() {
   if (!shared_->engine->healthy()) {
     return absl::UnavailableError("the engine has stopped; the server must be restarted");
   }
-  absl::Status status = shared_->engine->Admit(PromptBytes(*request_), TenantOf(*context_));
+  absl::Status status = shared_->engine->Admit(PromptBytes(*request_), tenant_);
   if (!status.ok()) return status;
   pending_ = shared_->pending.Add(request_id_, progress_);
   if (pending_) return absl::OkStatus();
@@ -88,6 +95,7 @@ void GenerateCall::Reject(const absl::Status& status) {
   }
   if (const char* reason = RejectionReason(status)) shared_->metrics->OnRejected(reason);
   if (pending_) shared_->pending.Remove(request_id_);
+  NoteStatus(status);
   grpc::ServerWriteReactor<v1::GenerateResponse>::Finish(ToGrpc(status));
 }
 
@@ -100,36 +108,41 @@ void GenerateCall::EndUnstarted() {
   shared_->pending.Remove(request_id_);
   engine::Finish finish;
   finish.reason = engine::FinishReason::kAborted;
-  writer_->OnDone(absl::OkStatus(), finish);
+  const std::shared_ptr<engine::OutputSink> sink = sink_;  // the end may take this call away
+  sink->OnDone(absl::OkStatus(), finish);
 }
 
 void GenerateCall::Start() {
+  if (recorder_ != nullptr) recorder_->OnWork();
   if (progress_->cancelled) return EndUnstarted();
   if (absl::Now() >= deadline_) {
     return Reject(absl::DeadlineExceededError("deadline passed before the prompt was tokenized"));
   }
   auto request = ToRequest(*request_, *shared_->engine, request_id_, deadline_);
   if (!request.ok()) return Reject(request.status());
-  request->tenant = TenantOf(*context_);
+  request->tenant = tenant_;
   if (progress_->cancelled) return EndUnstarted();
   // After a successful Submit the engine may end the call at any moment, and this with it.
   Shared* const shared = shared_;
   const std::string id = request_id_;
   const std::shared_ptr<CallProgress> progress = progress_;
   const std::shared_ptr<StreamWriter> writer = writer_;
+  std::shared_ptr<engine::OutputSink> sink = sink_;
   pending_ = false;
   const absl::Status status = shared->pending.HandOver(
-      id, [&] { return shared->engine->Submit(*std::move(request), writer); });
+      id, [&] { return shared->engine->Submit(*std::move(request), std::move(sink)); });
   if (!status.ok()) return Reject(status);
   progress->submitted = true;
   if (progress->cancelled && !writer->engine_done()) shared->engine->Abort(id);
 }
 
 void GenerateCall::StartWrite(const v1::GenerateResponse* message) {
+  if (recorder_ != nullptr) recorder_->OnWrite(static_cast<int64_t>(message->ByteSizeLong()));
   grpc::ServerWriteReactor<v1::GenerateResponse>::StartWrite(message);
 }
 
 void GenerateCall::Finish(const absl::Status& status) {
+  NoteStatus(status);
   grpc::ServerWriteReactor<v1::GenerateResponse>::Finish(ToGrpc(status));
 }
 
@@ -143,6 +156,25 @@ void GenerateCall::OnCancel() {
   if (progress_->submitted && !writer_->engine_done()) shared_->engine->Abort(request_id_);
 }
 
-void GenerateCall::OnDone() { delete this; }
+void GenerateCall::NoteStatus(const absl::Status& status) {
+  status_ = status;
+  if (!IsOurFault(status)) return;
+  // Such a message is the engine's own words; those of a bad request may quote it.
+  const auto trace = TraceContextOf(context_->client_metadata()).value_or(TraceContext());
+  const log::RequestName name = {.id = request_id_, .trace_id = trace.trace_id};
+  LOG_REQUEST(ERROR, name) << "failed: " << status;
+}
+
+absl::Status GenerateCall::FinalStatus() const {
+  const bool left = progress_->cancelled && !progress_->aborted;
+  if (!left || !(status_.ok() || absl::IsCancelled(status_))) return status_;
+  return absl::Now() >= deadline_ ? absl::DeadlineExceededError("the deadline passed")
+                                  : absl::CancelledError("the client has gone");
+}
+
+void GenerateCall::OnDone() {
+  if (recorder_ != nullptr) shared_->tracer->End(recorder_, FinalStatus());
+  delete this;
+}
 
 }  // namespace nsa::server

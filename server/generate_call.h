@@ -8,7 +8,9 @@
 #include "engine/engine.h"
 #include "nsa/v1/inference.grpc.pb.h"
 #include "server/pending_calls.h"
+#include "server/security/api_key_file.h"
 #include "server/stream_writer.h"
+#include "server/tracing/tracer.h"
 
 namespace nsa::server {
 
@@ -23,6 +25,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     engine::MetricsObserver* metrics =
         nullptr;  // told of what is refused before the engine's queue
     PendingCalls pending;
+    const Tracer* tracer = nullptr;    // null: nothing is recorded
+    const ApiKeyFile* keys = nullptr;  // null: tenants are called as clients say
   };
 
   GenerateCall(Shared* shared, grpc::CallbackServerContext* context,
@@ -48,17 +52,25 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
 
  private:
   void EndUnstarted();
+  /// The status goes to the client.
+  void NoteStatus(const absl::Status& status);
+  /// As the client has it, which may have gone before the end.
+  absl::Status FinalStatus() const;
 
   Shared* const shared_;
   grpc::CallbackServerContext* const context_;
   const v1::GenerateRequest* const request_;  // lives as long as the call
   const std::string request_id_;
   const absl::Time deadline_;
+  const std::string tenant_;
   const std::shared_ptr<StreamWriter> writer_;
+  const std::shared_ptr<CallRecorder> recorder_;    // null: nothing is recorded
+  const std::shared_ptr<engine::OutputSink> sink_;  // writer_, or recorder_ in front of it
   // Whichever of Start and a cancellation comes second sees the other's mark and aborts; an id that
   // was never accepted, or is done, is left alone, for it may be another's.
   const std::shared_ptr<CallProgress> progress_ = std::make_shared<CallProgress>();
   bool pending_ = false;  // it is among shared_->pending
+  absl::Status status_;   // what Finish said
 };
 
 }  // namespace nsa::server

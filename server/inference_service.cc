@@ -34,12 +34,12 @@ grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl
 InferenceService::InferenceService(engine::Engine* engine, engine::MetricsObserver* metrics,
                                    const Info& info)
     : engine_(engine),
-      shared_{engine, metrics != nullptr ? metrics : &no_metrics_, {}},
+      shared_{engine, metrics != nullptr ? metrics : &no_metrics_, {}, info.tracer, info.keys},
       info_(info),
       started_(absl::Now()),
       id_prefix_(std::random_device{}()),
-      work_(kTokenizerThreads, kMaxQueuedPrompts),
-      grammar_work_(kGrammarThreads, kMaxQueuedGrammars) {}
+      work_("nsa-tokenize", kTokenizerThreads, kMaxQueuedPrompts),
+      grammar_work_("nsa-grammar", kGrammarThreads, kMaxQueuedGrammars) {}
 
 std::string InferenceService::MakeRequestId() {
   return absl::StrFormat("nsa-%08x-%d", id_prefix_, next_id_.fetch_add(1));

@@ -10,6 +10,7 @@
 #include "engine/engine.h"
 #include "nsa/v1/inference.grpc.pb.h"
 #include "server/generate_call.h"
+#include "server/tracing/tracer.h"
 #include "server/work_pool.h"
 
 namespace nsa::server {
@@ -23,6 +24,9 @@ class InferenceService final : public v1::InferenceService::CallbackService {
     int64_t max_message_bytes = 0;
     int32_t max_running_requests = 0;
     int32_t max_queued_requests = 0;
+    // These outlive the service.
+    const Tracer* tracer = nullptr;    // null: no call is recorded
+    const ApiKeyFile* keys = nullptr;  // null: there are none
   };
 
   /// `engine` and `metrics` (may be null) outlive the service and the server that it is registered

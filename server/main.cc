@@ -11,19 +11,25 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "engine/engine.h"
 #include "engine/faults.h"
 #include "engine/log.h"
+#include "engine/thread_name.h"
 #include "prometheus/exposer.h"
 #include "server/flags.h"
+#include "server/load_metrics.h"
 #include "server/prometheus_metrics.h"
 #include "server/security/api_key_file.h"
 #include "server/security/credentials.h"
 #include "server/server.h"
+#include "server/tracing/trace_file.h"
+#include "server/tracing/tracer.h"
 
 namespace nsa::server {
 namespace {
@@ -66,6 +72,7 @@ void WaitForSignal(const sigset_t& signals, const engine::Engine& engine, ApiKey
 /// hangs.
 void ExitIfStuck(int code) {
   std::thread([code] {
+    engine::NameThread("nsa-exit");
     absl::SleepFor(kLongestEnd);
     LOG(ERROR) << "the engine does not answer; exit";
     std::_Exit(code);
@@ -81,6 +88,7 @@ int Drain(const sigset_t& signals, absl::Duration timeout, engine::Engine& engin
   std::atomic<bool> drained{false};
   std::atomic<bool> aborted{false};
   std::thread second_signal([&] {
+    engine::NameThread("nsa-signal");
     while (!drained) {
       const timespec tenth{0, 100'000'000};
       if (sigtimedwait(&signals, nullptr, &tenth) <= 0) continue;
@@ -136,6 +144,24 @@ absl::StatusOr<std::unique_ptr<ApiKeyFile>> OpenKeys(const std::string& path) {
   return ApiKeyFile::Open(path);
 }
 
+/// Null: no call is recorded.
+absl::StatusOr<std::unique_ptr<Tracer>> OpenTracer(const ServerOptions& options,
+                                                   PrometheusMetrics& metrics) {
+  std::unique_ptr<TraceFile> file;
+  if (!options.trace_file.empty()) {
+    auto opened = TraceFile::Open({.path = options.trace_file,
+                                   .max_bytes = options.trace_file_bytes,
+                                   .model_name = options.served_model_name,
+                                   .on_spans = [&metrics](SpanOutcome outcome, int64_t num_spans) {
+                                     metrics.OnSpans(outcome, num_spans);
+                                   }});
+    if (!opened.ok()) return opened.status();
+    file = *std::move(opened);
+  }
+  if (file == nullptr && !options.tracer.logs_requests) return nullptr;
+  return std::make_unique<Tracer>(options.tracer, std::move(file));
+}
+
 int Serve(const ServerOptions& options, const sigset_t& signals) {
   const auto faults = FaultsForTests(options.allow_test_faults);
   if (!faults.ok()) return Fail(faults.status());
@@ -149,6 +175,8 @@ int Serve(const ServerOptions& options, const sigset_t& signals) {
     return Fail(free.status());
   }
   PrometheusMetrics metrics(options.served_model_name, options.buckets);
+  const auto tracer = OpenTracer(options, metrics);
+  if (!tracer.ok()) return Fail(tracer.status());
   if (*exposer != nullptr) (*exposer)->RegisterCollectable(metrics.registry());
   engine::EngineOptions engine_options = options.engine;
   engine_options.metrics = &metrics;
@@ -158,13 +186,18 @@ int Serve(const ServerOptions& options, const sigset_t& signals) {
   auto engine = engine::CreateEngine(engine_options);
   if (!engine.ok()) return Fail(engine.status());
   metrics.SetModel((*engine)->model_info());
+  const auto load_metrics = std::make_shared<LoadMetrics>(engine->get(), options.served_model_name);
+  const absl::Cleanup detach = [&] { load_metrics->Detach(); };  // before the engine goes
+  if (*exposer != nullptr) (*exposer)->RegisterCollectable(load_metrics);
   auto server = Server::Start(
       engine->get(), &metrics,
       {.listen = options.listen, .credentials = *credentials, .reflection = options.reflection},
       {.served_model_name = options.served_model_name,
        .max_message_bytes = options.max_message_bytes,
        .max_running_requests = engine_options.max_running_requests,
-       .max_queued_requests = engine_options.max_queued_requests});
+       .max_queued_requests = engine_options.max_queued_requests,
+       .tracer = tracer->get(),
+       .keys = keys->get()});
   if (!server.ok()) return Fail(server.status());
   (*server)->SetServing(true);
   if (*exposer != nullptr) {

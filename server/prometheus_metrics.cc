@@ -59,6 +59,12 @@ prometheus::Histogram& PrometheusMetrics::AddHistogram(
       .Add(With({}), buckets);
 }
 
+prometheus::Counter& PrometheusMetrics::AddAttentionTime(const char* branch) {
+  return AddCounter("nsa:attention_seconds_total",
+                    "Time that attention took, by branch; not measured on a GPU.",
+                    {{"branch", branch}});
+}
+
 PrometheusMetrics::PrometheusMetrics(std::string model_name, const Buckets& b)
     : model_name_(std::move(model_name)),
       running_(AddGauge("vllm:num_requests_running", "Requests in the running batch.")),
@@ -102,6 +108,10 @@ PrometheusMetrics::PrometheusMetrics(std::string model_name, const Buckets& b)
                            "Rows that attention read, by branch.", {{"branch", "win"}})),
       read_full_(AddCounter("nsa:attention_tokens_full_total",
                             "Tokens that full attention would have read.")),
+      time_cmp_(AddAttentionTime("cmp")),
+      time_slc_(AddAttentionTime("slc")),
+      time_win_(AddAttentionTime("win")),
+      time_merge_(AddAttentionTime("merge")),
       first_token_(
           AddHistogram("vllm:time_to_first_token_seconds", "Arrival to first token.", b.seconds)),
       inter_token_(
@@ -135,6 +145,11 @@ PrometheusMetrics::PrometheusMetrics(std::string model_name, const Buckets& b)
     selected_pages_.push_back(&AddCounter("nsa:page_selection_total",
                                           "Pages selected, by their distance from the query.",
                                           {{"page_age", PageAgeLabel(age)}}));
+  }
+  for (const std::string_view outcome : kSpanOutcomes) {
+    spans_.push_back(&AddCounter("nsa:trace_spans_total",
+                                 "Spans of --trace_file, and what became of them.",
+                                 {{"outcome", std::string(outcome)}}));
   }
   // A rate needs the zero from which a counter starts.
   for (const char* reason : kFinishedReasons) Ended(reason);
@@ -180,6 +195,10 @@ void PrometheusMetrics::OnStep(const engine::StepStats& stats) {
   read_slc_.Increment(static_cast<double>(stats.attention_tokens_slc));
   read_win_.Increment(static_cast<double>(stats.attention_tokens_win));
   read_full_.Increment(static_cast<double>(stats.attention_tokens_full));
+  time_cmp_.Increment(Seconds(stats.attention_times.cmp));
+  time_slc_.Increment(Seconds(stats.attention_times.slc));
+  time_win_.Increment(Seconds(stats.attention_times.win));
+  time_merge_.Increment(Seconds(stats.attention_times.merge));
   for (size_t age = 0; age < selected_pages_.size(); ++age) {
     selected_pages_[age]->Increment(static_cast<double>(stats.selected_pages[age]));
   }
@@ -231,6 +250,10 @@ void PrometheusMetrics::OnPreemptions(const engine::Preemptions& preemptions) {
 }
 
 void PrometheusMetrics::OnRejected(std::string_view reason) { Rejected(reason).Increment(); }
+
+void PrometheusMetrics::OnSpans(SpanOutcome outcome, int64_t num_spans) {
+  spans_[static_cast<size_t>(outcome)]->Increment(static_cast<double>(num_spans));
+}
 
 PrometheusMetrics::Buckets DefaultBuckets(int64_t longest) {
   PrometheusMetrics::Buckets buckets;

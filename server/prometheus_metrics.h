@@ -13,6 +13,7 @@
 #include "prometheus/gauge.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
+#include "server/tracing/span_outcome.h"
 
 namespace nsa::server {
 
@@ -39,11 +40,15 @@ class PrometheusMetrics final : public engine::MetricsObserver {
   void OnPreemptions(const engine::Preemptions& preemptions) override;
   void OnRejected(std::string_view reason) override;
 
+  /// Spans that were written to the trace file, or not.
+  void OnSpans(SpanOutcome outcome, int64_t num_spans);
+
  private:
   using Labels = std::map<std::string, std::string>;
   Labels With(const Labels& more) const;
   prometheus::Gauge& AddGauge(const char* name, const char* help, const Labels& labels = {});
   prometheus::Counter& AddCounter(const char* name, const char* help, const Labels& labels = {});
+  prometheus::Counter& AddAttentionTime(const char* branch);
   prometheus::Counter& Ended(std::string_view reason);
   prometheus::Counter& Rejected(std::string_view reason);
   prometheus::Histogram& AddHistogram(const char* name, const char* help,
@@ -78,6 +83,11 @@ class PrometheusMetrics final : public engine::MetricsObserver {
   prometheus::Counter& read_win_;
   prometheus::Counter& read_full_;
   std::vector<prometheus::Counter*> selected_pages_;  // [kNumPageAges]
+  prometheus::Counter& time_cmp_;
+  prometheus::Counter& time_slc_;
+  prometheus::Counter& time_win_;
+  prometheus::Counter& time_merge_;
+  std::vector<prometheus::Counter*> spans_;  // by SpanOutcome
   prometheus::Histogram& first_token_;
   prometheus::Histogram& inter_token_;
   prometheus::Histogram& time_per_output_token_;

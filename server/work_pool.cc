@@ -2,10 +2,18 @@
 
 #include <utility>
 
+#include "engine/thread_name.h"
+
 namespace nsa::server {
 
-WorkPool::WorkPool(int num_threads, size_t max_queued) : max_queued_(max_queued) {
-  for (int i = 0; i < num_threads; ++i) threads_.emplace_back([this] { Loop(); });
+WorkPool::WorkPool(const char* thread_name, int num_threads, size_t max_queued)
+    : max_queued_(max_queued) {
+  for (int i = 0; i < num_threads; ++i) {
+    threads_.emplace_back([this, thread_name] {
+      engine::NameThread(thread_name);
+      Loop();
+    });
+  }
 }
 
 WorkPool::~WorkPool() {

@@ -13,7 +13,8 @@ namespace nsa::server {
 /// A few threads for work that would hold up gRPC's own: tokenizing long prompts. Bounded.
 class WorkPool {
  public:
-  WorkPool(int num_threads, size_t max_queued);
+  /// `thread_name`: as `top -H` shows it, at most 15 characters.
+  WorkPool(const char* thread_name, int num_threads, size_t max_queued);
   ~WorkPool();  // finishes what is queued
   WorkPool(const WorkPool&) = delete;
   WorkPool& operator=(const WorkPool&) = delete;

@@ -83,6 +83,7 @@ FULL = "nsa:attention_tokens_full_total"
 FAR = 'page_age=~"[0-9]{3,}.*"'
 READ_SHARE = f"{rate(READ)} / {rate(FULL)}"
 HIT_SHARE = f"{rate('vllm:prefix_cache_hits_total')} / {rate('vllm:prefix_cache_queries_total')}"
+OLDEST = series("nsa:oldest_waiting_request_age_seconds")
 PAGES_IN_USE = f"max ({series('vllm:kv_cache_usage_perc')})"
 
 OVERVIEW = Row(
@@ -140,7 +141,11 @@ QUEUE = Row(
         Panel("Requests", "short", (
             Query(gauge("vllm:num_requests_running"), "running"),
             Query(gauge("vllm:num_requests_waiting"), "waiting")), stacked=True, console=True),
-        Panel("Time in the queue", "s", quantiles("vllm:request_queue_time_seconds")),
+        Panel("Time in the queue", "s", quantiles("vllm:request_queue_time_seconds"),
+              "Of requests that have ended."),
+        Panel("Oldest waiting request", "s", one(f"max by (instance) ({OLDEST})", "{{instance}}"),
+              "How long the first in line waits for its first step; true while a step hangs.",
+              console=True),
         Panel("Sequences in a step", "short", quantiles("nsa:step_batch_size", 0.5, 0.99)),
         Panel("Tokens in a step", "short", quantiles("vllm:iteration_tokens_total", 0.5, 0.99)),
         Panel("Decode step", "s", quantiles("nsa:decode_step_seconds"),
@@ -190,6 +195,9 @@ ERRORS = Row(
         Panel("Firing alerts", "short",
               one('count by (alertname) (ALERTS{alertname=~"Nsa.*",alertstate="firing"}) '
                   "or vector(0)", "{{alertname}}")),
+        Panel("Spans of --trace_file", "ops",
+              one(rate("nsa:trace_spans_total", by="outcome"), "{{outcome}}"),
+              "queue_full, write_failed: lost. Nothing without a trace file."),
         Panel("Replicas", "short", (
             Query('count by (version) (nsa:build_info{model_name=~"$model",instance=~"$instance"})',
                   "{{version}}"),
@@ -214,6 +222,11 @@ SPARSITY = Row(
             Query(f"{rate(READ)} / {rate('vllm:iteration_tokens_total_sum')}", "read"),
             Query(f"{rate(FULL)} / {rate('vllm:iteration_tokens_total_sum')}", "full: mean context")),
             "What a token costs hardly grows with what stands before it."),
+        Panel("Time in attention, by branch", "percentunit",
+              one(rate("nsa:attention_seconds_total", by="branch"), "{{branch}}"),
+              "Of the engine's time. cmp: compressing and scoring; slc: selected blocks, and the "
+              "window where both are one pass; win: windows and full attention. Not on a GPU.",
+              stacked=True, console=True),
         Panel("Share of a branch", "percentunit",
               one(f"{rate(READ, by='branch')} / ignoring (branch) group_left () {rate(READ)}",
                   "{{branch}}"), stacked=True),

@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "absl/status/status.h"
+#include "absl/time/clock.h"
 
 namespace nsa::engine {
 
@@ -125,6 +126,20 @@ struct AttentionPlan::StepRunner {
   }
 };
 
+/// Where a step's time counts.
+struct AttentionPlan::BranchTime {
+  AttentionTimes& times;
+
+  template <typename Compression>  // and scores of what was compressed
+  absl::Duration& operator()(const Compression& /*step*/) const {
+    return times.cmp;
+  }
+  absl::Duration& operator()(const kernels::SelAttnParams& /*step*/) const { return times.slc; }
+  absl::Duration& operator()(const kernels::WinAttnParams& /*step*/) const { return times.win; }
+  absl::Duration& operator()(const kernels::FullAttnParams& /*step*/) const { return times.win; }
+  absl::Duration& operator()(const kernels::MergeParams& /*step*/) const { return times.merge; }
+};
+
 namespace {
 
 kernels::ScoreTopkParams ScoreParams(const AttentionSpec& spec) {
@@ -152,7 +167,8 @@ AttentionWorkspace::AttentionWorkspace(kernels::Backend& backend, const Attentio
       num_q_heads_(shape.num_q_heads),
       selected_(backend, max_rows * shape.num_kv_heads * max_selected_blocks),
       num_selected_(backend, max_rows * shape.num_kv_heads),
-      ages_(backend, kernels::kNumPageAges) {
+      ages_(backend, kernels::kNumPageAges),
+      measures_times_(!backend.free_bytes().has_value()) {
   const int64_t heads = max_rows * shape.num_q_heads;
   for (int b = 0; b < kernels::kMaxBranches; ++b) {
     out_[b] = kernels::Array<float>(backend, heads * shape.head_dim_v);
@@ -294,7 +310,15 @@ void AttentionPlan::Run(kernels::Backend& backend, const AttentionInputs& inputs
   WriteKv(backend, inputs);
   const StepRunner runner{
       .plan = *this, .backend = backend, .inputs = inputs, .workspace = workspace};
-  for (const Step& step : steps_) std::visit(runner, step);
+  AttentionTimes* const times = workspace.times();
+  absl::Time began = times != nullptr ? absl::Now() : absl::InfinitePast();
+  for (const Step& step : steps_) {
+    std::visit(runner, step);
+    if (times == nullptr) continue;
+    const absl::Time ended = absl::Now();
+    std::visit(BranchTime{*times}, step) += ended - began;
+    began = ended;
+  }
   if (spec_.sparse) {
     workspace.CountAges(backend, runner.QueryOf(kSelBranch), spec_.sel_block_size);
   }

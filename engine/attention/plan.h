@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/attention/attention_times.h"
 #include "engine/attention/page_ages.h"
 #include "engine/attention/spec.h"
 #include "engine/attention/window_perceptron.h"
@@ -48,6 +49,11 @@ class AttentionWorkspace {
   /// What CountAges added since the last call. Waits for the backend where that was called at all.
   PageAges TakeAges(kernels::Backend& backend);
 
+  /// Of AttentionPlan::Run, since the last call.
+  AttentionTimes TakeTimes() { return std::exchange(times_, {}); }
+  /// Null: nothing is measured.
+  AttentionTimes* times() { return measures_times_ ? &times_ : nullptr; }
+
  private:
   int32_t max_selected_blocks_;
   int num_q_heads_;
@@ -59,6 +65,8 @@ class AttentionWorkspace {
   kernels::Array<int64_t> ages_;          // [kNumPageAges], of all steps
   PageAges ages_taken_{};                 // of those that TakeAges has told
   bool has_new_ages_ = false;
+  AttentionTimes times_;
+  bool measures_times_;
   WindowCompressor compressor_;
 };
 
@@ -120,6 +128,7 @@ class AttentionPlan {
 
  private:
   struct StepRunner;
+  struct BranchTime;
 
   /// Windows go through the layer's perceptrons.
   struct CompressWindows {

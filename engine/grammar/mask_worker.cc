@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "engine/thread_name.h"
+
 namespace nsa::engine {
 
 MaskWorker::~MaskWorker() {
@@ -29,6 +31,7 @@ absl::Status MaskWorker::Wait(GrammarMatcher* matcher) {
 }
 
 void MaskWorker::Loop() {
+  NameThread("nsa-mask");
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
     changed_.wait(lock, [this] { return stop_ || !queue_.empty(); });

@@ -27,8 +27,14 @@ grpc::Status Unauthenticated(const char* message) {
 
 }  // namespace
 
+std::string_view ApiKeyOf(const grpc::AuthMetadataProcessor::InputMetadata& metadata) {
+  const auto [first, end] = metadata.equal_range("authorization");
+  if (first == end || std::next(first) != end) return {};
+  return KeyOf(ViewOf(first->second));
+}
+
 grpc::Status CallCheck::Process(const InputMetadata& metadata, grpc::AuthContext* context,
-                                OutputMetadata* consumed, OutputMetadata* /*response*/) {
+                                OutputMetadata* /*consumed*/, OutputMetadata* /*response*/) {
   const auto path = metadata.find(":path");
   if (path != metadata.end() && ViewOf(path->second).starts_with(kHealth)) return {};
   if (needs_certificate_ && !context->IsPeerAuthenticated()) {
@@ -38,11 +44,7 @@ grpc::Status CallCheck::Process(const InputMetadata& metadata, grpc::AuthContext
   const auto [first, end] = metadata.equal_range("authorization");
   if (first == end) return Unauthenticated("an API key is needed: authorization: Bearer KEY");
   if (std::next(first) != end) return Unauthenticated("more than one authorization");
-  const std::string name = keys_->NameOf(KeyOf(ViewOf(first->second)));
-  if (name.empty()) return Unauthenticated("the API key is not known");
-  context->AddProperty(kKeyName, name);
-  // No service sees the key, so none can log it.
-  (*consumed).emplace(std::string(ViewOf(first->first)), std::string(ViewOf(first->second)));
+  if (keys_->NameOf(ApiKeyOf(metadata)).empty()) return Unauthenticated("the API key is not known");
   return {};
 }
 

@@ -1,14 +1,18 @@
 #ifndef NSA_SERVER_SECURITY_CALL_CHECK_H_
 #define NSA_SERVER_SECURITY_CALL_CHECK_H_
 
+#include <string_view>
+
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/security/auth_metadata_processor.h"
 #include "server/security/api_key_file.h"
 
 namespace nsa::server {
 
-/// Property of a call's AuthContext: the name of the key that it came with.
-inline constexpr char kKeyName[] = "nsa-key-name";
+/// The key that a call came with; empty where there is none, or more than one. Not what the check
+/// may leave in the call's AuthContext: that is its connection's, which calls with other keys
+/// share.
+std::string_view ApiKeyOf(const grpc::AuthMetadataProcessor::InputMetadata& metadata);
 
 /// Decides about a call before any service sees it, reflection and unknown services among them.
 /// Health answers to anybody; all else needs metadata "authorization: Bearer KEY" where there are

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -33,8 +34,8 @@ class FakeService final : public v1::InferenceService::CallbackService {
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();
-    channel_ =
-        grpc::CreateChannel(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials());
+    address_ = absl::StrCat("127.0.0.1:", port);
+    channel_ = grpc::CreateChannel(address_, grpc::InsecureChannelCredentials());
     stub_ = v1::InferenceService::NewStub(channel_);
   }
   ~FakeService() override {
@@ -45,11 +46,12 @@ class FakeService final : public v1::InferenceService::CallbackService {
   void Stop() { server_->Shutdown(std::chrono::system_clock::now()); }
 
   v1::InferenceService::Stub& stub() { return *stub_; }
+  const std::string& address() const { return address_; }
   void set_way(Way way) {
     const std::lock_guard<std::mutex> lock(mutex_);
     way_ = way;
   }
-  void set_retry_after_ms(const std::string& text) { retry_after_ms_ = text; }  // before requests
+  void set_retry_after_ms(const std::string& text) { retry_after_ms_ = text; }  // between requests
 
   /// Answers what is held, and from now on at once.
   void Release() {
@@ -71,11 +73,25 @@ class FakeService final : public v1::InferenceService::CallbackService {
     return requests_;
   }
 
+  /// What the last request brought under `key`.
+  std::vector<std::string> metadata(const std::string& key) const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<std::string> values;
+    const auto [begin, end] = metadata_.equal_range(key);
+    for (auto it = begin; it != end; ++it) values.push_back(it->second);
+    return values;
+  }
+
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
     auto* call = new Call(this, *request);
     std::unique_lock<std::mutex> lock(mutex_);
     requests_.push_back(*request);
+    metadata_.clear();
+    for (const auto& [key, value] : context->client_metadata()) {
+      metadata_.emplace(std::string(key.data(), key.size()),
+                        std::string(value.data(), value.size()));
+    }
     ++num_open_;
     const Way way = way_;
     if (way == Way::kHold) {
@@ -170,6 +186,8 @@ class FakeService final : public v1::InferenceService::CallbackService {
   int num_open_ = 0;
   std::set<Call*> held_;
   std::vector<v1::GenerateRequest> requests_;
+  std::multimap<std::string, std::string> metadata_;
+  std::string address_;
   std::unique_ptr<grpc::Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;

@@ -128,6 +128,9 @@ def test_a_full_queue_then_a_stall_then_a_death_raise_their_alerts(overloaded):
     with frozen_thread.frozen(frozen_thread.busiest(one.process.pid)):
         assert summary("NsaEngineStalled").startswith(f"{target} has ")
         assert scraper.query(f'up{{instance="{target}"}} == 1'), "the rest of the server goes on"
+        # Whoever waits grows older though no step tells of it.
+        oldest = f'nsa:oldest_waiting_request_age_seconds{{instance="{target}"}} > 3'
+        scraper.wait(oldest, lambda: scraper.query(oldest))
         one.process.kill()
     assert summary("NsaServerDown") == f"{target} does not answer scrapes"
 

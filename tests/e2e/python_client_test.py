@@ -102,6 +102,70 @@ def test_options_reach_the_server(nsa, client):
         client.complete("abc", attention="dense")
 
 
+def test_every_field_of_a_request_has_its_option(nsa):
+    """A field that the API gains must not be forgotten here."""
+    from nsa.v1 import inference_pb2 as pb
+    from nsa_serve_client import requests
+
+    def names(message, *others):
+        return {field.name for field in message.DESCRIPTOR.fields} - set(others)
+
+    wanted = (
+        names(pb.SamplingParams) | names(pb.StoppingParams) | names(pb.ResponseOptions)
+        | names(pb.StructuredOutput) | names(pb.AttentionParams, "mode") | {"attention"}
+        | names(pb.GenerateRequest, "text", "token_ids", "chat", "sampling", "stopping", "response",
+                "attention", "structured_output")
+    )  # fmt: skip
+    assert set(requests.Options.__annotations__) == wanted | {"traceparent"}
+
+
+def test_log_probabilities_of_both_kinds(nsa, client, tiny_server):
+    options = {"max_tokens": 4, "temperature": 0, "ignore_eos": True, "token_ids": True}
+    made = client.completions("abc", n=2, logprobs=2, prompt_logprobs=1, **options)
+    assert len(made) == 2 and made[0].prompt_logprobs == made[1].prompt_logprobs
+    for completion in made:
+        assert [t.token_id for t in completion.logprobs] == list(completion.token_ids)
+        for token in completion.logprobs:
+            assert token.logprob <= 0 and token.rank == 1, "the best token was taken"
+            assert len(token.top) == 2 and token.top[0].token_id == token.token_id
+            assert isinstance(token.token, bytes)
+    assert len(made[0].prompt_logprobs) == made[0].usage.prompt_tokens - 1
+    assert all(len(token.top) == 1 for token in made[0].prompt_logprobs)
+    events = list(client.stream("abc", prompt_logprobs=0, **options))
+    assert isinstance(events[0], nsa.PromptLogprobs) and events[0].position == 1
+    assert not any(e.logprobs for e in events if isinstance(e, nsa.Delta))
+
+    async def run():
+        async with nsa.AsyncClient(tiny_server.address) as asynchronous:
+            return await asynchronous.complete("abc", logprobs=2, **options)
+
+    assert asyncio.run(run()).logprobs == made[0].logprobs
+
+
+def test_forms_of_completions(nsa, client):
+    made = client.completions("abc", choice=["yes", "no"], n=3, max_tokens=20)
+    assert {completion.text for completion in made} <= {"yes", "no"}
+    assert client.complete("abc", regex="[ab]{3}", max_tokens=20).text.strip("ab") == ""
+    assert client.complete("abc", grammar='root ::= "x" "y"', max_tokens=20).text == "xy"
+    schema = '{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}'
+    assert client.complete("abc", json_schema=schema, max_tokens=200).text.startswith("{")
+    with pytest.raises(nsa.InvalidRequestError, match="structured_output"):
+        client.complete("abc", regex="(", max_tokens=3)
+
+
+def test_the_callers_trace_goes_with_the_call(nsa, tiny_path, tmp_path):
+    path = tmp_path / "traces.jsonl"
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    with server.running(tiny_path, max_context=2048, trace_file=path, trace_ratio=0) as running:
+        with nsa.Client(running.address) as traced:
+            traced.complete("abc", max_tokens=1, traceparent=f"00-{trace}-00f067aa0ba902b7-01")
+            traced.complete("abc", max_tokens=1)
+        running.terminate()
+        assert running.wait_ended() == 0
+    (line,) = path.read_text().splitlines()
+    assert trace in line
+
+
 def test_errors_have_classes_and_the_servers_words(nsa, client):
     with pytest.raises(nsa.InvalidRequestError, match="top_p") as error:
         client.complete("abc", max_tokens=1, top_p=2.0)

@@ -5,6 +5,7 @@ import hashlib
 import os
 import subprocess
 import time
+import urllib.request
 
 import grpc
 import pytest
@@ -205,6 +206,137 @@ def test_mutual_tls_wants_a_certificate_and_health_does_not(tiny_path, tmp_path,
             assert is_allowed(channel, bearer(KEY))
         with tls_channel(running.address, authority) as channel:
             refused(channel, bearer(KEY))
+
+
+def test_the_clients_authority_can_be_rotated(tiny_path, tmp_path):
+    """By a file with both for a while; then the old one's clients are strangers."""
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("server")
+    (tmp_path / "next").mkdir()
+    following = Authority(tmp_path / "next", "following")
+    roots = tmp_path / "roots.pem"
+    roots.write_bytes(authority.cert.read_bytes())
+    old, new = authority.issue("old"), following.issue("new")
+
+    def enters(client) -> bool:
+        with tls_channel(running.address, authority, client) as channel:
+            try:
+                return info(channel).num_pages > 0
+            except grpc.RpcError:
+                return False
+
+    flags = {"tls_cert": cert, "tls_key": key, "tls_client_ca": roots}
+    with server.running(tiny_path, max_context=2048, **flags) as running:
+        assert enters(old) and not enters(new)
+        both = tmp_path / "both.pem"
+        both.write_bytes(authority.cert.read_bytes() + following.cert.read_bytes())
+        os.replace(both, roots)
+        until(lambda: enters(new))
+        assert enters(old)
+        both.write_bytes(following.cert.read_bytes())
+        os.replace(both, roots)
+        until(lambda: not enters(old))
+        assert enters(new)
+
+
+def test_a_certificate_that_expires_is_the_clients_to_refuse(tiny_path, tmp_path):
+    """A server that is up goes on with what its files say; whoever checks does not talk to it."""
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("server")
+    (tmp_path / "late").mkdir()
+    with server.running(tiny_path, max_context=2048, tls_cert=cert, tls_key=key) as running:
+        with tls_channel(running.address, authority) as channel:
+            assert info(channel).num_pages > 0
+        expired = authority.issue("expired", days=-1)
+        for new, old in zip(expired, (cert, key), strict=True):
+            os.replace(new, old)
+
+        def is_refused() -> bool:
+            with tls_channel(running.address, authority) as channel:
+                try:
+                    info(channel)
+                    return False
+                except grpc.RpcError as error:
+                    assert error.code() == grpc.StatusCode.UNAVAILABLE
+                    return True
+
+        until(is_refused)
+        assert running.process.poll() is None
+
+
+def test_a_keys_name_is_the_tenant_whatever_the_client_says(tiny_path, key_file):
+    with key_file.open("a") as file:
+        file.write(key_line("nsa-second-key-of-some-length", "other"))
+    flags = {"max_running_requests": 1, "max_tenant_requests": 1, "max_queued_requests": 8}
+    with server.running(tiny_path, max_context=16384, api_keys_file=key_file, **flags) as running:
+        long = server.request("x", 16000)
+        long.stopping.ignore_eos = True
+
+        def call(key, tenant):
+            metadata = bearer(key) + (("nsa-tenant", tenant),)
+            return running.stub.Generate(long, metadata=metadata, timeout=60)
+
+        running_one = call(KEY, "a")
+        next(iter(running_one))
+        waiting = call(KEY, "b")
+        until(lambda: running.metrics()["nsa:oldest_waiting_request_age_seconds"] > 0)
+        assert "this tenant is full" in server.collect(call(KEY, "c")).details
+        other = call("nsa-second-key-of-some-length", "b")
+        time.sleep(0.3)
+        assert not other.done(), "it waits, as its own tenant"
+        for each in (running_one, waiting, other):
+            each.cancel()
+
+
+def secret_requests():
+    """Requests that end in all ways, each with text that nobody but its caller may see."""
+    good = server.request(SECRETS["prompt"], 4, request_id="good", cache_salt=SECRETS["salt"])
+    good.stopping.stop.append(SECRETS["stop"])
+    good.sampling.bad_words.append(SECRETS["bad word"])
+    yield good
+    chat = server.pb().GenerateRequest(request_id="chat")
+    chat.chat.messages.add(role=SECRETS["role"], content=SECRETS["prompt"].encode())
+    yield chat
+    for field in ("json_schema", "regex", "grammar"):
+        form = server.request("x", 4, request_id=field)
+        setattr(form.structured_output, field, SECRETS["form"] + "([{\\")
+        yield form
+    choice = server.request("x", 60, request_id="choice")
+    choice.structured_output.choice.options.append(SECRETS["form"])
+    yield choice
+    many = server.request(SECRETS["prompt"], 4, request_id="many")
+    many.stopping.stop.extend([SECRETS["stop"]] * 17)
+    yield many
+    yield server.request(SECRETS["prompt"] * 2000, 4, request_id="long")
+
+
+SECRETS = {
+    name: f"secret{i}of{name.replace(' ', '')}"
+    for i, name in enumerate(("prompt", "salt", "stop", "bad word", "role", "form"))
+}
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_no_text_of_clients_is_in_logs_metrics_or_traces(tiny_path, key_file, tmp_path, log_format):
+    path = tmp_path / "traces"
+    flags = {"log_format": log_format, "log_requests": "true", "trace_file": path}
+    with server.running(tiny_path, max_context=2048, api_keys_file=key_file, **flags) as running:
+        ends = {}
+        for message in secret_requests():
+            call = running.stub.Generate(message, metadata=bearer(KEY), timeout=60)
+            ends[message.request_id] = server.collect(call).status
+        assert len(set(ends.values())) >= 2 and ends["good"] == grpc.StatusCode.OK, ends
+        refused(running.channel, bearer("wrong-key-that-nobody-has"))
+        metrics = urllib.request.urlopen(running.metrics_url, timeout=20).read().decode()
+        running.terminate()
+        assert running.wait_ended() == 0
+    written = path.read_text()
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    for where in (running.output(), metrics, written):
+        for secret in (*SECRETS.values(), KEY, digest, "wrong-key-that-nobody-has"):
+            assert secret not in where
+    for name in ends:  # but each request is named
+        assert name in running.output() and name in written
 
 
 def refusal(tiny_path, **flags) -> str:

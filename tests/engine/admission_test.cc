@@ -34,6 +34,17 @@ TEST(AdmissionTest, LimitsOfAllAndOfATenant) {
   EXPECT_TRUE(CheckQueue(counts, limits, "a", {100, 100'000}).ok()) << "nothing waits";
 }
 
+TEST(AdmissionTest, TheOldestThatWaits) {
+  QueueCounts counts;
+  EXPECT_EQ(counts.oldest(), absl::InfiniteFuture()) << "nobody";
+  counts.NoteArrival(absl::FromUnixSeconds(20));
+  counts.NoteArrival(absl::FromUnixSeconds(10));
+  counts.NoteArrival(absl::FromUnixSeconds(30));
+  EXPECT_EQ(counts.oldest(), absl::FromUnixSeconds(10));
+  counts.Clear();
+  EXPECT_EQ(counts.oldest(), absl::InfiniteFuture());
+}
+
 TEST(AdmissionTest, NoTenantLimitUnlessAsked) {
   QueueCounts counts;
   counts.Add("", 9, 900);

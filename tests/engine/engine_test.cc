@@ -69,6 +69,75 @@ TEST_F(EngineTest, FourStreamsGiveWhatEachGivesAlone) {
   EXPECT_EQ(engine->load().num_pages_free, engine->load().num_pages_total);
 }
 
+/// What a step took, and where its time went.
+class TimeObserver final : public MetricsObserver {
+ public:
+  void OnStep(const StepStats& stats) override {
+    steps += stats.duration;
+    attention.cmp += stats.attention_times.cmp;
+    attention.slc += stats.attention_times.slc;
+    attention.win += stats.attention_times.win;
+    attention.merge += stats.attention_times.merge;
+  }
+  absl::Duration steps;  // of the engine thread; read when the engine is gone
+  AttentionTimes attention;
+};
+
+TEST_F(EngineTest, TellsChunksAndTimes) {
+  TimeObserver observer;
+  options_.metrics = &observer;
+  auto engine = Create();
+  const absl::Time before = absl::Now();
+  auto sink = Submit(*engine, MakeRequest("a", 300, 8));
+  ASSERT_TRUE(sink->WaitUntilDone());
+  const Timeline& times = sink->finish.times;
+  EXPECT_LE(before, times.arrival);
+  EXPECT_LE(times.arrival, times.first_scheduled);
+  EXPECT_LT(times.first_scheduled, times.first_token);
+  EXPECT_LT(times.first_token, times.end);
+  EXPECT_EQ(times.first_token - times.first_scheduled, sink->finish.usage.prefill_time);
+  EXPECT_EQ(times.end - times.first_token, sink->finish.usage.decode_time);
+  int64_t position = 0;
+  absl::Time last = times.first_scheduled;
+  for (const Chunk& chunk : sink->chunks) {
+    EXPECT_EQ(chunk.position, position);
+    EXPECT_LE(last, chunk.began);
+    EXPECT_LT(chunk.began, chunk.ended);
+    position += chunk.num_tokens;
+    last = chunk.ended;
+  }
+  EXPECT_EQ(position, 300) << "all of the prompt, and no decode row";
+  EXPECT_GE(sink->chunks.size(), 3U) << "of at most 128 tokens";
+  EXPECT_LE(sink->chunks.back().began, times.first_token);
+  engine.reset();
+  const AttentionTimes& a = observer.attention;
+  EXPECT_GT(a.cmp, absl::ZeroDuration());
+  EXPECT_GT(a.slc, absl::ZeroDuration());
+  EXPECT_LT(a.cmp + a.slc + a.win + a.merge, observer.steps);
+}
+
+TEST_F(EngineTest, TellsHowLongTheFirstInLineWaits) {
+  options_.max_running_requests = 1;
+  auto engine = Create();
+  EXPECT_EQ(engine->load().oldest_arrival, absl::InfiniteFuture());
+  auto running = Submit(*engine, MakeRequest("a", 10, 400));
+  running->first_token.WaitForNotification();
+  EXPECT_EQ(engine->load().oldest_arrival, absl::InfiniteFuture()) << "it waits no more";
+  const absl::Time before = absl::Now();
+  auto first = Submit(*engine, MakeRequest("b", 10, 2));
+  const absl::Time after = absl::Now();
+  auto second = Submit(*engine, MakeRequest("c", 10, 2));
+  // At once, and after steps that did not take it.
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_GE(engine->load().oldest_arrival, before);
+    EXPECT_LE(engine->load().oldest_arrival, after);
+    absl::SleepFor(absl::Milliseconds(40));
+  }
+  engine->Abort("a");
+  ASSERT_TRUE(running->WaitUntilDone() && first->WaitUntilDone() && second->WaitUntilDone());
+  EXPECT_EQ(engine->load().oldest_arrival, absl::InfiniteFuture());
+}
+
 TEST_F(EngineTest, PreemptionDoesNotShowInTheOutput) {
   auto roomy = Create();
   auto first = Submit(*roomy, MakeRequest("a", 300, 120));

@@ -52,6 +52,7 @@ class RecordingSink final : public OutputSink {
     text += output.text;
     if (!first_token.HasBeenNotified()) first_token.Notify();
   }
+  void OnChunk(const Chunk& chunk) override { chunks.push_back(chunk); }
   void OnDone(const absl::Status& status_in, const Finish& finish_in) override {
     status = status_in;
     finish = finish_in;
@@ -65,6 +66,7 @@ class RecordingSink final : public OutputSink {
 
   std::vector<int32_t> tokens;
   std::string text;
+  std::vector<Chunk> chunks;
   absl::Status status;
   Finish finish;
   int num_done = 0;

@@ -136,7 +136,10 @@ class FakeEngine final : public engine::Engine {
     ++num_submitted_;
     last_request_ = request;
     const std::string id = request.id;
-    active_.emplace(id, Running{std::move(request), std::move(sink)});
+    Running& running = active_[id];
+    running.request = std::move(request);
+    running.sink = std::move(sink);
+    running.times.arrival = absl::Now();
     return absl::OkStatus();
   }
 
@@ -169,6 +172,7 @@ class FakeEngine final : public engine::Engine {
     return {.num_running = num_active(),
             .num_waiting = 3,
             .num_waiting_tokens = 40,
+            .oldest_arrival = oldest_arrival,
             .num_pages_total = 16,
             .num_pages_free = 7};
   }
@@ -213,12 +217,14 @@ class FakeEngine final : public engine::Engine {
 
   Script script;
   bool has_chat_template = true;
+  absl::Time oldest_arrival = absl::InfiniteFuture();
   std::atomic<bool> is_healthy{true};
 
  private:
   struct Running {
     engine::Request request;
     std::shared_ptr<engine::OutputSink> sink;
+    engine::Timeline times;
     int64_t num_generated = 0;
     bool prefilled = false;
     bool aborted = false;
@@ -260,6 +266,8 @@ class FakeEngine final : public engine::Engine {
     finish.usage.num_generated_tokens = running.num_generated;
     const auto end = [&](const absl::Status& status, engine::FinishReason reason) {
       finish.reason = reason;
+      finish.times = running.times;
+      finish.times.end = absl::Now();
       if (reason == engine::FinishReason::kStopString) finish.stop_string = "STOP";
       active_.erase(id);
       lock.unlock();
@@ -274,7 +282,10 @@ class FakeEngine final : public engine::Engine {
       return end(now.failure, engine::FinishReason::kAborted);
     }
     if (!std::exchange(running.prefilled, true)) {
+      const absl::Time began = running.times.first_scheduled = absl::Now();
       lock.unlock();
+      sink->OnChunk(
+          {.index = 0, .position = 0, .num_tokens = prompt, .began = began, .ended = absl::Now()});
       sink->OnPrefillProgress(prompt, prompt);
       return;
     }
@@ -283,6 +294,7 @@ class FakeEngine final : public engine::Engine {
       return end(absl::OkStatus(), now.end_with_stop_string ? engine::FinishReason::kStopString
                                                             : engine::FinishReason::kLength);
     }
+    if (running.num_generated == 0) running.times.first_token = absl::Now();
     engine::Output output;
     output.token_ids = {static_cast<int32_t>(running.num_generated % 256)};
     output.text = absl::StrCat("t", running.num_generated, " ");

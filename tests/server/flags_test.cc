@@ -62,6 +62,10 @@ TEST(FlagsTest, EveryFlagArrives) {
                               "--max_message_bytes=2048",
                               "--drain_timeout_s=1.5",
                               "--log_format=json",
+                              "--log_requests",
+                              "--trace_file=/t",
+                              "--trace_ratio=0.25",
+                              "--trace_file_mib=3",
                               "--latency_buckets=1,2",
                               "--token_buckets=3,4"});
   ASSERT_TRUE(options.ok()) << options.status();
@@ -86,6 +90,10 @@ TEST(FlagsTest, EveryFlagArrives) {
   EXPECT_EQ(options->max_message_bytes, 2048);
   EXPECT_EQ(options->drain_timeout, absl::Seconds(1.5));
   EXPECT_TRUE(options->json_log);
+  EXPECT_TRUE(options->tracer.logs_requests);
+  EXPECT_EQ(options->tracer.ratio, 0.25);
+  EXPECT_EQ(options->trace_file, "/t");
+  EXPECT_EQ(options->trace_file_bytes, 3 << 20);
   EXPECT_EQ(options->buckets.seconds, (std::vector<double>{1, 2}));
   EXPECT_EQ(options->buckets.tokens, (std::vector<double>{3, 4}));
 }
@@ -109,6 +117,8 @@ TEST(FlagsTest, BadValuesAreNamed) {
       {"attention", {"sparse", ""}},
       {"device", {"gpu", ""}},
       {"log_format", {"xml", ""}},
+      {"trace_ratio", {"-0.1", "1.1", "nan", "x"}},
+      {"trace_file_mib", {"-1", "1.5"}},
       {"latency_buckets", {"1,x", "2,1"}},
       {"token_buckets", {"0"}},
   };

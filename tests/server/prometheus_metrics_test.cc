@@ -74,6 +74,8 @@ TEST(PrometheusMetricsTest, ExactlyTheNamesOnTheWire) {
                                           "histogram vllm:iteration_tokens_total",
                                           "counter nsa:attention_tokens_read_total",
                                           "counter nsa:attention_tokens_full_total",
+                                          "counter nsa:attention_seconds_total",
+                                          "counter nsa:trace_spans_total",
                                           "counter nsa:kv_spill_bytes_total",
                                           "counter nsa:kv_spill_failures_total",
                                           "counter nsa:page_selection_total",
@@ -113,6 +115,10 @@ TEST(PrometheusMetricsTest, StepsMoveGaugesAndCounters) {
   step.num_pages_cached = 5;
   step.attention_tokens_slc = 7;
   step.attention_tokens_full = 70;
+  step.attention_times = {.cmp = absl::Milliseconds(500),
+                          .slc = absl::Seconds(2),
+                          .win = absl::Seconds(3),
+                          .merge = absl::Seconds(4)};
   step.drafts = {.num_drafts = 21, .num_tokens = 22, .num_accepted = 23};
   step.selected_pages[engine::PageAge(0)] = 11;
   step.selected_pages[engine::PageAge(5)] = 12;
@@ -125,6 +131,11 @@ TEST(PrometheusMetricsTest, StepsMoveGaugesAndCounters) {
   EXPECT_THAT(busy, HasSubstr("model_name=\"m\",state=\"free\"} 25"));
   EXPECT_THAT(busy, HasSubstr("{branch=\"slc\",engine=\"0\",model_name=\"m\"} 7"));
   EXPECT_THAT(busy, HasSubstr("nsa:attention_tokens_full_total{engine=\"0\",model_name=\"m\"} 70"));
+  for (const char* timed :
+       {"cmp\",engine=\"0\",model_name=\"m\"} 0.5", "slc\",engine=\"0\",model_name=\"m\"} 2",
+        "win\",engine=\"0\",model_name=\"m\"} 3", "merge\",engine=\"0\",model_name=\"m\"} 4"}) {
+    EXPECT_THAT(busy, HasSubstr(absl::StrCat("nsa:attention_seconds_total{branch=\"", timed)));
+  }
   for (const char* counted : {"drafts_total{engine=\"0\",model_name=\"m\"} 21",
                               "draft_tokens_total{engine=\"0\",model_name=\"m\"} 22",
                               "accepted_tokens_total{engine=\"0\",model_name=\"m\"} 23"}) {
@@ -167,6 +178,9 @@ TEST(PrometheusMetricsTest, RequestsAreCountedHoweverTheyEnd) {
   metrics.OnPreemptions({.num_sequences = 1, .num_recomputed_tokens = 640});
   metrics.OnRejected("queue_full");
   metrics.OnRejected("a new reason");
+  metrics.OnSpans(SpanOutcome::kQueueFull, 5);
+  EXPECT_EQ(count("nsa:trace_spans_total", "outcome=\"queue_full\""), 5);
+  EXPECT_EQ(count("nsa:trace_spans_total", "outcome=\"written\""), 0);
   EXPECT_EQ(count("vllm:generation_tokens_total", "m"), 2) << "as they come, not at the end";
   EXPECT_EQ(count("vllm:prompt_tokens_total", "m"), 40) << "not of requests that were aborted";
   EXPECT_EQ(count("vllm:num_preemptions_total", "m"), 1);

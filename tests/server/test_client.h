@@ -14,6 +14,7 @@
 #include "grpcpp/grpcpp.h"
 #include "nsa/v1/inference.grpc.pb.h"
 #include "server/server.h"
+#include "server/tracing/tracer.h"
 #include "tests/server/fake_engine.h"
 
 namespace nsa::server {
@@ -52,7 +53,8 @@ class ServerTest : public ::testing::Test {
                                  {.served_model_name = "served",
                                   .max_message_bytes = max_message_bytes,
                                   .max_running_requests = 2,
-                                  .max_queued_requests = 9});
+                                  .max_queued_requests = 9,
+                                  .tracer = tracer_.get()});
     ASSERT_TRUE(started.ok()) << started.status();
     server_ = *std::move(started);
     server_->SetServing(true);
@@ -136,6 +138,7 @@ class ServerTest : public ::testing::Test {
 
   FakeEngine engine_;
   RejectionCounter metrics_;
+  std::unique_ptr<Tracer> tracer_;  // null: no call is recorded
   std::unique_ptr<Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;

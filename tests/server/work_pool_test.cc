@@ -18,7 +18,7 @@ TEST(WorkPoolTest, RefusesWhatDoesNotFitAndFinishesWhatItTook) {
   const std::shared_future<void> open = gate.get_future().share();
   std::promise<void> began;
   {
-    WorkPool pool(1, 3);
+    WorkPool pool("test", 1, 3);
     ASSERT_TRUE(pool.Add([&, open] {
       began.set_value();
       open.wait();
@@ -38,7 +38,7 @@ TEST(WorkPoolTest, WorkRunsOnEachThread) {
   std::set<std::thread::id> threads;
   std::atomic<int> num_meeting{0};
   {
-    WorkPool pool(3, 10);
+    WorkPool pool("test", 3, 10);
     for (int i = 0; i < 3; ++i) {
       ASSERT_TRUE(pool.Add([&] {
         ++num_meeting;
@@ -55,7 +55,7 @@ TEST(WorkPoolTest, ManyThreadsAdd) {
   std::atomic<int> num_done{0};
   std::atomic<int> num_taken{0};
   {
-    WorkPool pool(2, 8);
+    WorkPool pool("test", 2, 8);
     std::vector<std::thread> adders;
     for (int i = 0; i < 4; ++i) {
       adders.emplace_back([&] {

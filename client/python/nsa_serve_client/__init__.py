@@ -12,7 +12,17 @@ from nsa_serve_client.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from nsa_serve_client.events import Completion, Delta, Event, Finish, Progress, Usage
+from nsa_serve_client.events import (
+    Completion,
+    Delta,
+    Event,
+    Finish,
+    Progress,
+    PromptLogprobs,
+    TokenLogprob,
+    TokenLogprobs,
+    Usage,
+)
 from nsa_serve_client.requests import Message, Options
 from nsa_serve_client.sync import Client, Stream
 
@@ -32,10 +42,13 @@ __all__ = [
     "Message",
     "Options",
     "Progress",
+    "PromptLogprobs",
     "ResourceExhaustedError",
     "Retry",
     "Stream",
     "Tls",
+    "TokenLogprob",
+    "TokenLogprobs",
     "UnauthenticatedError",
     "UnavailableError",
     "Usage",

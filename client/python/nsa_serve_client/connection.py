@@ -38,7 +38,8 @@ class Tls:
 class Retry:
     """How often a call that was refused before its first message is made again.
 
-    A full server says when to come back, which is heeded; else waits double from `first_wait_s`. A
+    A full server says when to come back, which is heeded (one that does not say could never serve the
+    call); waits for one that does not answer double from `first_wait_s`. A
     quarter is drawn on top, so that clients do not come back together. No wait outlives the timeout.
     """
 
@@ -51,6 +52,8 @@ class Retry:
         if not isinstance(error, _RETRIED) or attempt >= self.max_attempts:
             return None
         wait = error.retry_after_s
+        if wait is None and isinstance(error, errors.ResourceExhaustedError):
+            return None  # it can never be served
         if wait is None:
             wait = self.first_wait_s * 2 ** (attempt - 1)
         wait = min(wait, self.longest_wait_s) * random.uniform(1, 1.25)
@@ -90,13 +93,16 @@ class ClientBase:
 
     def _generate(self, prompt: Prompt, timeout: float | None, options: Mapping[str, object]):
         """What a stream is made of: how to start its call, when to try again, until when."""
+        options = dict(options)
+        traceparent = options.pop("traceparent", None)
+        headers = self._metadata
+        if traceparent is not None:
+            headers = (*headers, ("traceparent", traceparent))
         request = generate_request(prompt, options)
         deadline = deadline_after(timeout)
 
         def start():
-            return self._stub.Generate(
-                request, timeout=seconds_left(deadline), metadata=self._metadata
-            )
+            return self._stub.Generate(request, timeout=seconds_left(deadline), metadata=headers)
 
         return start, self._retry, deadline
 

@@ -1,6 +1,7 @@
 """What a stream gives, and how its parts join to completions."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Literal
 
 from nsa.v1 import inference_pb2 as pb
@@ -27,12 +28,43 @@ class Progress:
 
 
 @dataclasses.dataclass(frozen=True)
+class TokenLogprob:
+    """A token, the bytes that it stands for (they may be part of a character), and the natural logarithm of
+    its probability, as the model has it: before penalties, biases, bans and temperature."""
+
+    token_id: int
+    token: bytes
+    logprob: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenLogprobs(TokenLogprob):
+    """A token of a text with its rank among all (1: the likeliest), and the likeliest in order."""
+
+    rank: int
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Delta:
-    """More of completion `index`. Whole characters; token ids only with the option token_ids."""
+    """More of completion `index`. Whole characters; token ids only with the option token_ids.
+
+    `logprobs`, with the option of that name, come as tokens do: before the text where that lags behind.
+    """
 
     text: str
     token_ids: tuple[int, ...] = ()
     index: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptLogprobs:
+    """Of consecutive prompt tokens, the first of which is at `position`; all join to those from 1 on.
+    Only with the option prompt_logprobs."""
+
+    position: int
+    tokens: tuple[TokenLogprobs, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +79,7 @@ class Finish:
     index: int = 0
 
 
-Event = Progress | Delta | Finish
+Event = Progress | PromptLogprobs | Delta | Finish
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +89,9 @@ class Completion:
     text: str
     token_ids: tuple[int, ...]
     finish: Finish
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    #: Of the prompt's tokens but the first; the same for each of n completions.
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
     @property
     def usage(self) -> Usage:
@@ -82,6 +117,16 @@ def _finish(message: pb.Finished) -> Finish:
     )  # fmt: skip
 
 
+def _logprobs(messages: Iterable[pb.TokenLogprobs]) -> tuple[TokenLogprobs, ...]:
+    return tuple(
+        TokenLogprobs(
+            m.token.token_id, m.token.token, m.token.logprob, m.rank,
+            tuple(TokenLogprob(t.token_id, t.token, t.logprob) for t in m.top),
+        )
+        for m in messages
+    )  # fmt: skip
+
+
 def from_message(message: pb.GenerateResponse) -> Event | None:
     """None for an event that this version does not know."""
     match message.WhichOneof("event"):
@@ -90,7 +135,12 @@ def from_message(message: pb.GenerateResponse) -> Event | None:
             return Progress(progress.processed_tokens, progress.prompt_tokens)
         case "delta":
             delta = message.delta
-            return Delta(delta.text, tuple(delta.token_ids), delta.index)
+            return Delta(
+                delta.text, tuple(delta.token_ids), delta.index, _logprobs(delta.logprobs)
+            )
+        case "prompt_logprobs":
+            part = message.prompt_logprobs
+            return PromptLogprobs(part.position, _logprobs(part.tokens))
         case "finished":
             return _finish(message.finished)
     return None
@@ -102,19 +152,28 @@ class Collector:
     def __init__(self):
         self._texts: dict[int, list[str]] = {}
         self._token_ids: dict[int, list[int]] = {}
+        self._logprobs: dict[int, list[TokenLogprobs]] = {}
+        self._prompt_logprobs: list[TokenLogprobs] = []
         self._ends: dict[int, Finish] = {}
 
     def add(self, event: Event) -> None:
         if isinstance(event, Delta):
             self._texts.setdefault(event.index, []).append(event.text)
             self._token_ids.setdefault(event.index, []).extend(event.token_ids)
+            self._logprobs.setdefault(event.index, []).extend(event.logprobs)
+        elif isinstance(event, PromptLogprobs):
+            self._prompt_logprobs.extend(event.tokens)
         elif isinstance(event, Finish):
             self._ends[event.index] = event
 
     def completions(self) -> list[Completion]:
         return [
             Completion(
-                "".join(self._texts.get(index, [])), tuple(self._token_ids.get(index, [])), end
+                "".join(self._texts.get(index, [])),
+                tuple(self._token_ids.get(index, [])),
+                end,
+                tuple(self._logprobs.get(index, [])),
+                tuple(self._prompt_logprobs),
             )
             for index, end in sorted(self._ends.items())
         ]

@@ -30,6 +30,8 @@ class Options(TypedDict, total=False):
     bad_words: Iterable[str]
     seed: int
     n: int
+    logprobs: int
+    prompt_logprobs: int
     # Stopping
     max_tokens: int
     min_tokens: int
@@ -41,6 +43,7 @@ class Options(TypedDict, total=False):
     token_ids: bool
     prefill_progress: bool
     skip_special_tokens: bool
+    spaces_between_special_tokens: bool
     # The form of the completion: one of these
     json_schema: str
     json_object: bool
@@ -57,16 +60,21 @@ class Options(TypedDict, total=False):
     bypass_prefix_cache: bool
     parse_special_tokens: bool
     add_special_tokens: bool
+    # The caller's place in a trace (W3C traceparent), which the server's spans then join
+    traceparent: str
 
 
 _SAMPLING = {
     "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
     "repetition_penalty", "allowed_token_ids", "bad_words", "seed", "n",
+    "logprobs", "prompt_logprobs",
 }  # fmt: skip
 _STOPPING = {
     "max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos", "include_stop_str_in_output",
 }  # fmt: skip
-_RESPONSE = {"token_ids", "prefill_progress", "skip_special_tokens"}
+_RESPONSE = {
+    "token_ids", "prefill_progress", "skip_special_tokens", "spaces_between_special_tokens",
+}  # fmt: skip
 _STRUCTURED = {"json_schema", "json_object", "regex", "grammar"}
 _REQUEST = {
     "request_id", "priority", "cache_salt", "bypass_prefix_cache", "parse_special_tokens",
