@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -153,9 +154,40 @@ TEST_F(CApiRefusalTest, SequencesAndSelection) {
   Expect(nsa_grad_selected_attention_backward, call_, "selected[100] has block -2");
 }
 
+TEST_F(CApiRefusalTest, TypesAndStreamsOfTheCpu) {
+  nsa_grad_attention call = call_;
+  call.dtype = NSA_BFLOAT16;
+  Expect(nsa_grad_window_attention_forward, call, "bfloat16, which this context does not serve");
+  call.dtype = 7;
+  Expect(nsa_grad_window_attention_forward, call, "dtype is 7");
+  EXPECT_EQ(nsa_context_set_stream(handle_.get(), nullptr), -1);
+  EXPECT_THAT(nsa_last_error(), HasSubstr("no streams"));
+  EXPECT_EQ(nsa_context_set_stream(nullptr, nullptr), -1);
+}
+
+TEST_F(CApiRefusalTest, WithoutAGpu) {
+  const ContextHandle handle(nsa_context_create_cuda());
+  if (handle != nullptr) GTEST_SKIP() << "there is a GPU";
+  EXPECT_STRNE(nsa_last_error(), "");
+}
+
 TEST_F(CApiRefusalTest, Threads) {
   EXPECT_EQ(nsa_context_create(0), nullptr);
   EXPECT_THAT(nsa_last_error(), HasSubstr("num_threads is 0"));
+}
+
+// As callers were written before there were types.
+TEST(CApiTest, AStructWithoutATypeIsFloat32) {
+  const ContextHandle handle(nsa_context_create(1));
+  GradBatch<float> expected(SmallCase(Branch::kWindow)), actual(SmallCase(Branch::kWindow));
+  const nsa_grad_attention whole = CallOf(expected);
+  nsa_grad_attention call = CallOf(actual);
+  call.size = offsetof(nsa_grad_attention, dtype);
+  call.dtype = 7;  // lies behind the caller's struct
+  ASSERT_EQ(nsa_grad_window_attention_forward(handle.get(), &whole), 0) << nsa_last_error();
+  ASSERT_EQ(nsa_grad_window_attention_forward(handle.get(), &call), 0) << nsa_last_error();
+  EXPECT_EQ(expected.out, actual.out);
+  EXPECT_EQ(expected.lse, actual.lse);
 }
 
 TEST(CApiTest, Windows) {
