@@ -38,8 +38,9 @@ struct GradBackward {
 /// How dK and dV are cut: a key tile's queries, in rising order, into items of `max_queries`. Where
 /// it has several, each leaves its sums in a slot of its own, and these are added in order.
 struct GradPlan {
-  int64_t num_tiles;     // key tiles of all KV heads
-  int64_t max_items;     // that there can be
+  int64_t num_tiles;  // key tiles of all KV heads
+  int64_t max_items;  // that there can be
+  int64_t max_slots;
   int max_queries;       // of an item
   int32_t* item_begins;  // [num_tiles + 1]
   int32_t* slot_begins;  // [num_tiles + 1]

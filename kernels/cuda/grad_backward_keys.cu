@@ -47,6 +47,7 @@ NSA_DEVICE KeyItem ItemOfCta(const GradShape& s, const GradPlan& plan) {
   item.tile = KeyTileAt(s, place.remainder, static_cast<int>(place.quotient));
   item.index = low;
   item.slot = is_part ? plan.slot_begins[low] + part : -1;
+  DeviceCheck(item.slot >= (is_part ? 0 : -1) && item.slot < plan.max_slots);
   item.begin = part * plan.max_queries;
   item.end = is_part ? item.begin + plan.max_queries : INT32_MAX;
   return item;
@@ -109,8 +110,9 @@ NSA_DEVICE void CopyStep(const GradBackward& call, const KeyItem& item, int tile
   const int first_position = tile * kMaskQueries;
   const auto row_of = [&](int line) {
     const Split place = SplitIndex(first + line, s.group);
-    const int64_t token = t.token + first_position + shared.list[place.quotient];
-    return QueryRow(s, token, t.kv_head, static_cast<int>(place.remainder));
+    const int position = first_position + shared.list[place.quotient];
+    DeviceCheck(position < t.positions.end);
+    return QueryRow(s, t.token + position, t.kv_head, static_cast<int>(place.remainder));
   };
   const auto* q = static_cast<const Bf16*>(call.q);
   const auto* grad_out = static_cast<const Bf16*>(call.grad_out);
@@ -263,6 +265,7 @@ NSA_KERNEL(kGradThreads) AddSlotsKernel(NSA_ARGS KeysArgs args) {
   const GradPlan& plan = args.plan;
   const int64_t begin = plan.slot_begins[CtaX()], end = plan.slot_begins[CtaX() + 1];
   if (begin == end) return;
+  DeviceCheck(begin >= 0 && end <= plan.max_slots);
   const Split place = SplitIndex(CtaX(), s.totals.key_tile);
   const KeyTile t = KeyTileAt(s, place.remainder, static_cast<int>(place.quotient));
   const int dims = s.dim_k + s.dim_v;

@@ -286,6 +286,7 @@ void GradDevice::AttentionBackward(const grad::DeviceAttention& attention,
       static_cast<int>(std::clamp<int64_t>(limits_.item_lines / s.group, 1, INT32_MAX));
   const PlanSizes sizes = has_tensors ? SizesOfPlan(host, plan.max_queries) : PlanSizes{};
   plan.max_items = sizes.items;
+  plan.max_slots = sizes.slots;
   Pieces pieces;
   const int64_t places = pieces.Add(PlacesBytes(host)), masks = pieces.Add(MaskBytes(host));
   const int64_t deltas = pieces.Add(4 * s.totals.token * s.num_q_heads);
