@@ -9,8 +9,10 @@
 namespace nsa::kernels::cuda {
 namespace {
 
-/// Lines that meet a key tile at once: two steps of the products over lines.
-constexpr int kStepLines = 32;
+/// Lines that meet a key tile at once: two steps of the products over lines, or one where sums of
+/// more columns take the registers.
+constexpr int kMaxStepLines = 32;
+constexpr int StepLines(int dim_k) { return dim_k > 128 ? 16 : kMaxStepLines; }
 /// Mask tiles whose queries are listed at once: a lane each.
 constexpr int kListTiles = kWarpSize;
 
@@ -63,15 +65,15 @@ struct StepLine {
 struct KeysShared {
   Bf16* k;
   Bf16* v;
-  Bf16* q;          // [2, kStepLines, ·]
-  Bf16* grad_out;   // [2, kStepLines, ·]
-  StepLine* lines;  // [2, kStepLines]
+  Bf16* q;          // [2, StepLines(kDimK), ·]
+  Bf16* grad_out;   // [2, StepLines(kDimK), ·]
+  StepLine* lines;  // [2, StepLines(kDimK)]
   uint16_t* list;   // queries, from the first of kListTiles mask tiles
 };
 
 /// Lists those queries of kListTiles mask tiles from `tile` on that belong to the item; returns how
 /// many they are, and adds those that see the key tile to `passed`. Each warp counts for itself,
-/// and writes what two lanes of eight found.
+/// and writes what a quarter of its lanes found.
 NSA_DEVICE int ListQueries(const GradShape& s, const KeyItem& item, int tile, int end_tile,
                            int& passed, uint16_t* list) {
   const int mine = tile + LaneIndex();
@@ -105,6 +107,7 @@ NSA_DEVICE int ListQueries(const GradShape& s, const KeyItem& item, int tile, in
 template <int kDimK, int kDimV>
 NSA_DEVICE void CopyStep(const GradBackward& call, const KeyItem& item, int tile, int first,
                          int num_lines, const KeysShared& shared, int turn) {
+  constexpr int kStepLines = StepLines(kDimK);
   const GradShape& s = call.shape;
   const KeyTile& t = item.tile;
   const int first_position = tile * kMaskQueries;
@@ -143,6 +146,7 @@ struct KeySums {
 };
 
 /// Scores of 16 keys by the step's lines become probabilities, and grad_p their scores' gradients.
+template <int kStepLines>
 NSA_DEVICE void ToProbabilities(const StepLine* lines, float factor,
                                 float (&scores)[kStepLines / 8][4],
                                 float (&grad_p)[kStepLines / 8][4]) {
@@ -164,6 +168,7 @@ NSA_DEVICE void ToProbabilities(const StepLine* lines, float factor,
 template <int kDimK, int kDimV>
 NSA_DEVICE void AddStep(const GradShape& s, const KeysShared& shared, int turn,
                         KeySums<kDimK, kDimV>& sums) {
+  constexpr int kStepLines = StepLines(kDimK);
   const Bf16* q = shared.q + turn * kStepLines * Pitch(kDimK);
   const Bf16* grad_out = shared.grad_out + turn * kStepLines * Pitch(kDimV);
   const int first_key = WarpIndex() * 16;
@@ -208,6 +213,7 @@ NSA_DEVICE void StoreKeys(const GradShape& s, const KeyItem& item, const GradPla
 template <int kDimK, int kDimV>
 NSA_KERNEL(kGradThreads)
 KeysKernel(NSA_ARGS KeysArgs args) {
+  constexpr int kStepLines = StepLines(kDimK);
   const GradBackward& call = args.call;
   const GradShape& s = call.shape;
   SharedArena arena;
@@ -350,7 +356,7 @@ void GradAttentionKeys(Stream& stream, DType dtype, bool has_tensors, const Grad
   }
   const KeysArgs args = {call, plan};
   WithTensorDims(s.dim_k, s.dim_v, [&](auto k, auto v) {
-    constexpr int64_t kRows = kTileKeys + 2 * kStepLines;
+    constexpr int kStepLines = StepLines(k.kValue), kRows = kTileKeys + 2 * kStepLines;
     Launch(stream,
            {.name = "grad_keys",
             .grid_x = plan.max_items,
