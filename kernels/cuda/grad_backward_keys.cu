@@ -177,7 +177,7 @@ NSA_DEVICE void AddStep(const GradShape& s, const KeysShared& shared, int turn,
   Clear(ds);
   MultiplyRows<kDimK>(shared.k + first_key * Pitch(kDimK), q, p);
   MultiplyRows<kDimV>(shared.v + first_key * Pitch(kDimV), grad_out, ds);
-  ToProbabilities(shared.lines + turn * kStepLines, s.scale * kLog2E, p, ds);
+  ToProbabilities<kStepLines>(shared.lines + turn * kStepLines, s.scale * kLog2E, p, ds);
   MultiplyWeights<kDimV>(p, grad_out, sums.grad_v);
   MultiplyWeights<kDimK>(ds, q, sums.grad_k);
 }

@@ -63,9 +63,7 @@ template <int kDimK, int kDimV>
 NSA_KERNEL(kGradThreads)
 QueriesKernel(NSA_ARGS GradBackward call) {
   const GradShape& s = call.shape;
-  const Split place = SplitIndex(CtaX(), s.num_kv_heads);
-  const LineTile t =
-      LineTileAt(s, s.totals.line_tile - 1 - place.quotient, static_cast<int>(place.remainder));
+  const LineTile t = LineTileOfCta(s);
   SharedArena arena;
   auto* q = arena.Take<Bf16>(kTileLines * Pitch(kDimK));
   auto* grad_out = arena.Take<Bf16>(kTileLines * Pitch(kDimV));

@@ -76,15 +76,13 @@ NSA_DEVICE void StoreOut(const GradForward& call, const LaneLine (&lines)[2],
   StoreLines<kDimV>(lines, factors, softmax.out, call.shape.dim_v, static_cast<Bf16*>(call.out));
 }
 
-/// CTA (i): line tile and KV head i, the last first: they see most. A warp has 16 lines; key tiles
-/// come by one after the other, keys while the values before are worked on, and the reverse.
+/// A line tile and KV head a CTA, 16 lines a warp; key tiles come by one after the other, keys
+/// while the values before are worked on, and the reverse.
 template <int kDimK, int kDimV>
 NSA_KERNEL(kGradThreads)
 ForwardKernel(NSA_ARGS GradForward call) {
   const GradShape& s = call.shape;
-  const Split place = SplitIndex(CtaX(), s.num_kv_heads);
-  const LineTile t =
-      LineTileAt(s, s.totals.line_tile - 1 - place.quotient, static_cast<int>(place.remainder));
+  const LineTile t = LineTileOfCta(s);
   SharedArena arena;
   auto* q = arena.Take<Bf16>(kTileLines * Pitch(kDimK));
   auto* k = arena.Take<Bf16>(kTileKeys * Pitch(kDimK));

@@ -93,6 +93,12 @@ NSA_DEVICE void Clear(float (&sums)[kTiles][4]) {
   for (int i = 0; i < 4 * kTiles; ++i) sums[i / 4][i % 4] = 0;
 }
 
+/// CTA (i): line tile and KV head i, the last first, as they see most.
+NSA_DEVICE LineTile LineTileOfCta(const GradShape& s) {
+  const Split place = SplitIndex(CtaX(), s.num_kv_heads);
+  return LineTileAt(s, s.totals.line_tile - 1 - place.quotient, static_cast<int>(place.remainder));
+}
+
 /// One of a lane's two rows of a line tile.
 struct LaneLine {
   bool is_there;

@@ -4,60 +4,17 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "kernels/c_api.h"
 #include "tests/cuda_host/device_memory.h"
 #include "tests/cuda_host/grad_world.h"
+#include "tests/kernels/grad_call.h"
 
 namespace nsa::kernels::grad {
 namespace {
 
 using testing::HasSubstr;
-
-struct DestroyContext {
-  void operator()(nsa_context* context) const { nsa_context_destroy(context); }
-};
-using ContextHandle = std::unique_ptr<nsa_context, DestroyContext>;
-
-using Function = int32_t (*)(nsa_context*, const nsa_grad_attention*);
-
-struct Functions {
-  Branch branch;
-  Function forward;
-  Function backward;
-};
-
-constexpr Functions kFunctions[] = {
-    {Branch::kCompressed, nsa_grad_cmp_attention_forward, nsa_grad_cmp_attention_backward},
-    {Branch::kSelected, nsa_grad_selected_attention_forward, nsa_grad_selected_attention_backward},
-    {Branch::kWindow, nsa_grad_window_attention_forward, nsa_grad_window_attention_backward}};
-
-GradCase SmallCase(Branch branch) {
-  return {"", branch, {90, 40}, 2, 1, 16, 24, {32, 16, 64, 4, 1, 2, 33}};
-}
-
-nsa_grad_attention SizesOf(const GradBatch<double>& batch) {
-  nsa_grad_attention call = {};
-  call.size = sizeof(call);
-  call.num_sequences = batch.input.sequences.num_sequences;
-  call.cu_seqlens = batch.input.sequences.cu_seqlens;
-  call.num_q_heads = batch.input.heads.num_q_heads;
-  call.num_kv_heads = batch.input.heads.num_kv_heads;
-  call.head_dim_k = batch.input.heads.head_dim_k;
-  call.head_dim_v = batch.input.heads.head_dim_v;
-  const AttentionSpec& spec = batch.input.spec;
-  call.compression_length = spec.length;
-  call.compression_stride = spec.stride;
-  call.sel_block_size = spec.sel_block_size;
-  call.num_selected_blocks = spec.num_selected_blocks;
-  call.num_initial_blocks = spec.num_initial_blocks;
-  call.num_local_blocks = spec.num_local_blocks;
-  call.window_size = spec.window_size;
-  call.scale = spec.scale;
-  return call;
-}
 
 // Pointers of a call are typed as floats whatever their elements are.
 const float* In(Elements& elements) { return static_cast<const float*>(elements.data()); }
@@ -68,15 +25,15 @@ TEST(CudaGradDeviceTest, TheCApiGivesTheBitsOfTheOperators) {
   ASSERT_NE(handle, nullptr) << nsa_last_error();
   ASSERT_EQ(nsa_context_set_stream(handle.get(), nullptr), 0) << nsa_last_error();
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const Functions& functions : kFunctions) {
-      const RoundedBatch batch(SmallCase(functions.branch), dtype);
+    for (const GradFunctions& functions : kGradFunctions) {
+      const RoundedBatch batch(SmallGradCase(functions.branch), dtype);
       const DeviceResults expected = RunDevice(*OpenDevice(), batch, dtype);
       Elements q(dtype, batch.q), k(dtype, batch.k), v(dtype, batch.v);
       Elements grad_out(dtype, batch.grad_out), out(dtype, batch.out);
       Elements grad_q(dtype, batch.q), grad_k(dtype, batch.k), grad_v(dtype, batch.v);
       std::vector<float> lse(batch.lse.size());
       std::vector<int32_t> selected = batch.selected;
-      nsa_grad_attention call = SizesOf(batch);
+      nsa_grad_attention call = SizesOfCall(batch);
       call.dtype = dtype == DType::kF32 ? NSA_FLOAT32 : NSA_BFLOAT16;
       call.q = In(q);
       call.k = In(k);
@@ -109,8 +66,8 @@ class CudaGradRefusalTest : public testing::Test {
   }
 
   const ContextHandle handle_{nsa_context_create_cuda()};
-  const RoundedBatch batch_{SmallCase(Branch::kWindow), DType::kF32};
-  nsa_grad_attention call_ = SizesOf(batch_);
+  const RoundedBatch batch_{SmallGradCase(Branch::kWindow), DType::kF32};
+  nsa_grad_attention call_ = SizesOfCall(batch_);
 };
 
 TEST_F(CudaGradRefusalTest, WhatKernelsCannotCount) {

@@ -5,43 +5,10 @@
 
 #include "tests/cuda_host/grad_world.h"
 #include "tests/cuda_host/orders.h"
+#include "tests/kernels/grad_windows_cases.h"
 
 namespace nsa::kernels::grad {
 namespace {
-
-struct WindowsCase {
-  std::vector<int64_t> cu_seqlens;
-  int num_heads;
-  int head_dim;
-  int length;
-  int stride;
-
-  WindowsShape shape() const {
-    return {{cu_seqlens.data(), static_cast<int64_t>(cu_seqlens.size()) - 1},
-            num_heads,
-            head_dim,
-            length,
-            stride};
-  }
-  int64_t num_windows() const {
-    int64_t count = 0;
-    for (size_t s = 0; s + 1 < cu_seqlens.size(); ++s) {
-      count += NumWindows(cu_seqlens[s + 1] - cu_seqlens[s], length, stride);
-    }
-    return count;
-  }
-};
-
-// The last has more windows than one part of grad_position takes.
-std::vector<WindowsCase> Cases() {
-  return {{{0, 100, 131, 163, 163, 400}, 2, 64, 32, 16},
-          {{0, 200}, 1, 19, 8, 4},
-          {{0, 5, 133}, 3, 33, 64, 64},
-          {{0, 7}, 1, 16, 32, 16},
-          {{0}, 1, 16, 32, 16},
-          {{0, 130}, 2, 1, 12, 3},
-          {{0, 290}, 1, 3, 4, 1}};
-}
 
 /// Results, one after the other: gathered, grad_x, grad_position, means, grad_x of means.
 constexpr int kNumResults = 5;
@@ -104,7 +71,7 @@ std::vector<std::vector<float>> RunDevice(const WindowsCase& c, DType dtype) {
 
 TEST(CudaGradWindowsTest, MatchesTheReferenceInDouble) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const WindowsCase& c : Cases()) {
+    for (const WindowsCase& c : WindowsCases()) {
       const auto expected = RunReference(c, dtype);
       const auto actual = RunDevice(c, dtype);
       for (int i = 0; i < kNumResults; ++i) {
@@ -120,7 +87,7 @@ TEST(CudaGradWindowsTest, HasNoRaces) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     cuda_host::InEveryOrder([&] {
       std::vector<float> all;
-      for (const auto& result : RunDevice(Cases()[1], dtype)) {
+      for (const auto& result : RunDevice(WindowsCases()[1], dtype)) {
         all.insert(all.end(), result.begin(), result.end());
       }
       return all;

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -108,23 +107,6 @@ inline DeviceResults RunDevice(Device& device, const GradBatch<double>& batch, D
                                          grad_k.data(), grad_v.data()});
   }
   return {out.values(), lse, grad_q.values(), grad_k.values(), grad_v.values(), selected};
-}
-
-/// The largest difference is at most the tolerance's part of the largest expected magnitude.
-inline void ExpectNear(const std::vector<double>& expected, const std::vector<float>& actual,
-                       double tolerance, const char* what) {
-  ASSERT_EQ(expected.size(), actual.size()) << what;
-  double scale = 1e-30, difference = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    if (std::isinf(expected[i])) {
-      ASSERT_EQ(expected[i], actual[i]) << what << ' ' << i;
-      continue;
-    }
-    ASSERT_FALSE(std::isnan(actual[i])) << what << ' ' << i;
-    scale = std::max(scale, std::abs(expected[i]));
-    difference = std::max(difference, std::abs(expected[i] - actual[i]));
-  }
-  EXPECT_LE(difference, tolerance * scale) << what;
 }
 
 inline void ExpectNear(const GradBatch<double>& expected, const DeviceResults& actual,
