@@ -2,19 +2,20 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <exception>
 #include <memory>
 #include <string>
 #include <utility>
 
-#include "kernels/cpu/cpu.h"
+#include "kernels/grad/device.h"
 #include "kernels/grad/grad_attention.h"
 #include "kernels/grad/grad_windows.h"
 
 struct nsa_context {
-  explicit nsa_context(int num_threads) : cpu(num_threads) {}
-  nsa::kernels::cpu::Context cpu;
+  std::unique_ptr<nsa::kernels::grad::Device> device;
 };
 
 namespace nsa::kernels {
@@ -66,13 +67,31 @@ grad::PackedSequences Sequences(const int64_t* cu_seqlens, int64_t num_sequences
   return {cu_seqlens, num_sequences};
 }
 
+/// The call as this version has it.
 template <typename Call>
-void CheckCall(const nsa_context* context, const Call* call) {
+Call CheckedCall(const nsa_context* context, const Call* call) {
+  constexpr int64_t kWithoutType = offsetof(Call, dtype);
   Require(context != nullptr, "context is null");
   Require(call != nullptr, "call is null");
-  Require(call->size == sizeof(Call), "size is " + std::to_string(call->size) + ", not " +
-                                          std::to_string(sizeof(Call)) +
-                                          ": the caller was written for another version");
+  Require(call->size == sizeof(Call) || call->size == kWithoutType,
+          "size is " + std::to_string(call->size) + ", not " + std::to_string(sizeof(Call)) +
+              ": the caller was written for another version");
+  Call checked = {};
+  std::memcpy(&checked, call, static_cast<size_t>(call->size));
+  return checked;
+}
+
+DType TypeOf(const grad::Device& device, int64_t dtype) {
+  Require(dtype == NSA_FLOAT32 || dtype == NSA_BFLOAT16, "dtype is " + std::to_string(dtype));
+  const DType type = dtype == NSA_FLOAT32 ? DType::kF32 : DType::kBF16;
+  Require(device.Serves(type), "dtype is bfloat16, which this context does not serve");
+  return type;
+}
+
+/// So that kernels may count `count` of `what` in 31 bits, where they do.
+void CheckCount(const grad::Device& device, const char* what, int64_t a, int64_t b) {
+  Require(device.is_host() || a <= INT32_MAX / std::max<int64_t>(b, 1),
+          std::string("a GPU takes fewer than 2^31 ") + what);
 }
 
 grad::WindowsShape ShapeOf(const nsa_grad_windows& call) {
@@ -95,7 +114,7 @@ int64_t CountWindows(const grad::WindowsShape& shape) {
   return count;
 }
 
-void CheckSelected(const grad::AttentionInput<float>& input) {
+void CheckSelected(const grad::AttentionInput<void>& input) {
   const int64_t row = int64_t{input.heads.num_kv_heads} * input.spec.num_selected_blocks;
   for (int64_t s = 0; s < input.sequences.num_sequences; ++s) {
     const int64_t length = input.sequences.Length(s);
@@ -110,7 +129,7 @@ void CheckSelected(const grad::AttentionInput<float>& input) {
   }
 }
 
-void ReadSpec(const nsa_grad_attention& call, grad::AttentionInput<float>& input) {
+void ReadSpec(const nsa_grad_attention& call, grad::AttentionInput<void>& input) {
   grad::AttentionSpec& spec = input.spec;
   Require(call.scale > 0 && std::isfinite(call.scale),
           "scale is " + std::to_string(call.scale) + ", not a positive number");
@@ -139,8 +158,11 @@ void ReadSpec(const nsa_grad_attention& call, grad::AttentionInput<float>& input
   spec.num_local_blocks = Size("num_local_blocks", call.num_local_blocks, 0);
 }
 
-grad::AttentionInput<float> InputOf(const nsa_grad_attention& call, grad::Branch branch) {
-  grad::AttentionInput<float> input;
+grad::DeviceAttention AttentionOf(const grad::Device& device, const nsa_grad_attention& call,
+                                  grad::Branch branch) {
+  grad::DeviceAttention attention;
+  attention.dtype = TypeOf(device, call.dtype);
+  grad::AttentionInput<void>& input = attention.input;
   input.branch = branch;
   input.sequences = Sequences(call.cu_seqlens, call.num_sequences);
   grad::HeadShape& heads = input.heads;
@@ -150,6 +172,10 @@ grad::AttentionInput<float> InputOf(const nsa_grad_attention& call, grad::Branch
   heads.head_dim_v = Size("head_dim_v", call.head_dim_v);
   Require(heads.num_q_heads % heads.num_kv_heads == 0 && heads.Group() <= grad::cpu::kMaxGroup,
           "num_q_heads is no multiple of num_kv_heads, or more than 64-fold");
+  Require(heads.head_dim_k + heads.head_dim_v <= device.max_head_dims(),
+          "head_dim_k and head_dim_v are more than " + std::to_string(device.max_head_dims()) +
+              " together");
+  CheckCount(device, "heads of tokens", input.sequences.num_tokens(), heads.num_q_heads);
   ReadSpec(call, input);
   int64_t num_keys = 0;
   for (int64_t s = 0; s < input.sequences.num_sequences; ++s) {
@@ -160,9 +186,9 @@ grad::AttentionInput<float> InputOf(const nsa_grad_attention& call, grad::Branch
   input.v = Given("v", call.v, num_keys);
   if (branch == grad::Branch::kSelected) {
     input.selected = Given("selected", call.selected, input.sequences.num_tokens());
-    CheckSelected(input);
+    if (device.is_host()) CheckSelected(input);
   }
-  return input;
+  return attention;
 }
 
 /// Runs `body`; what it throws becomes the last error.
@@ -177,101 +203,120 @@ int32_t Guarded(Body&& body) {
   }
 }
 
-int32_t Forward(nsa_context* context, const nsa_grad_attention* call, grad::Branch branch) {
+int32_t Forward(nsa_context* context, const nsa_grad_attention* given, grad::Branch branch) {
   return Guarded([&] {
-    CheckCall(context, call);
-    const grad::AttentionInput<float> input = InputOf(*call, branch);
-    const int64_t num_tokens = input.sequences.num_tokens();
+    const nsa_grad_attention call = CheckedCall(context, given);
+    const grad::DeviceAttention attention = AttentionOf(*context->device, call, branch);
+    const int64_t num_tokens = attention.input.sequences.num_tokens();
     const bool chooses = branch == grad::Branch::kCompressed;
-    grad::cpu::AttentionForward(
-        context->cpu, input,
-        {Given("out", call->out, num_tokens), Given("lse", call->lse, num_tokens),
-         chooses ? call->selected : nullptr});
+    context->device->AttentionForward(
+        attention, {Given("out", call.out, num_tokens), Given("lse", call.lse, num_tokens),
+                    chooses ? call.selected : nullptr});
   });
 }
 
-int32_t Backward(nsa_context* context, const nsa_grad_attention* call, grad::Branch branch) {
+int32_t Backward(nsa_context* context, const nsa_grad_attention* given, grad::Branch branch) {
   return Guarded([&] {
-    CheckCall(context, call);
-    const grad::AttentionInput<float> input = InputOf(*call, branch);
-    const int64_t num_tokens = input.sequences.num_tokens();
-    const int64_t num_keys = input.k == nullptr ? 0 : 1;
-    grad::cpu::AttentionBackward(
-        context->cpu, input,
-        {Given("out", call->out, num_tokens), Given("lse", call->lse, num_tokens),
-         Given("grad_out", call->grad_out, num_tokens), Given("grad_q", call->grad_q, num_tokens),
-         Given("grad_k", call->grad_k, num_keys), Given("grad_v", call->grad_v, num_keys)});
+    const nsa_grad_attention call = CheckedCall(context, given);
+    const grad::DeviceAttention attention = AttentionOf(*context->device, call, branch);
+    const int64_t num_tokens = attention.input.sequences.num_tokens();
+    const int64_t num_keys = attention.input.k == nullptr ? 0 : 1;
+    context->device->AttentionBackward(
+        attention,
+        {Given("out", call.out, num_tokens), Given("lse", call.lse, num_tokens),
+         Given("grad_out", call.grad_out, num_tokens), Given("grad_q", call.grad_q, num_tokens),
+         Given("grad_k", call.grad_k, num_keys), Given("grad_v", call.grad_v, num_keys)});
   });
+}
+
+using WindowsOperator = void (grad::Device::*)(const grad::DeviceWindows&);
+
+/// Of the windows' operators: reads x, or writes grad_x; has positions, or means.
+int32_t Windows(nsa_context* context, const nsa_grad_windows* given, bool is_forward,
+                bool has_position, WindowsOperator run) {
+  return Guarded([&] {
+    const nsa_grad_windows call = CheckedCall(context, given);
+    grad::Device& device = *context->device;
+    grad::DeviceWindows windows;
+    windows.dtype = TypeOf(device, call.dtype);
+    windows.shape = ShapeOf(call);
+    const int64_t count = CountWindows(windows.shape);
+    const int64_t num_tokens = windows.shape.sequences.num_tokens();
+    CheckCount(device, "tokens", num_tokens, 1);
+    CheckCount(device, "elements of a token", call.num_heads, call.head_dim);
+    CheckCount(device, "elements of a window", call.compression_length, call.head_dim);
+    if (is_forward) {
+      windows.x = Given("x", call.x, count);
+      if (has_position) windows.position = Given("position", call.position, count);
+      windows.windows = Given("windows", call.windows, count);
+    } else {
+      windows.grad_windows = Given("grad_windows", call.grad_windows, count);
+      windows.grad_x = Given("grad_x", call.grad_x, num_tokens);
+      if (has_position) windows.grad_position = Given("grad_position", call.grad_position, 1);
+    }
+    (device.*run)(windows);
+  });
+}
+
+/// A context for what was opened, or null.
+template <typename Open>
+nsa_context* CreateContext(Open&& open) {
+  nsa_context* context = nullptr;
+  Guarded([&] {
+    grad::OpenedDevice opened = open();
+    Require(opened.device != nullptr, opened.error);
+    context = std::make_unique<nsa_context>(nsa_context{std::move(opened.device)}).release();
+  });
+  return context;
 }
 
 }  // namespace
 }  // namespace nsa::kernels
 
 using nsa::kernels::Backward;
-using nsa::kernels::CheckCall;
-using nsa::kernels::CountWindows;
+using nsa::kernels::CreateContext;
 using nsa::kernels::Forward;
-using nsa::kernels::Given;
 using nsa::kernels::Guarded;
-using nsa::kernels::ShapeOf;
+using nsa::kernels::Require;
+using nsa::kernels::Windows;
 using nsa::kernels::grad::Branch;
+using nsa::kernels::grad::Device;
 
 extern "C" {
 
 nsa_context* nsa_context_create(int32_t num_threads) {
-  nsa_context* context = nullptr;
-  Guarded([&] {
-    nsa::kernels::Require(num_threads >= 1 && num_threads <= nsa::kernels::kMaxThreads,
-                          "num_threads is " + std::to_string(num_threads) + ", not in [1, 1024]");
-    context = std::make_unique<nsa_context>(num_threads).release();
+  return CreateContext([&] {
+    Require(num_threads >= 1 && num_threads <= nsa::kernels::kMaxThreads,
+            "num_threads is " + std::to_string(num_threads) + ", not in [1, 1024]");
+    return nsa::kernels::grad::OpenCpu(num_threads);
   });
-  return context;
 }
 
+nsa_context* nsa_context_create_cuda(void) { return CreateContext(nsa::kernels::grad::OpenCuda); }
+
 void nsa_context_destroy(nsa_context* context) { delete context; }
+
+int32_t nsa_context_set_stream(nsa_context* context, void* stream) {
+  return Guarded([&] {
+    Require(context != nullptr, "context is null");
+    Require(!context->device->is_host(), "the context is the CPU's, which has no streams");
+    context->device->SetStream(stream);
+  });
+}
 
 const char* nsa_last_error(void) { return nsa::kernels::last_error.c_str(); }
 
 int32_t nsa_grad_gather_windows_forward(nsa_context* context, const nsa_grad_windows* call) {
-  return Guarded([&] {
-    CheckCall(context, call);
-    const nsa::kernels::grad::WindowsShape shape = ShapeOf(*call);
-    const int64_t count = CountWindows(shape);
-    nsa::kernels::grad::cpu::GatherWindows(
-        context->cpu, {shape, Given("x", call->x, count), Given("position", call->position, count)},
-        Given("windows", call->windows, count));
-  });
+  return Windows(context, call, true, true, &Device::GatherWindows);
 }
-
 int32_t nsa_grad_gather_windows_backward(nsa_context* context, const nsa_grad_windows* call) {
-  return Guarded([&] {
-    CheckCall(context, call);
-    const nsa::kernels::grad::WindowsShape shape = ShapeOf(*call);
-    nsa::kernels::grad::cpu::GatherWindowsBackward(
-        context->cpu, {shape, Given("grad_windows", call->grad_windows, CountWindows(shape)),
-                       Given("grad_x", call->grad_x, shape.sequences.num_tokens()),
-                       Given("grad_position", call->grad_position, 1)});
-  });
+  return Windows(context, call, false, true, &Device::GatherWindowsBackward);
 }
-
 int32_t nsa_grad_mean_windows_forward(nsa_context* context, const nsa_grad_windows* call) {
-  return Guarded([&] {
-    CheckCall(context, call);
-    const nsa::kernels::grad::WindowsShape shape = ShapeOf(*call);
-    const int64_t count = CountWindows(shape);
-    nsa::kernels::grad::cpu::MeanWindows(context->cpu, shape, Given("x", call->x, count),
-                                         Given("windows", call->windows, count));
-  });
+  return Windows(context, call, true, false, &Device::MeanWindows);
 }
-
 int32_t nsa_grad_mean_windows_backward(nsa_context* context, const nsa_grad_windows* call) {
-  return Guarded([&] {
-    CheckCall(context, call);
-    const nsa::kernels::grad::WindowsShape shape = ShapeOf(*call);
-    nsa::kernels::grad::cpu::MeanWindowsBackward(
-        context->cpu, shape, Given("grad_windows", call->grad_windows, CountWindows(shape)),
-        Given("grad_x", call->grad_x, shape.sequences.num_tokens()));
-  });
+  return Windows(context, call, false, false, &Device::MeanWindowsBackward);
 }
 
 int32_t nsa_grad_cmp_attention_forward(nsa_context* context, const nsa_grad_attention* call) {

@@ -7,6 +7,11 @@
 /// dense float32 in the layouts of grad/grad_attention.h and grad/grad_windows.h, at any address
 /// that floats may have; nothing is kept after a call. Functions return 0, or −1 where an argument
 /// is refused; nsa_last_error() then tells which. One call at a time may use a context.
+///
+/// Of a GPU's context, all tensors are in its memory, and may be bfloat16 (`dtype`); cu_seqlens is
+/// the host's, and may be gone after a call. A call enqueues work on the context's stream and
+/// returns: tensors must stay until that is done. Entries of `selected` that name no block at or
+/// before the query are passed over, as nobody reads them in time to refuse them.
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -16,10 +21,20 @@ typedef struct nsa_context nsa_context;
 /// Threads and scratch memory for calls. num_threads ≥ 1 counts the calling thread. Null where it
 /// is refused.
 nsa_context* nsa_context_create(int32_t num_threads);
+/// For the first GPU that CUDA shows this process. Null where there is none, or the library was
+/// built without CUDA: nsa_last_error() tells.
+nsa_context* nsa_context_create_cuda(void);
 void nsa_context_destroy(nsa_context* context);
+
+/// A GPU's context: the cudaStream_t of calls from now on; null, as at first, is the default
+/// stream. Another one than before waits for what was enqueued there.
+int32_t nsa_context_set_stream(nsa_context* context, void* stream);
 
 /// What the calling thread's last failed call did not like; empty before the first.
 const char* nsa_last_error(void);
+
+/// Elements of a call's tensors. Log-sum-exps are float32 always.
+enum { NSA_FLOAT32 = 0, NSA_BFLOAT16 = 1 };
 
 /// W windows of all sequences, one after the other; S tokens.
 typedef struct {
@@ -36,6 +51,8 @@ typedef struct {
   const float* grad_windows;  // backward: as windows
   float* grad_x;              // backward: as x
   float* grad_position;       // backward of gather: as position
+  int64_t dtype;              // NSA_FLOAT32; of a GPU also NSA_BFLOAT16, in the place of floats.
+                              // A struct without it, with that size, is float32
 } nsa_grad_windows;
 
 int32_t nsa_grad_gather_windows_forward(nsa_context* context, const nsa_grad_windows* call);
@@ -73,6 +90,7 @@ typedef struct {
   float* grad_q;          // backward: as q
   float* grad_k;          // backward: as k
   float* grad_v;          // backward: as v
+  int64_t dtype;          // as in nsa_grad_windows
 } nsa_grad_attention;
 
 int32_t nsa_grad_cmp_attention_forward(nsa_context* context, const nsa_grad_attention* call);

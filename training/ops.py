@@ -1,9 +1,11 @@
 """NSA's attention branches for training, differentiable: kernels/grad through its C library, as
 torch.library custom operators `nsa::…`. Signatures and layouts are those of `training.equations`, which also
-serves where the library is missing or tensors are not float32 on the CPU.
+serves where the library is missing or takes no such tensors: it takes float32 on the CPU, and float32 or bfloat16
+on the first GPU where it was built with CUDA (`why_no_cuda` tells what is missing).
 
 The library is the file that NSA_KERNELS_LIBRARY names, else build/release/libnsa_kernels_c.so. Threads: as
-many as PyTorch's (torch.set_num_threads). Results do not depend on their number.
+many as PyTorch's (torch.set_num_threads). Results do not depend on their number. On a GPU, work is enqueued on
+PyTorch's current stream.
 """
 
 import ctypes
@@ -21,6 +23,8 @@ from training.equations import Spec, num_windows
 
 _DEFAULT = pathlib.Path(__file__).resolve().parents[1] / "build/release/libnsa_kernels_c.so"
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1}  # as kernels/c_api.h numbers them
+_DEVICES = ("cpu", "cuda")
 
 
 class _Call(ctypes.Structure):
@@ -50,6 +54,7 @@ class _Windows(_Call):
         ("grad_windows", _POINTER),
         ("grad_x", _POINTER),
         ("grad_position", _POINTER),
+        ("dtype", _INT),
     ]
 
 
@@ -80,11 +85,12 @@ class _Attention(_Call):
         ("grad_q", _POINTER),
         ("grad_k", _POINTER),
         ("grad_v", _POINTER),
+        ("dtype", _INT),
     ]
 
 
 def _address(x: Tensor) -> int:
-    assert x.is_contiguous() and x.device.type == "cpu" and x.dtype in (torch.float32, torch.int32)
+    assert x.is_contiguous() and x.device.type in _DEVICES and x.dtype in (*_DTYPES, torch.int32)
     return x.data_ptr()
 
 
@@ -98,7 +104,9 @@ def _library() -> ctypes.CDLL | None:
     library = ctypes.CDLL(str(path))
     library.nsa_last_error.restype = ctypes.c_char_p
     library.nsa_context_create.restype = _POINTER
+    library.nsa_context_create_cuda.restype = _POINTER
     library.nsa_context_destroy.argtypes = [_POINTER]
+    library.nsa_context_set_stream.argtypes = [_POINTER, _POINTER]
     return library
 
 
@@ -107,21 +115,51 @@ def has_library() -> bool:
 
 
 _lock = threading.Lock()  # one call at a time may use a context
-_contexts: dict[int, int] = {}  # by number of threads
+_contexts: dict[int, int] = {}  # the CPU's, by number of threads
 
 
-def _run(name: str, call: _Call) -> None:
-    """Raises ValueError with the library's own words where it refuses the call."""
-    library, threads = _library(), torch.get_num_threads()
+@functools.cache
+def _cuda_context() -> tuple[int | None, str]:
+    """The GPU's context, or why there is none."""
+    library = _library()
+    if library is None:
+        return None, "libnsa_kernels_c is not built"
+    context = library.nsa_context_create_cuda()
+    return context, "" if context else library.nsa_last_error().decode()
+
+
+def why_no_cuda() -> str:
+    """What keeps the operators from a GPU; empty where they run on one."""
+    return _cuda_context()[1]
+
+
+def _context(library: ctypes.CDLL, device: torch.device) -> int:
+    if device.type == "cuda":
+        context, error = _cuda_context()
+        if context and library.nsa_context_set_stream(context, torch.cuda.current_stream(device).cuda_stream) == 0:
+            return context
+        raise ValueError(error or library.nsa_last_error().decode())
+    threads = torch.get_num_threads()
+    if threads not in _contexts:
+        context = library.nsa_context_create(threads)
+        if not context:
+            raise ValueError(library.nsa_last_error().decode())
+        _contexts[threads] = context
+    return _contexts[threads]
+
+
+def _run(name: str, call: _Call, of: Tensor) -> None:
+    """On the device of `of`, and with its dtype. Raises ValueError with the library's own words where it refuses
+    the call."""
+    library = _library()
     assert library is not None, "the operators nsa::… need libnsa_kernels_c; training.ops falls back by itself"
+    tensors = [x for x in call._kept.values() if isinstance(x, Tensor)]
+    if any(x.device != of.device for x in tensors):
+        raise ValueError(f"{name}: tensors are on {sorted({str(x.device) for x in tensors})}")
+    call.dtype = _DTYPES[of.dtype]
     with _lock:
-        if threads not in _contexts:
-            context = library.nsa_context_create(threads)
-            if not context:
-                raise ValueError(library.nsa_last_error().decode())
-            _contexts[threads] = context
-        function = getattr(library, name)
-        if function(_POINTER(_contexts[threads]), ctypes.byref(call)) != 0:
+        context = _context(library, of.device)
+        if getattr(library, name)(_POINTER(context), ctypes.byref(call)) != 0:
             raise ValueError(f"{name}: {library.nsa_last_error().decode()}")
 
 
@@ -145,14 +183,14 @@ def _windows_call(x_shape, cu_seqlens, length: int, stride: int, **tensors) -> _
     )
 
 
-@torch.library.custom_op("nsa::gather_windows", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("nsa::gather_windows", mutates_args=(), device_types=_DEVICES)
 def _gather_windows(x: Tensor, position: Tensor, cu_seqlens: Sequence[int], length: int, stride: int) -> Tensor:
     if position.shape != (length, x.shape[2]):
         raise ValueError(f"position is {tuple(position.shape)}, not {(length, x.shape[2])}")
     x, position = x.contiguous(), position.contiguous()
     windows = x.new_empty(_total_windows(cu_seqlens, length, stride), x.shape[1], length * x.shape[2])
     call = _windows_call(x.shape, cu_seqlens, length, stride, x=x, position=position, windows=windows)
-    _run("nsa_grad_gather_windows_forward", call)
+    _run("nsa_grad_gather_windows_forward", call, x)
     return windows
 
 
@@ -161,14 +199,14 @@ def _(x, position, cu_seqlens, length, stride):
     return x.new_empty(_total_windows(cu_seqlens, length, stride), x.shape[1], length * x.shape[2])
 
 
-@torch.library.custom_op("nsa::gather_windows_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("nsa::gather_windows_backward", mutates_args=(), device_types=_DEVICES)
 def _gather_windows_backward(
     grad: Tensor, num_heads: int, head_dim: int, cu_seqlens: Sequence[int], length: int, stride: int
 ) -> tuple[Tensor, Tensor]:
     grad_x = grad.new_empty(cu_seqlens[-1], num_heads, head_dim)
     grad_position = grad.new_empty(length, head_dim)
     tensors = dict(grad_windows=grad.contiguous(), grad_x=grad_x, grad_position=grad_position)
-    _run("nsa_grad_gather_windows_backward", _windows_call(grad_x.shape, cu_seqlens, length, stride, **tensors))
+    _run("nsa_grad_gather_windows_backward", _windows_call(grad_x.shape, cu_seqlens, length, stride, **tensors), grad)
     return grad_x, grad_position
 
 
@@ -189,11 +227,11 @@ def _gather_windows_gradients(ctx, grad):
 _gather_windows.register_autograd(_gather_windows_gradients, setup_context=_save_windows)
 
 
-@torch.library.custom_op("nsa::mean_windows", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("nsa::mean_windows", mutates_args=(), device_types=_DEVICES)
 def _mean_windows(x: Tensor, cu_seqlens: Sequence[int], length: int, stride: int) -> Tensor:
     windows = x.new_empty(_total_windows(cu_seqlens, length, stride), *x.shape[1:])
     call = _windows_call(x.shape, cu_seqlens, length, stride, x=x.contiguous(), windows=windows)
-    _run("nsa_grad_mean_windows_forward", call)
+    _run("nsa_grad_mean_windows_forward", call, x)
     return windows
 
 
@@ -202,11 +240,11 @@ def _(x, cu_seqlens, length, stride):
     return x.new_empty(_total_windows(cu_seqlens, length, stride), *x.shape[1:])
 
 
-@torch.library.custom_op("nsa::mean_windows_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("nsa::mean_windows_backward", mutates_args=(), device_types=_DEVICES)
 def _mean_windows_backward(grad: Tensor, cu_seqlens: Sequence[int], length: int, stride: int) -> Tensor:
     grad_x = grad.new_empty(cu_seqlens[-1], *grad.shape[1:])
     tensors = dict(grad_windows=grad.contiguous(), grad_x=grad_x)
-    _run("nsa_grad_mean_windows_backward", _windows_call(grad_x.shape, cu_seqlens, length, stride, **tensors))
+    _run("nsa_grad_mean_windows_backward", _windows_call(grad_x.shape, cu_seqlens, length, stride, **tensors), grad)
     return grad_x
 
 
@@ -257,10 +295,10 @@ def _attention_call(q, k, v, cu_seqlens, spec: Sequence[int], scale: float, **te
 def _forward(branch: str, q, k, v, selected, cu_seqlens, spec, scale) -> tuple[Tensor, Tensor]:
     _check_shapes(q, k, v, cu_seqlens, _num_keys(branch, cu_seqlens, spec))
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    out, lse = q.new_empty(*q.shape[:2], v.shape[2]), q.new_empty(q.shape[:2])
+    out, lse = _empty_forward(q, v)
     tensors = dict(selected=selected, out=out, lse=lse)
     call = _attention_call(q, k, v, cu_seqlens, spec, scale, **tensors)
-    _run(f"nsa_grad_{branch}_attention_forward", call)
+    _run(f"nsa_grad_{branch}_attention_forward", call, q)
     return out, lse
 
 
@@ -268,11 +306,11 @@ def _num_keys(branch: str, cu_seqlens, spec) -> int:
     return _total_windows(cu_seqlens, *spec[:2]) if branch == "cmp" else cu_seqlens[-1]
 
 
-def _fake_forward(q, v) -> tuple[Tensor, Tensor]:
-    return q.new_empty(*q.shape[:2], v.shape[2]), q.new_empty(q.shape[:2])
+def _empty_forward(q, v) -> tuple[Tensor, Tensor]:
+    return q.new_empty(*q.shape[:2], v.shape[2]), q.new_empty(q.shape[:2], dtype=torch.float32)
 
 
-@torch.library.custom_op("nsa::cmp_attention", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("nsa::cmp_attention", mutates_args=(), device_types=_DEVICES)
 def _cmp_attention(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Sequence[int], spec: Sequence[int], scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -282,10 +320,10 @@ def _cmp_attention(
 
 @_cmp_attention.register_fake
 def _(q, k, v, cu_seqlens, spec, scale):
-    return *_fake_forward(q, v), q.new_empty(q.shape[0], k.shape[1], spec[3], dtype=torch.int32)
+    return *_empty_forward(q, v), q.new_empty(q.shape[0], k.shape[1], spec[3], dtype=torch.int32)
 
 
-@torch.library.custom_op("nsa::selected_attention", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("nsa::selected_attention", mutates_args=(), device_types=_DEVICES)
 def _selected_attention(
     q: Tensor, k: Tensor, v: Tensor, selected: Tensor, cu_seqlens: Sequence[int], spec: Sequence[int], scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -296,10 +334,10 @@ def _selected_attention(
 
 @_selected_attention.register_fake
 def _(q, k, v, selected, cu_seqlens, spec, scale):
-    return _fake_forward(q, v)
+    return _empty_forward(q, v)
 
 
-@torch.library.custom_op("nsa::window_attention", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("nsa::window_attention", mutates_args=(), device_types=_DEVICES)
 def _window_attention(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Sequence[int], spec: Sequence[int], scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -308,10 +346,10 @@ def _window_attention(
 
 @_window_attention.register_fake
 def _(q, k, v, cu_seqlens, spec, scale):
-    return _fake_forward(q, v)
+    return _empty_forward(q, v)
 
 
-@torch.library.custom_op("nsa::attention_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("nsa::attention_backward", mutates_args=(), device_types=_DEVICES)
 def _attention_backward(
     branch: str,
     grad_out: Tensor,
@@ -332,7 +370,7 @@ def _attention_backward(
     if selected is not None:
         tensors["selected"] = selected.contiguous()
     call = _attention_call(q, k, v, cu_seqlens, spec, scale, **tensors)
-    _run(f"nsa_grad_{branch}_attention_backward", call)
+    _run(f"nsa_grad_{branch}_attention_backward", call, q)
     return gradients
 
 
@@ -371,7 +409,12 @@ def _list(cu_seqlens) -> list[int]:
 
 
 def _is_ours(*tensors: Tensor) -> bool:
-    return has_library() and all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
+    device, dtype = tensors[0].device, tensors[0].dtype
+    if not has_library() or any(x.device != device or x.dtype != dtype for x in tensors):
+        return False
+    if device.type == "cpu":
+        return dtype == torch.float32
+    return device.type == "cuda" and device.index == 0 and dtype in _DTYPES and not why_no_cuda()
 
 
 def gather_windows(x, position, cu_seqlens, length: int, stride: int) -> Tensor:

@@ -90,6 +90,11 @@ NSA_DEVICE float ToFloat(Bf16 x) { return __uint_as_float(uint32_t{x.bits} << 16
 NSA_DEVICE float ToFloat(F16 x) { return __half2float(__ushort_as_half(x.bits)); }
 /// To nearest even; a NaN becomes 0x7FFF (PTX ISA, "cvt").
 NSA_DEVICE Bf16 ToBf16(float x) { return {__bfloat16_as_ushort(__float2bfloat16_rn(x))}; }
+/// Two of them, `low` in the lower half.
+NSA_DEVICE uint32_t ToBf16Pair(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return uint32_t{__bfloat16_as_ushort(pair.x)} | uint32_t{__bfloat16_as_ushort(pair.y)} << 16;
+}
 NSA_DEVICE F16 ToF16(float x) { return {__half_as_ushort(__float2half_rn(x))}; }
 
 NSA_DEVICE float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
@@ -102,6 +107,8 @@ NSA_DEVICE int32_t Dp4a(uint32_t a, uint32_t b, int32_t c) {
 NSA_DEVICE float FastDivide(float a, float b) { return __fdividef(a, b); }
 NSA_DEVICE float Sqrt(float x) { return __fsqrt_rn(x); }
 NSA_DEVICE float Exp(float x) { return expf(x); }
+/// 2^x in few instructions, within two units in the last place.
+NSA_DEVICE float Exp2(float x) { return exp2f(x); }
 NSA_DEVICE float Log(float x) { return logf(x); }
 NSA_DEVICE float Tanh(float x) { return tanhf(x); }
 NSA_DEVICE float Max(float x, float y) { return fmaxf(x, y); }  // the other where one is NaN

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/mma_rows.h"
 #include "kernels/cuda/mma_tile.h"
 #include "kernels/cuda/mma_walk.h"
 
@@ -13,13 +14,6 @@ namespace nsa::kernels::cuda {
 
 /// Of the 16 lines that the calling warp works on.
 NSA_DEVICE int FirstLine() { return WarpIndex() / kLineWarps * kMmaLines; }
-
-/// The 16 × 16 block of `matrix`, row-major with `pitch`, that begins at (row, column): what a lane
-/// brings to ldmatrix.x4. Plain, it is an A of Mma; transposed, the B of two.
-template <typename T>
-NSA_DEVICE const T* BlockRow(const T* matrix, int pitch, int row, int column) {
-  return matrix + (row + LaneIndex() % 16) * pitch + column + LaneIndex() / 16 * 8;
-}
 
 /// Columns [column, column + 16) of 16 lines, whose terms are `step` elements apart.
 template <typename T>

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/mma_rows.h"
 #include "kernels/cuda/split_parts.h"
 #include "kernels/cuda/stretches.h"
 
@@ -24,10 +25,6 @@ inline constexpr int kSplitPages = kSplitRows / kPageSize;
 /// Warps that share the tokens of a page, or the dimensions of its values, for the same 16 lines.
 inline constexpr int kLineWarps = kThreads / kWarpSize;
 static_assert(kPageSize == 16 * kLineWarps, "a warp scores 16 tokens of a page");
-
-/// Rows in shared memory are longer by 16 bytes, so that eight of them, one below the other, lie in
-/// different banks (where they hold a multiple of 32 bytes).
-constexpr int Pitch(int columns) { return columns + 8; }
 
 /// Heads of a group that a CTA takes.
 constexpr int HeadsOfTile(const SplitAttention& a, int num_mma_tiles) {

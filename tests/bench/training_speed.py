@@ -1,8 +1,9 @@
 """NSA's attention for training beside PyTorch's scaled_dot_product_attention: forward and backward of one
-layer in float32, the same heads and threads, one run.
+layer, the same heads and threads, one run. In float32 on the CPU; on a GPU in bfloat16, PyTorch with flash attention.
 
     .venv-training/bin/python -m tests.bench.training_speed [--contexts 8192,16384,32768,65536] [--threads 2]
-        [--q_heads 16] [--kv_heads 1] [--dim_k 64] [--dim_v 64] [--rounds 3] [--clock wall|cpu] [--json FILE]
+        [--q_heads 16] [--kv_heads 1] [--dim_k 64] [--dim_v 64] [--rounds 3] [--clock wall|cpu] [--device cpu|cuda]
+        [--json FILE]
 
 NSA is the paper's three branches (32/16/64, n 16, w 512) from compressed rows to the branches' outputs, choice of
 blocks included; φ, gates and projections are linear layers that both models could have. Keys are random, so the
@@ -12,6 +13,7 @@ use too, with one thread (threads that wait for each other may count as busy).
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import pathlib
@@ -22,7 +24,31 @@ import time
 TARGETS = {8192: (2.1, 1.1), 16384: (3.8, 2.0), 32768: (6.3, 3.4), 65536: (9.0, 6.0)}
 
 
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+def gpu_clock() -> float:
+    """The wall's, when all that was enqueued is done."""
+    import torch
+
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time, "gpu": gpu_clock}
+
+
+def leaf(options, *shape: int):
+    import torch
+
+    dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
+    return torch.randn(*shape, device=options.device, dtype=dtype).requires_grad_()
+
+
+def flash(options):
+    """PyTorch's flash attention on a GPU; on the CPU it is the only one that is fused."""
+    if options.device == "cpu":
+        return contextlib.nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(SDPBackend.FLASH_ATTENTION)
 
 
 def timed(clock, function) -> tuple[float, object]:
@@ -33,13 +59,9 @@ def timed(clock, function) -> tuple[float, object]:
 
 class Sdpa:
     def __init__(self, options, tokens: int):
-        import torch
-
-        def leaf(heads: int, dim: int):
-            return torch.randn(1, heads, tokens, dim).requires_grad_()
-
-        self.q = leaf(options.q_heads, options.dim_k)
-        self.k, self.v = leaf(options.kv_heads, options.dim_k), leaf(options.kv_heads, options.dim_v)
+        self.options = options
+        self.q = leaf(options, 1, options.q_heads, tokens, options.dim_k)
+        self.k, self.v = (leaf(options, 1, options.kv_heads, tokens, dim) for dim in (options.dim_k, options.dim_v))
         self.clock = CLOCKS[options.clock]
         self.shared = options.q_heads != options.kv_heads
         self.group = options.q_heads // options.kv_heads
@@ -47,10 +69,11 @@ class Sdpa:
     def forward(self) -> tuple[float, object]:
         from torch.nn.functional import scaled_dot_product_attention
 
-        return timed(
-            self.clock,
-            lambda: scaled_dot_product_attention(self.q, self.k, self.v, is_causal=True, enable_gqa=self.shared),
-        )
+        with flash(self.options):
+            return timed(
+                self.clock,
+                lambda: scaled_dot_product_attention(self.q, self.k, self.v, is_causal=True, enable_gqa=self.shared),
+            )
 
     def backward(self, out) -> float:
         import torch
@@ -61,20 +84,15 @@ class Sdpa:
 
 class Nsa:
     def __init__(self, options, tokens: int):
-        import torch
-
         from training.equations import Spec, num_windows
-
-        def leaf(count: int, heads: int, dim: int):
-            return torch.randn(count, heads, dim).requires_grad_()
 
         self.spec = Spec(scale=options.dim_k**-0.5)
         self.cu_seqlens = [0, tokens]
         windows = num_windows(tokens, self.spec.compression_length, self.spec.compression_stride)
         kv, dims = options.kv_heads, (options.dim_k, options.dim_v)
-        self.q = leaf(tokens, options.q_heads, options.dim_k)
+        self.q = leaf(options, tokens, options.q_heads, options.dim_k)
         self.cmp, self.slc, self.win = (
-            [leaf(count, kv, dim) for dim in dims] for count in (windows, tokens, tokens)
+            [leaf(options, count, kv, dim) for dim in dims] for count in (windows, tokens, tokens)
         )
         self.parts = {}
         self.clock = CLOCKS[options.clock]
@@ -152,6 +170,7 @@ def main() -> None:
     parser.add_argument("--dim_v", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: with a clock of its own")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
 
@@ -161,6 +180,10 @@ def main() -> None:
 
     if not ops.has_library():
         parser.error("libnsa_kernels_c is not built: cmake --build build/release --target nsa_kernels_c")
+    if options.device == "cuda":
+        if not torch.cuda.is_available() or ops.why_no_cuda():
+            parser.error(ops.why_no_cuda() or "PyTorch sees no GPU")
+        options.device, options.clock = "cuda:0", "gpu"
     if options.threads:
         torch.set_num_threads(options.threads)
     result = vars(options) | {"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": []}

@@ -132,6 +132,9 @@ inline float ToFloat(Bf16 x) { return BF16ToF32(x.bits); }
 inline float ToFloat(F16 x) { return F16ToF32(x.bits); }
 // The device makes every NaN 0x7FFF.
 inline Bf16 ToBf16(float x) { return {std::isnan(x) ? uint16_t{0x7FFF} : F32ToBF16(x)}; }
+inline uint32_t ToBf16Pair(float low, float high) {
+  return uint32_t{ToBf16(low).bits} | uint32_t{ToBf16(high).bits} << 16;
+}
 inline F16 ToF16(float x) { return {std::isnan(x) ? uint16_t{0x7FFF} : F32ToF16(x)}; }
 
 inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
@@ -145,6 +148,7 @@ inline int32_t Dp4a(uint32_t a, uint32_t b, int32_t c) {
 inline float FastDivide(float a, float b) { return a / b; }
 inline float Sqrt(float x) { return std::sqrt(x); }
 inline float Exp(float x) { return std::exp(x); }
+inline float Exp2(float x) { return std::exp2(x); }
 inline float Log(float x) { return std::log(x); }
 inline float Tanh(float x) { return std::tanh(x); }
 inline float Max(float x, float y) { return std::fmax(x, y); }

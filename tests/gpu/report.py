@@ -4,8 +4,8 @@
     python3 tests/gpu/report.py FOLDER
 
 Reads steps.tsv (step, status, seconds), parity.json (parity.py), engine.json (engine_check.py), bench.jsonl
-(nsa_bench), attention.json (attention_bench.cc) and torch.json (torch_peer.py); what is missing is left out. Ends with
-1 where a step failed. Needs Python alone.
+(nsa_bench), attention.json (attention_bench.cc), torch.json (torch_peer.py) and training.json (tests/bench); what is
+missing is left out. Ends with 1 where a step failed. Needs Python alone.
 """
 
 import json
@@ -104,7 +104,7 @@ def main() -> int:
         summary |= {"device": ours["device"], "read_bandwidth_gb_s": ours["read_bandwidth_gb_s"],
                     "attention": lines}  # fmt: skip
         print(f"{ours['device']}, reads {ours['read_bandwidth_gb_s']:.0f} GB/s\n{table(lines)}")
-    found = {name: read(folder / f"{name}.json") for name in ("parity", "engine")}
+    found = {name: read(folder / f"{name}.json") for name in ("parity", "engine", "training")}
     found["bench"] = lines_of(folder / "bench.jsonl")
     summary |= {name: part for name, part in found.items() if part is not None}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

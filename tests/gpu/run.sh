@@ -4,7 +4,7 @@
 # Where there is no GPU it says so and ends with 0.
 #
 #   tests/gpu/run.sh                 all steps; each bounded, 20 minutes in all
-#   tests/gpu/run.sh STEP...         some of: build parity sanitizer engine bench attention torch
+#   tests/gpu/run.sh STEP...         some of: build parity sanitizer engine bench attention torch training
 #   tests/gpu/run.sh --build-only    the step build, with or without a GPU
 #   tests/gpu/run.sh --quick STEP... shorter benches and contexts
 #
@@ -15,8 +15,9 @@
 # bench      nsa_bench with a generated model of a real one's sizes
 # attention  NSA's chain beside our full attention, and that beside the card's bandwidth
 # torch      PyTorch's flash attention on the same shapes
+# training   NSA's forward and backward for training beside PyTorch's flash attention
 #
-# Environment: OUT, the folder of results (build/gpu): summary.json and what it is made of, at most eight files.
+# Environment: OUT, the folder of results (build/gpu): summary.json and what it is made of, at most nine files.
 # NSA_CUDA_ARCHITECTURES instead of the GPU's own. Ends with 1 where a step fails.
 set -euo pipefail
 script=$(realpath "${BASH_SOURCE[0]}")
@@ -26,8 +27,9 @@ root=$PWD
 out=$(realpath -m "${OUT:-build/gpu}")
 build=$root/build/gpu/build
 deps=$root/.gpu_deps
-all_steps=(build parity sanitizer engine bench attention torch)
-declare -A limits=([build]=360 [parity]=240 [sanitizer]=300 [engine]=240 [bench]=180 [attention]=150 [torch]=150)
+all_steps=(build parity sanitizer engine bench attention torch training)
+declare -A limits=([build]=360 [parity]=240 [sanitizer]=300 [engine]=240 [bench]=180 [attention]=150 [torch]=150
+  [training]=150)
 total_s=1200
 skipped=77
 
@@ -61,7 +63,7 @@ step_build() {
     "-Dabsl_DIR=$absl" "-DGTest_DIR=$absl/../GTest" \
     "-Dnlohmann_json_DIR=$deps/share/cmake/nlohmann_json"
   cmake --build "$build" --parallel "${NSA_BUILD_JOBS:-$(nproc)}" \
-    --target gpu_programs nsa_eval nsa_bench
+    --target gpu_programs nsa_eval nsa_bench nsa_kernels_c
 }
 
 step_parity() { python3 tests/gpu/parity.py "$build" "--json=$out/parity.json"; }
@@ -121,10 +123,18 @@ step_torch() {
   python3 tests/gpu/torch_peer.py "--json=$out/torch.json" "${options[@]}"
 }
 
+step_training() {
+  python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || return "$skipped"
+  local contexts=8192,16384,32768,65536
+  ! $quick || contexts=8192
+  NSA_KERNELS_LIBRARY=$build/libnsa_kernels_c.so python3 -m tests.bench.training_speed --device=cuda \
+    "--contexts=$contexts" --q_heads=64 --kv_heads=4 --dim_k=128 --dim_v=128 "--json=$out/training.json"
+}
+
 quick=${NSA_GPU_QUICK:-false} build_only=false steps=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --help) sed -n '2,24s/^# \{0,1\}//p' "$script" && exit 0 ;;
+    --help) sed -n '2,25s/^# \{0,1\}//p' "$script" && exit 0 ;;
     --quick) quick=true ;;
     --build-only) build_only=true ;;
     --step) # of this script itself: one step, here

@@ -3,42 +3,22 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "kernels/cpu/cpu.h"
 #include "tests/kernels/grad_batch.h"
+#include "tests/kernels/grad_call.h"
 
 namespace nsa::kernels::grad {
 namespace {
 
 using testing::HasSubstr;
 
-struct DestroyContext {
-  void operator()(nsa_context* context) const { nsa_context_destroy(context); }
-};
-using ContextHandle = std::unique_ptr<nsa_context, DestroyContext>;
-
 nsa_grad_attention CallOf(GradBatch<float>& batch) {
-  nsa_grad_attention call = {};
-  call.size = sizeof(call);
-  call.num_sequences = batch.input.sequences.num_sequences;
-  call.cu_seqlens = batch.input.sequences.cu_seqlens;
-  call.num_q_heads = batch.input.heads.num_q_heads;
-  call.num_kv_heads = batch.input.heads.num_kv_heads;
-  call.head_dim_k = batch.input.heads.head_dim_k;
-  call.head_dim_v = batch.input.heads.head_dim_v;
-  const AttentionSpec& spec = batch.input.spec;
-  call.compression_length = spec.length;
-  call.compression_stride = spec.stride;
-  call.sel_block_size = spec.sel_block_size;
-  call.num_selected_blocks = spec.num_selected_blocks;
-  call.num_initial_blocks = spec.num_initial_blocks;
-  call.num_local_blocks = spec.num_local_blocks;
-  call.window_size = spec.window_size;
-  call.scale = spec.scale;
+  nsa_grad_attention call = SizesOfCall(batch);
   call.q = batch.q.data();
   call.k = batch.k.data();
   call.v = batch.v.data();
@@ -52,29 +32,12 @@ nsa_grad_attention CallOf(GradBatch<float>& batch) {
   return call;
 }
 
-using Function = int32_t (*)(nsa_context*, const nsa_grad_attention*);
-
-struct Pair {
-  Branch branch;
-  Function forward;
-  Function backward;
-};
-
-constexpr Pair kPairs[] = {
-    {Branch::kCompressed, nsa_grad_cmp_attention_forward, nsa_grad_cmp_attention_backward},
-    {Branch::kSelected, nsa_grad_selected_attention_forward, nsa_grad_selected_attention_backward},
-    {Branch::kWindow, nsa_grad_window_attention_forward, nsa_grad_window_attention_backward}};
-
-GradCase SmallCase(Branch branch) {
-  return {"", branch, {90, 40}, 2, 1, 16, 24, {32, 16, 64, 4, 1, 2, 33}};
-}
-
 TEST(CApiTest, GivesTheBitsOfTheOperators) {
   const ContextHandle handle(nsa_context_create(2));
   ASSERT_NE(handle, nullptr) << nsa_last_error();
   kernels::cpu::Context context(1);
-  for (const Pair& pair : kPairs) {
-    GradBatch<float> expected(SmallCase(pair.branch)), actual(SmallCase(pair.branch));
+  for (const GradFunctions& pair : kGradFunctions) {
+    GradBatch<float> expected(SmallGradCase(pair.branch)), actual(SmallGradCase(pair.branch));
     cpu::AttentionForward(context, expected.input, expected.output());
     cpu::AttentionBackward(context, expected.input, expected.gradients());
     const nsa_grad_attention call = CallOf(actual);
@@ -91,13 +54,13 @@ TEST(CApiTest, GivesTheBitsOfTheOperators) {
 
 class CApiRefusalTest : public testing::Test {
  protected:
-  void Expect(Function function, const nsa_grad_attention& call, const std::string& words) {
+  void Expect(GradFunction function, const nsa_grad_attention& call, const std::string& words) {
     EXPECT_EQ(function(handle_.get(), &call), -1);
     EXPECT_THAT(nsa_last_error(), HasSubstr(words));
   }
 
   ContextHandle handle_{nsa_context_create(1)};
-  GradBatch<float> batch_{SmallCase(Branch::kSelected)};
+  GradBatch<float> batch_{SmallGradCase(Branch::kSelected)};
   nsa_grad_attention call_ = CallOf(batch_);
 };
 
@@ -107,18 +70,18 @@ TEST_F(CApiRefusalTest, Sizes) {
     call.*field = value;
     return call;
   };
-  const Function selected = nsa_grad_selected_attention_forward;
+  const GradFunction selected = nsa_grad_selected_attention_forward;
   Expect(selected, with(&nsa_grad_attention::size, 8), "another version");
   Expect(selected, with(&nsa_grad_attention::num_sequences, -1), "num_sequences is -1");
   Expect(selected, with(&nsa_grad_attention::num_q_heads, 0), "num_q_heads is 0");
   Expect(selected, with(&nsa_grad_attention::num_q_heads, 65), "more than 64-fold");
   Expect(selected, with(&nsa_grad_attention::head_dim_k, -3), "head_dim_k is -3");
   Expect(selected, with(&nsa_grad_attention::sel_block_size, 48), "sel_block_size is neither");
-  const Function cmp = nsa_grad_cmp_attention_backward;
+  const GradFunction cmp = nsa_grad_cmp_attention_backward;
   Expect(cmp, with(&nsa_grad_attention::compression_length, 33), "no multiple");
   Expect(cmp, with(&nsa_grad_attention::sel_block_size, 8), "no multiple of compression_stride");
   Expect(cmp, with(&nsa_grad_attention::num_local_blocks, -1), "num_local_blocks is -1");
-  const Function window = nsa_grad_window_attention_forward;
+  const GradFunction window = nsa_grad_window_attention_forward;
   Expect(window, with(&nsa_grad_attention::window_size, 0), "window_size is 0");
 }
 
@@ -153,9 +116,40 @@ TEST_F(CApiRefusalTest, SequencesAndSelection) {
   Expect(nsa_grad_selected_attention_backward, call_, "selected[100] has block -2");
 }
 
+TEST_F(CApiRefusalTest, TypesAndStreamsOfTheCpu) {
+  nsa_grad_attention call = call_;
+  call.dtype = NSA_BFLOAT16;
+  Expect(nsa_grad_window_attention_forward, call, "bfloat16, which this context does not serve");
+  call.dtype = 7;
+  Expect(nsa_grad_window_attention_forward, call, "dtype is 7");
+  EXPECT_EQ(nsa_context_set_stream(handle_.get(), nullptr), -1);
+  EXPECT_THAT(nsa_last_error(), HasSubstr("no streams"));
+  EXPECT_EQ(nsa_context_set_stream(nullptr, nullptr), -1);
+}
+
+TEST_F(CApiRefusalTest, WithoutAGpu) {
+  const ContextHandle handle(nsa_context_create_cuda());
+  if (handle != nullptr) GTEST_SKIP() << "there is a GPU";
+  EXPECT_STRNE(nsa_last_error(), "");
+}
+
 TEST_F(CApiRefusalTest, Threads) {
   EXPECT_EQ(nsa_context_create(0), nullptr);
   EXPECT_THAT(nsa_last_error(), HasSubstr("num_threads is 0"));
+}
+
+// As callers were written before there were types.
+TEST(CApiTest, AStructWithoutATypeIsFloat32) {
+  const ContextHandle handle(nsa_context_create(1));
+  GradBatch<float> expected(SmallGradCase(Branch::kWindow)), actual(SmallGradCase(Branch::kWindow));
+  const nsa_grad_attention whole = CallOf(expected);
+  nsa_grad_attention call = CallOf(actual);
+  call.size = offsetof(nsa_grad_attention, dtype);
+  call.dtype = 7;  // lies behind the caller's struct
+  ASSERT_EQ(nsa_grad_window_attention_forward(handle.get(), &whole), 0) << nsa_last_error();
+  ASSERT_EQ(nsa_grad_window_attention_forward(handle.get(), &call), 0) << nsa_last_error();
+  EXPECT_EQ(expected.out, actual.out);
+  EXPECT_EQ(expected.lse, actual.lse);
 }
 
 TEST(CApiTest, Windows) {

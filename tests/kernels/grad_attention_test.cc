@@ -19,21 +19,9 @@ namespace {
 // Against double: sums of some hundred float products of unit size.
 constexpr double kTolerance = 2e-5;
 
-/// The largest difference is at most the tolerance's part of the largest expected magnitude.
 void ExpectNear(const std::vector<double>& expected, const std::vector<float>& actual,
                 const char* what) {
-  ASSERT_EQ(expected.size(), actual.size()) << what;
-  double scale = 1e-30, difference = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    if (std::isinf(expected[i])) {
-      ASSERT_EQ(expected[i], actual[i]) << what << ' ' << i;
-      continue;
-    }
-    ASSERT_FALSE(std::isnan(actual[i])) << what << ' ' << i;
-    scale = std::max(scale, std::abs(expected[i]));
-    difference = std::max(difference, std::abs(expected[i] - actual[i]));
-  }
-  EXPECT_LE(difference, kTolerance * scale) << what;
+  grad::ExpectNear(expected, actual, kTolerance, what);
 }
 
 void RunCpu(kernels::cpu::Context& context, GradBatch<float>& batch) {

@@ -1,6 +1,8 @@
 #ifndef NSA_TESTS_KERNELS_GRAD_BATCH_H_
 #define NSA_TESTS_KERNELS_GRAD_BATCH_H_
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -115,6 +117,23 @@ class GradBatch {
 
   std::vector<int64_t> cu_seqlens_;
 };
+
+/// The largest difference is at most the tolerance's part of the largest expected magnitude.
+inline void ExpectNear(const std::vector<double>& expected, const std::vector<float>& actual,
+                       double tolerance, const char* what) {
+  ASSERT_EQ(expected.size(), actual.size()) << what;
+  double scale = 1e-30, difference = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    if (std::isinf(expected[i])) {
+      ASSERT_EQ(expected[i], actual[i]) << what << ' ' << i;
+      continue;
+    }
+    ASSERT_FALSE(std::isnan(actual[i])) << what << ' ' << i;
+    scale = std::max(scale, std::abs(expected[i]));
+    difference = std::max(difference, std::abs(expected[i] - actual[i]));
+  }
+  EXPECT_LE(difference, tolerance * scale) << what;
+}
 
 inline std::vector<GradCase> GradCases() {
   // length, stride, sel_block_size, num_selected_blocks, num_initial_blocks, num_local_blocks,

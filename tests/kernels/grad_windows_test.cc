@@ -8,40 +8,10 @@
 #include "kernels/cpu/cpu.h"
 #include "tests/kernels/cpu_targets.h"
 #include "tests/kernels/grad_batch.h"
+#include "tests/kernels/grad_windows_cases.h"
 
 namespace nsa::kernels::grad {
 namespace {
-
-struct WindowsCase {
-  std::vector<int64_t> cu_seqlens;
-  int num_heads;
-  int head_dim;
-  int length;
-  int stride;
-
-  WindowsShape shape() const {
-    const auto num_sequences = static_cast<int64_t>(cu_seqlens.size()) - 1;
-    return {{cu_seqlens.data(), num_sequences}, num_heads, head_dim, length, stride};
-  }
-  int64_t num_windows() const {
-    int64_t count = 0;
-    for (size_t s = 0; s + 1 < cu_seqlens.size(); ++s) {
-      count += NumWindows(cu_seqlens[s + 1] - cu_seqlens[s], length, stride);
-    }
-    return count;
-  }
-};
-
-std::vector<WindowsCase> Cases() {
-  return {
-      {{0, 100, 131, 163, 163, 400}, 2, 64, 32, 16},
-      {{0, 200}, 1, 19, 8, 4},
-      {{0, 5, 133}, 3, 33, 64, 64},
-      {{0, 7}, 1, 16, 32, 16},
-      {{0}, 1, 16, 32, 16},
-      {{0, 130}, 2, 1, 12, 3},
-  };
-}
 
 /// Results of T's operators, gradients from a fixed grad of the windows.
 template <typename T>
@@ -93,7 +63,7 @@ void ExpectNear(const std::vector<double>& expected, const std::vector<float>& a
 class GradWindowsTest : public CpuTargetTest {};
 
 TEST_P(GradWindowsTest, CpuMatchesTheReferenceInDouble) {
-  for (const WindowsCase& c : Cases()) {
+  for (const WindowsCase& c : WindowsCases()) {
     const Results<double> expected = RunReference<double>(c);
     const Results<float> actual = RunCpu(c, 2);
     ExpectNear(expected.gathered, actual.gathered);
@@ -107,7 +77,7 @@ TEST_P(GradWindowsTest, CpuMatchesTheReferenceInDouble) {
 NSA_INSTANTIATE_CPU_TARGETS(GradWindowsTest);
 
 TEST(GradWindowsCpuTest, BitsDoNotDependOnThreads) {
-  for (const WindowsCase& c : Cases()) {
+  for (const WindowsCase& c : WindowsCases()) {
     const Results<float> one = RunCpu(c, 1), many = RunCpu(c, 4);
     EXPECT_EQ(one.gathered, many.gathered);
     EXPECT_EQ(one.grad_x, many.grad_x);
@@ -124,7 +94,7 @@ TEST(GradWindowsReferenceTest, BackwardIsTheTranspose) {
     for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
     return sum;
   };
-  for (const WindowsCase& c : Cases()) {
+  for (const WindowsCase& c : WindowsCases()) {
     const Results<double> r = RunReference<double>(c);
     EXPECT_NEAR(dot(r.grad_mean, r.mean), dot(r.mean_grad_x, r.x), 1e-8);
     EXPECT_NEAR(dot(r.grad_gathered, r.gathered),

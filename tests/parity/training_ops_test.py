@@ -43,10 +43,10 @@ SMALL = Case("small", (3, 26), 2, 2, 3, 4, Spec(8, 4, 8, 2, 1, 1, 5))
 class Batch:
     """Leaves that need gradients, of one case, in `dtype`."""
 
-    def __init__(self, case: Case, dtype=torch.float64):
+    def __init__(self, case: Case, dtype=torch.float64, device="cpu"):
         self.spec = dataclasses.replace(case.spec, scale=case.dim_k**-0.5)
         self.cu_seqlens = torch.tensor([0, *case.lengths]).cumsum(0)
-        self.generator, self.dtype = torch.Generator().manual_seed(7), dtype
+        self.generator, self.dtype, self.device = torch.Generator().manual_seed(7), dtype, device
         tokens, window = sum(case.lengths), (case.spec.compression_length, case.spec.compression_stride)
         windows = sum(equations.num_windows(length, *window) for length in case.lengths)
         self.window = window
@@ -60,7 +60,7 @@ class Batch:
     def leaf(self, *shape):
         # Numbers of float32, so that both types have the same.
         x = torch.randn(*shape, generator=self.generator)
-        return x.to(self.dtype).requires_grad_()
+        return x.to(self.device, self.dtype).requires_grad_()
 
     def selected(self):
         with torch.no_grad():
@@ -112,21 +112,43 @@ def largest_difference(expected, actual) -> float:
     return (torch.where(same, 0.0, expected - actual).abs().max() / scale).item()
 
 
-@pytest.mark.parametrize("branch", BRANCHES)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_library_beside_the_equations(library, case, branch):
-    expected, actual = Batch(case), Batch(case, torch.float32)
+def differences(expected: Batch, actual: Batch, branch: str) -> list[float]:
+    """Of the output and the gradients of the operators with `actual` and the equations with `expected`."""
     selected = expected.selected()
     results = []
     for batch, module in ((expected, equations), (actual, ops)):
-        leaves, function = batch.branches(module, selected)[branch]
+        leaves, function = batch.branches(module, selected.to(batch.device))[branch]
         out = function(*leaves)
         generator = torch.Generator().manual_seed(8)
-        grad_out = torch.randn(out.shape, generator=generator).to(out.dtype)
+        grad_out = torch.randn(out.shape, generator=generator).to(out.device, out.dtype)
         results.append((out, *torch.autograd.grad(out, leaves, grad_out)))
-    differences = [largest_difference(e.detach(), a.detach()) for e, a in zip(*results)]
-    print(f"out and gradients: {' '.join(f'{x:.1e}' for x in differences)}")
-    assert max(differences) <= TOLERANCE
+    found = [largest_difference(e.detach(), a.detach().cpu()) for e, a in zip(*results)]
+    print(f"out and gradients: {' '.join(f'{x:.1e}' for x in found)}")
+    return found
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_library_beside_the_equations(library, case, branch):
+    assert max(differences(Batch(case), Batch(case, torch.float32), branch)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_beside_the_equations(library, case, branch):
+    assert ops.why_no_cuda() == ""
+    assert max(differences(Batch(case), Batch(case, torch.float32, "cuda:0"), branch)) <= TOLERANCE
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so(library):
+    assert ops.why_no_cuda()
+    with pytest.raises(ValueError, match="dtype is bfloat16"):
+        x = torch.zeros(8, 1, 4, dtype=torch.bfloat16)
+        torch.ops.nsa.mean_windows(x, [0, 8], 4, 4)
+    # So what users call falls back to the equations.
+    assert ops.mean_windows(x, [0, 8], 4, 4).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
