@@ -59,12 +59,7 @@ GenerateCall::GenerateCall(Shared* shared, grpc::CallbackServerContext* context,
       request_(request),
       request_id_(std::move(request_id)),
       // Without a deadline gRPC says a time in the far future, which is as good.
-      deadline_(absl::FromChrono(context->deadline())),
-      writer_(std::make_shared<StreamWriter>(
-          this,
-          StreamWriter::Options{.request_id = request_id_,
-                                .token_ids = request->response().token_ids(),
-                                .prefill_progress = request->response().prefill_progress()})) {
+      deadline_(absl::FromChrono(context->deadline())) {
   // The client's own id may hold bytes that metadata cannot.
   if (request->request_id().empty()) context->AddInitialMetadata("request-id", request_id_);
 }
@@ -88,7 +83,7 @@ void GenerateCall::Reject(const absl::Status& status) {
   }
   if (const char* reason = RejectionReason(status)) shared_->metrics->OnRejected(reason);
   if (pending_) shared_->pending.Remove(request_id_);
-  grpc::ServerWriteReactor<v1::GenerateResponse>::Finish(ToGrpc(status));
+  FinishCall(ToGrpc(status));
 }
 
 void GenerateCall::EndUnstarted() {
@@ -100,7 +95,7 @@ void GenerateCall::EndUnstarted() {
   shared_->pending.Remove(request_id_);
   engine::Finish finish;
   finish.reason = engine::FinishReason::kAborted;
-  writer_->OnDone(absl::OkStatus(), finish);
+  sink_->OnDone(absl::OkStatus(), finish);
 }
 
 void GenerateCall::Start() {
@@ -116,33 +111,22 @@ void GenerateCall::Start() {
   Shared* const shared = shared_;
   const std::string id = request_id_;
   const std::shared_ptr<CallProgress> progress = progress_;
-  const std::shared_ptr<StreamWriter> writer = writer_;
+  const std::shared_ptr<CallSink> sink = sink_;
   pending_ = false;
   const absl::Status status = shared->pending.HandOver(
-      id, [&] { return shared->engine->Submit(*std::move(request), writer); });
+      id, [&] { return shared->engine->Submit(*std::move(request), sink); });
   if (!status.ok()) return Reject(status);
   progress->submitted = true;
-  if (progress->cancelled && !writer->engine_done()) shared->engine->Abort(id);
+  if (progress->cancelled && !sink->engine_done()) shared->engine->Abort(id);
 }
 
-void GenerateCall::StartWrite(const v1::GenerateResponse* message) {
-  grpc::ServerWriteReactor<v1::GenerateResponse>::StartWrite(message);
+void GenerateCall::WriteFailed() {
+  if (!sink_->engine_done()) shared_->engine->Abort(request_id_);
 }
 
-void GenerateCall::Finish(const absl::Status& status) {
-  grpc::ServerWriteReactor<v1::GenerateResponse>::Finish(ToGrpc(status));
-}
-
-void GenerateCall::OnWriteDone(bool ok) {
-  if (!ok && !writer_->engine_done()) shared_->engine->Abort(request_id_);
-  writer_->OnWriteDone(ok);
-}
-
-void GenerateCall::OnCancel() {
+void GenerateCall::Cancel() {
   progress_->cancelled = true;
-  if (progress_->submitted && !writer_->engine_done()) shared_->engine->Abort(request_id_);
+  if (progress_->submitted && !sink_->engine_done()) shared_->engine->Abort(request_id_);
 }
-
-void GenerateCall::OnDone() { delete this; }
 
 }  // namespace nsa::server

@@ -136,6 +136,13 @@ absl::StatusOr<std::unique_ptr<ApiKeyFile>> OpenKeys(const std::string& path) {
   return ApiKeyFile::Open(path);
 }
 
+/// Before the model is loaded.
+absl::Status CheckAddresses(const ServerOptions& options) {
+  const auto listen = CheckAddressFree("listen", options.listen);
+  if (!listen.ok() || options.gateway_listen.empty()) return listen.status();
+  return CheckAddressFree("gateway_listen", options.gateway_listen).status();
+}
+
 int Serve(const ServerOptions& options, const sigset_t& signals) {
   const auto faults = FaultsForTests(options.allow_test_faults);
   if (!faults.ok()) return Fail(faults.status());
@@ -145,9 +152,7 @@ int Serve(const ServerOptions& options, const sigset_t& signals) {
   if (!credentials.ok()) return Fail(credentials.status());
   auto exposer = ServeMetrics(options.metrics_listen);
   if (!exposer.ok()) return Fail(exposer.status());
-  if (const auto free = CheckAddressFree("listen", options.listen); !free.ok()) {
-    return Fail(free.status());
-  }
+  if (const absl::Status free = CheckAddresses(options); !free.ok()) return Fail(free);
   PrometheusMetrics metrics(options.served_model_name, options.buckets);
   if (*exposer != nullptr) (*exposer)->RegisterCollectable(metrics.registry());
   engine::EngineOptions engine_options = options.engine;
@@ -158,17 +163,22 @@ int Serve(const ServerOptions& options, const sigset_t& signals) {
   auto engine = engine::CreateEngine(engine_options);
   if (!engine.ok()) return Fail(engine.status());
   metrics.SetModel((*engine)->model_info());
-  auto server = Server::Start(
-      engine->get(), &metrics,
-      {.listen = options.listen, .credentials = *credentials, .reflection = options.reflection},
-      {.served_model_name = options.served_model_name,
-       .max_message_bytes = options.max_message_bytes,
-       .max_running_requests = engine_options.max_running_requests,
-       .max_queued_requests = engine_options.max_queued_requests});
+  auto server = Server::Start(engine->get(), &metrics,
+                              {.listen = options.listen,
+                               .credentials = *credentials,
+                               .reflection = options.reflection,
+                               .gateway_listen = options.gateway_listen},
+                              {.served_model_name = options.served_model_name,
+                               .max_message_bytes = options.max_message_bytes,
+                               .max_running_requests = engine_options.max_running_requests,
+                               .max_queued_requests = engine_options.max_queued_requests});
   if (!server.ok()) return Fail(server.status());
   (*server)->SetServing(true);
   if (*exposer != nullptr) {
     std::printf("metrics on port %d\n", (*exposer)->GetListeningPorts().at(0));
+  }
+  if (!(*server)->gateway_address().empty()) {
+    std::printf("gateways on %s\n", (*server)->gateway_address().c_str());
   }
   std::printf("ready on %s\n", (*server)->address().c_str());
   std::fflush(stdout);
