@@ -19,8 +19,8 @@ namespace nsa::server {
 struct PortOptions {
   std::string listen;  // HOST:PORT; port 0: a free one
   std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials();
-  bool reflection = true;      // tell what services there are
-  std::string gateway_listen;  // VllmEngine and health alone, for anybody; empty: none
+  bool reflection = true;        // tell what services there are
+  std::string gateway_listen{};  // VllmEngine and health alone, for anybody; empty: none
 };
 
 /// The gRPC server: InferenceService, VllmService, health and reflection on one port.

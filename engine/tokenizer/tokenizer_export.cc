@@ -9,6 +9,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "engine/text.h"
 #include "engine/tokenizer/piece_text.h"
 #include "engine/tokenizer/pre_tokenizer_patterns.h"
@@ -127,6 +128,13 @@ const PrePattern* FindPattern(std::string_view name) {
   return nullptr;
 }
 
+/// The table's pattern with \\s for White_Space, as checkpoints have it and fast paths know it.
+std::string WithShortSpaces(std::string_view pattern) {
+  return absl::StrReplaceAll(View(pattern), {{R"([^\t-\r\x{85}\p{Z}])", R"(\S)"},
+                                             {R"([\t-\r\x{85}\p{Z}])", R"(\s)"},
+                                             {R"(\t-\r\x{85}\p{Z})", R"(\s)"}});
+}
+
 json ByteLevel(bool trims) {
   return {{"type", "ByteLevel"},
           {"add_prefix_space", false},
@@ -158,7 +166,7 @@ absl::Status FillByteBpe(const Vocabulary& vocabulary, json& document) {
   for (const std::string_view stage : pattern->stages) {
     if (stage.empty()) break;
     stages.push_back({{"type", "Split"},
-                      {"pattern", {{"Regex", std::string(stage)}}},
+                      {"pattern", {{"Regex", WithShortSpaces(stage)}}},
                       {"behavior", "Isolated"},
                       {"invert", false}});
   }

@@ -21,7 +21,7 @@ class ResponseWriter final : public CallSink {
     int32_t first_prompt_token = 0;    // for log-probabilities of the prompt, which begin behind it
     bool top_logprobs = false;         // those of likely tokens were asked for
     bool top_prompt_logprobs = false;  // the same for the prompt
-    std::vector<int32_t> stop_ids;     // the checkpoint's own, which are nothing to tell
+    std::vector<int32_t> stop_ids{};   // the checkpoint's own, which are nothing to tell
   };
 
   /// `stream` lives until Finish has been called on it.
