@@ -99,9 +99,11 @@ PYTHON
 }
 
 default_workers() {
-  local log=$nsa_cache/server/log address
-  address=$(sed -n 's/^gateways on //p' "$log" 2>/dev/null)
-  [ -n "$address" ] || address=$(sed -n 's/^ready on //p' "$log" 2>/dev/null)
+  local log=$nsa_cache/server/log address=""
+  if [ -r "$log" ]; then
+    address=$(sed -n 's/^gateways on //p' "$log")
+    [ -n "$address" ] || address=$(sed -n 's/^ready on //p' "$log")
+  fi
   [ -n "$address" ] || die "no server's address given, and deploy/run.sh has started none"
   workers=("$address")
 }
