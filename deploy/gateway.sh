@@ -40,19 +40,21 @@ log_file=$state/log
 running_gateway() {
   local pid
   pid=$(cat "$pid_file" 2>/dev/null) && [ -n "$pid" ] || return 1
-  tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q 'smg launch' && echo "$pid"
+  # SMG calls itself smg::router once it runs.
+  tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -Eq 'smg launch|^smg::' && echo "$pid"
 }
 
+# Streams that run get 30 s (SMG's --shutdown-grace-period-secs below).
 stop_gateway() {
   local pid tenths
   if pid=$(running_gateway); then
     say "ending the gateway that runs as process $pid"
     kill -TERM "$pid" 2>/dev/null || true
-    for ((tenths = 0; tenths < 100; ++tenths)); do
+    for ((tenths = 0; tenths < 400; ++tenths)); do
       running_gateway >/dev/null || break
+      [ "$tenths" -ne 350 ] || kill -KILL "$pid" 2>/dev/null || true
       sleep 0.1
     done
-    kill -KILL "$pid" 2>/dev/null || true
   fi
   rm -f "$pid_file"
 }
@@ -121,6 +123,7 @@ start_gateway() {
     --prometheus-host 127.0.0.1 --prometheus-port "$metrics_port" \
     --worker-urls "${workers[@]/#/grpc://}" --policy cache_aware \
     --health-check-interval-secs 5 --health-check-timeout-secs 2 --health-failure-threshold 2 \
+    --shutdown-grace-period-secs 30 \
     "${gateway_flags[@]}" </dev/null >"$log_file" 2>&1 &
   pid=$!
   echo "$pid" >"$pid_file"

@@ -13,6 +13,7 @@
 #include "engine/text.h"
 #include "engine/tokenizer/piece_text.h"
 #include "engine/tokenizer/pre_tokenizer_patterns.h"
+#include "engine/tokenizer/sentencepiece.h"
 #include "engine/tokenizer/utf8.h"
 #include "engine/tokenizer/vocabulary.h"
 #include "engine/weights/checkpoint.h"
@@ -34,10 +35,6 @@ std::string Dump(const json& document) {
 }
 
 absl::StatusOr<std::vector<TokenizerFile>> FolderFiles(const ModelFolder& folder) {
-  if (!folder.FindFile("tokenizer.json").has_value()) {
-    return absl::UnimplementedError(
-        absl::StrCat(folder.path(), " has no tokenizer.json, which a gateway needs"));
-  }
   std::vector<TokenizerFile> files;
   for (const char* name : kFolderFiles) {
     const auto path = folder.FindFile(name);
@@ -258,20 +255,25 @@ json ConfigOf(const Vocabulary& vocabulary, Around around) {
   return config;
 }
 
+/// What all kinds have in common.
+json EmptyDocument(const Vocabulary& vocabulary, Around around) {
+  return {{"version", "1.0"},
+          {"truncation", nullptr},
+          {"padding", nullptr},
+          {"added_tokens", AddedTokens(vocabulary)},
+          {"normalizer", nullptr},
+          {"pre_tokenizer", nullptr},
+          {"post_processor", PostProcessor(vocabulary, around)},
+          {"decoder", nullptr},
+          {"model", nullptr}};
+}
+
 absl::StatusOr<std::vector<TokenizerFile>> GgufFiles(const GgufFile& file,
                                                      const Tokenizer& tokenizer) {
   const auto vocabulary = ReadVocabulary(file);
   if (!vocabulary.ok()) return vocabulary.status();
   const Around around = FindAround(tokenizer);
-  json document = {{"version", "1.0"},
-                   {"truncation", nullptr},
-                   {"padding", nullptr},
-                   {"added_tokens", AddedTokens(*vocabulary)},
-                   {"normalizer", nullptr},
-                   {"pre_tokenizer", nullptr},
-                   {"post_processor", PostProcessor(*vocabulary, around)},
-                   {"decoder", nullptr},
-                   {"model", nullptr}};
+  json document = EmptyDocument(*vocabulary, around);
   const auto model = file.GetString("tokenizer.ggml.model");
   if (!model.ok()) return model.status();
   if (*model == "gpt2") {
@@ -289,12 +291,44 @@ absl::StatusOr<std::vector<TokenizerFile>> GgufFiles(const GgufFile& file,
                                     {"generation_config.json", Dump(generation)}};
 }
 
+/// A model that changes text before it looks at it does so by tables that are not told here.
+bool TakesTextAsItIs(const Tokenizer& tokenizer) {
+  // Spaces, compatibility forms, and marks that would be composed.
+  const std::string probe = "a  b \xEF\xAC\x81 \xEF\xBC\x91 e\xCC\x81 c ";
+  const auto ids = tokenizer.Encode(probe, {.add_special_tokens = false});
+  return tokenizer.Decode(ids, false) == probe;
+}
+
+/// Of a folder that has tokenizer.model in the place of tokenizer.json.
+absl::Status AddTokenizerJson(const ModelFolder& folder, const Tokenizer& tokenizer,
+                              std::vector<TokenizerFile>& files) {
+  const auto* model = dynamic_cast<const SentencePiece*>(&tokenizer);
+  if (model == nullptr || model->kind() != "sentencepiece/bpe" || !TakesTextAsItIs(*model)) {
+    return absl::UnimplementedError(
+        absl::StrCat(folder.path(), " has no tokenizer.json, which a gateway needs, and its ",
+                     tokenizer.kind(), " model cannot be told as one"));
+  }
+  const Vocabulary vocabulary = model->ToVocabulary();
+  const Around around = FindAround(*model);
+  json document = EmptyDocument(vocabulary, around);
+  FillSentencePiece(vocabulary, model->strips_leading_space(), document);
+  files.push_back({"tokenizer.json", Dump(document)});
+  if (!folder.FindFile("tokenizer_config.json").has_value()) {
+    files.push_back({"tokenizer_config.json", Dump(ConfigOf(vocabulary, around))});
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<TokenizerFile>> ExportTokenizer(const Checkpoint& checkpoint,
                                                            const Tokenizer& tokenizer) {
-  if (checkpoint.folder() != nullptr) return FolderFiles(*checkpoint.folder());
-  return GgufFiles(*checkpoint.gguf(), tokenizer);
+  if (checkpoint.gguf() != nullptr) return GgufFiles(*checkpoint.gguf(), tokenizer);
+  const ModelFolder& folder = *checkpoint.folder();
+  auto files = FolderFiles(folder);
+  if (!files.ok() || folder.FindFile("tokenizer.json").has_value()) return files;
+  if (auto s = AddTokenizerJson(folder, tokenizer, *files); !s.ok()) return s;
+  return files;
 }
 
 }  // namespace nsa::engine

@@ -18,8 +18,9 @@ struct TokenizerFile {
 
 /// The files by which PyPI `tokenizers`, and what is built on it, makes the same ids of the same
 /// text: tokenizer.json, tokenizer_config.json with the chat template, generation_config.json with
-/// the end tokens. A folder's own, as they are; those of a GGUF file are made from its vocabulary.
-/// `tokenizer`: the checkpoint's. Unimplemented for a folder without tokenizer.json.
+/// the end tokens. A folder's own, as they are; what a GGUF file or a folder with a SentencePiece
+/// model of merges lacks is made from the vocabulary. `tokenizer`: the checkpoint's. Unimplemented
+/// for folders with other SentencePiece models and no tokenizer.json.
 absl::StatusOr<std::vector<TokenizerFile>> ExportTokenizer(const Checkpoint& checkpoint,
                                                            const Tokenizer& tokenizer);
 

