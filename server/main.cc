@@ -19,6 +19,7 @@
 #include "engine/faults.h"
 #include "engine/log.h"
 #include "prometheus/exposer.h"
+#include "server/command_line/address.h"
 #include "server/flags.h"
 #include "server/prometheus_metrics.h"
 #include "server/security/api_key_file.h"
@@ -176,6 +177,10 @@ int Serve(const ServerOptions& options, const sigset_t& signals) {
   (*server)->SetServing(true);
   if (*exposer != nullptr) {
     std::printf("metrics on port %d\n", (*exposer)->GetListeningPorts().at(0));
+  }
+  if (!options.gateway_listen.empty() && !IsLoopback(options.gateway_listen)) {
+    LOG(WARNING) << "--gateway_listen " << options.gateway_listen
+                 << " asks nobody for a key: let only the gateway reach it";
   }
   if (!(*server)->gateway_address().empty()) {
     std::printf("gateways on %s\n", (*server)->gateway_address().c_str());

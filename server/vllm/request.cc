@@ -13,6 +13,7 @@ namespace {
 constexpr uint32_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 // Numbers (token ids, log-probabilities) of an answer in one message: some 64 MiB.
 constexpr int64_t kMaxAnswer = int64_t{1} << 23;
+constexpr int64_t kMaxFactor = 128;
 
 /// Numbers that nsa.v1 has with a sign.
 absl::Status CheckFits(const std::string& field, uint32_t value) {
@@ -129,8 +130,11 @@ absl::Status CopyPrompt(const wire::GenerateRequest& from, int64_t max_context,
 absl::Status CheckAnswer(const wire::GenerateRequest& request, int64_t max_context) {
   const wire::SamplingParams& s = request.sampling_params();
   const int64_t most = s.has_max_tokens() ? s.max_tokens() : max_context;
-  const int64_t per_token = 1 + (s.has_logprobs() ? 1 + int64_t{s.logprobs()} : 0);
-  const int64_t answer = std::max<int64_t>(s.n(), 1) * std::min(most, max_context) * per_token;
+  // What is out of range is refused later, and must not overflow here.
+  const int64_t logprobs = std::clamp<int64_t>(s.logprobs(), 0, kMaxFactor);
+  const int64_t per_token = s.has_logprobs() ? 2 + logprobs : 1;
+  const int64_t n = std::clamp<int64_t>(s.n(), 1, kMaxFactor);
+  const int64_t answer = n * std::min(most, max_context) * per_token;
   if (request.stream() || answer <= kMaxAnswer) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "n, max_tokens and logprobs are ", s.n(), ", ", most, " and ", s.logprobs(), ", which makes ",

@@ -47,6 +47,7 @@ grpc::ServerWriteReactor<wire::GenerateResponse>* VllmService::Generate(
   const engine::Engine& engine = intake_->engine();
   auto made = FromVllm(*request, engine.model_info().max_context);
   auto owned = made.ok() ? *std::move(made) : std::make_unique<v1::GenerateRequest>();
+  owned->set_request_id(request->request_id());
   const auto options = WriterOptions(*request, *owned, engine);
   auto* call = new GenerateReactor<wire::GenerateResponse, ResponseWriter>(
       intake_->shared(), context, nullptr, intake_->IdFor(request->request_id()), options,

@@ -232,6 +232,12 @@ TEST(FromVllmTest, WhatFitsNoMessageMustStream) {
   EXPECT_EQ(FromVllm(request, context).status().code(), absl::StatusCode::kInvalidArgument);
   request.mutable_sampling_params()->set_max_tokens(1000);
   EXPECT_TRUE(FromVllm(request, context).ok());
+  // Whatever the numbers, nothing overflows.
+  request.mutable_sampling_params()->set_max_tokens(std::numeric_limits<uint32_t>::max());
+  request.mutable_sampling_params()->set_n(std::numeric_limits<int32_t>::max());
+  request.mutable_sampling_params()->set_logprobs(std::numeric_limits<int32_t>::max());
+  EXPECT_EQ(FromVllm(request, int64_t{1} << 30).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace

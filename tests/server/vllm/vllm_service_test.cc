@@ -77,8 +77,11 @@ TEST_F(VllmServiceTest, OneStatusForWhatIsRefused) {
   bad = Ids("a", 4, true);
   bad.mutable_mm_inputs();
   EXPECT_EQ(Ask(bad).status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  // Such a name would be no metadata.
+  bad.set_request_id("\xC3\xA9\n\x01");
+  EXPECT_EQ(Ask(bad).status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
   EXPECT_EQ(metrics_.count("invalid_argument"), 1);
-  EXPECT_EQ(metrics_.count("unimplemented"), 1);
+  EXPECT_EQ(metrics_.count("unimplemented"), 2);
   engine_.ChangeScript([](auto& s) { s.submit = absl::ResourceExhaustedError("full"); });
   const Answer full = Ask(Ids("a", 4, false));
   EXPECT_EQ(full.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
