@@ -46,16 +46,17 @@ grpc::ServerWriteReactor<wire::GenerateResponse>* VllmService::Generate(
     grpc::CallbackServerContext* context, const wire::GenerateRequest* request) {
   const engine::Engine& engine = intake_->engine();
   auto made = FromVllm(*request, engine.model_info().max_context);
+  const absl::Status status = made.status();
   auto owned = made.ok() ? *std::move(made) : std::make_unique<v1::GenerateRequest>();
   owned->set_request_id(request->request_id());
   const auto options = WriterOptions(*request, *owned, engine);
   auto* call = new GenerateReactor<wire::GenerateResponse, ResponseWriter>(
       intake_->shared(), context, nullptr, intake_->IdFor(request->request_id()), options,
       std::move(owned));  // deletes itself in OnDone
-  if (made.ok()) {
+  if (status.ok()) {
     intake_->Run(call);
   } else {
-    call->Reject(made.status());
+    call->Reject(status);
   }
   return call;
 }
