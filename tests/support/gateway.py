@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import tempfile
+import time
 import urllib.request
 
 from tests.support import model_files, server
@@ -45,9 +46,12 @@ class Gateway:
             return subprocess.CompletedProcess(run.args, run.returncode, out.read(), err.read())
 
     def close(self) -> None:
-        pid = int(pathlib.Path(self.log).with_name("pid").read_text())
+        pid = pathlib.Path(self.log).with_name("pid").read_text().strip()
         assert self.script("--stop").returncode == 0
-        assert not pathlib.Path(f"/proc/{pid}").exists(), "it still runs"
+        deadline = time.monotonic() + 20  # the kernel takes a process apart after its last word
+        while pathlib.Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < deadline, "it still runs"
+            time.sleep(0.05)
 
     def client(self, **options):
         """openai's; it retries nothing unless told so."""
