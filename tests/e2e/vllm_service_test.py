@@ -317,12 +317,13 @@ def test_a_gateways_address_that_is_taken_is_said(tiny_path, tiny_server):
 def test_a_full_queue_is_refused_before_the_first_message(tiny_path):
     with server.running(tiny_path, max_context=4096, max_running_requests=1, max_queued_requests=1) as running:
         vllm = stub(running.channel)
-        held = [vllm.Generate(ask([7] * 100, 3900, ignore_eos=True)) for _ in range(2)]
-        while True:
-            load = running.load()
-            if load.num_running and load.num_waiting:
-                break
-            time.sleep(0.01)
+        held = []
+        for what in ("num_running", "num_waiting"):
+            held.append(vllm.Generate(ask([7] * 100, 3900, ignore_eos=True)))
+            deadline = time.monotonic() + TIMEOUT_S
+            while not getattr(running.load(), what):
+                assert time.monotonic() < deadline, what
+                time.sleep(0.01)
         error = refusal(running, ask([8], 2, stream=False))
         assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert dict(error.trailing_metadata())["retry-after-ms"].isdigit()
