@@ -15,6 +15,7 @@ void CacheWatchers::Add(const std::vector<std::weak_ptr<CacheWatcher>>& watchers
     watcher->OnCacheEvents(known, /*is_snapshot=*/true);
     watchers_.push_back(added);
   }
+  if (watchers_.empty()) scheduler_->EndCacheEvents();  // all had left before they were heard
 }
 
 void CacheWatchers::Deliver() {
