@@ -18,8 +18,10 @@
 #include "absl/time/clock.h"
 #include "engine/admission.h"
 #include "engine/cache_spill.h"
+#include "engine/cache_watchers.h"
 #include "engine/choices.h"
 #include "engine/faults.h"
+#include "engine/inbox.h"
 #include "engine/loaded_model.h"
 #include "engine/log.h"
 #include "engine/page_pool.h"
@@ -89,11 +91,15 @@ class EngineImpl final : public Engine {
   absl::Status Submit(Request request, std::shared_ptr<OutputSink> sink) override;
   void Abort(std::string_view request_id) override;
   void FlushCache(std::function<void(int32_t)> done) override;
+  void WatchCache(const std::shared_ptr<CacheWatcher>& watcher) override;
   void Drain(absl::Time deadline) override;
   EngineLoad load() const override;
   const ModelInfo& model_info() const override { return loaded_->info; }
   const Tokenizer& tokenizer() const override { return *loaded_->tokenizer; }
   const ChatTemplate* chat_template() const override { return loaded_->chat_template.get(); }
+  absl::StatusOr<std::vector<TokenizerFile>> ExportTokenizer() const override {
+    return nsa::engine::ExportTokenizer(*loaded_->checkpoint, *loaded_->tokenizer);
+  }
   bool healthy() const override;
 
  private:
@@ -123,6 +129,7 @@ class EngineImpl final : public Engine {
   // The engine thread's own.
   PagePool pool_;
   Scheduler scheduler_;
+  CacheWatchers watchers_{&scheduler_};
   TokenStage token_stage_;
   const QueueLimits limits_;
   bool ended_outside_step_ = false;  // since the observer last saw the state
@@ -131,9 +138,7 @@ class EngineImpl final : public Engine {
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::condition_variable idle_;
-  std::vector<std::unique_ptr<Sequence>> inbox_;
-  std::vector<std::string> aborts_;
-  std::vector<std::function<void(int32_t)>> flushes_;
+  Inbox inbox_;
   absl::flat_hash_set<std::string> ids_;  // accepted and not done
   int64_t num_open_ = 0;                  // accepted, and their sinks not told of the end
   QueueCounts queued_;  // in the inbox, and with the scheduler as it was after the last step
@@ -200,7 +205,7 @@ absl::Status EngineImpl::Submit(Request request, std::shared_ptr<OutputSink> sin
     }
     if (status.ok()) {
       queued_.NoteArrival(choices.front()->arrival);
-      for (auto& choice : choices) inbox_.push_back(std::move(choice));
+      for (auto& choice : choices) inbox_.sequences.push_back(std::move(choice));
       queued_.Add(tenant, more.num_requests, more.num_tokens);
       ++num_open_;
     }
@@ -217,7 +222,7 @@ void EngineImpl::Abort(std::string_view request_id) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!ids_.contains(View(request_id))) return;
-    aborts_.emplace_back(request_id);
+    inbox_.aborts.emplace_back(request_id);
   }
   wake_.notify_all();
 }
@@ -226,12 +231,18 @@ void EngineImpl::FlushCache(std::function<void(int32_t)> done) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (alive_) {
-      flushes_.push_back(std::move(done));
+      inbox_.flushes.push_back(std::move(done));
       wake_.notify_all();
       return;
     }
   }
   done(0);
+}
+
+void EngineImpl::WatchCache(const std::shared_ptr<CacheWatcher>& watcher) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  inbox_.watchers.push_back(watcher);
+  wake_.notify_all();
 }
 
 void EngineImpl::Drain(absl::Time deadline) {
@@ -267,29 +278,22 @@ bool EngineImpl::healthy() const {
 }
 
 bool EngineImpl::TakeInbox() {
-  std::vector<std::unique_ptr<Sequence>> arrived;
-  std::vector<std::string> aborts;
-  std::vector<std::function<void(int32_t)>> flushes;
+  Inbox taken;
   bool abort_all = false;
   {
     std::unique_lock<std::mutex> lock(mutex_);
-    const auto news = [this] {
-      return stop_ || abort_all_ || !inbox_.empty() || !aborts_.empty() || !flushes_.empty();
-    };
+    const auto news = [this] { return stop_ || abort_all_ || !inbox_.empty(); };
     if (scheduler_.idle() && !scheduler_.moving()) wake_.wait(lock, news);
-    arrived.swap(inbox_);
-    aborts.swap(aborts_);
-    flushes.swap(flushes_);
+    std::swap(taken, inbox_);
     abort_all = std::exchange(abort_all_, false);
     if (stop_) abort_all = true;
   }
-  for (auto& sequence : arrived) scheduler_.Add(std::move(sequence));
-  for (const std::string& id : aborts) {
-    EndRequest(id, absl::OkStatus());
-  }
+  for (auto& sequence : taken.sequences) scheduler_.Add(std::move(sequence));
+  for (const std::string& id : taken.aborts) EndRequest(id, absl::OkStatus());
   if (abort_all) AbortAll();
-  for (const auto& done : flushes) done(scheduler_.FlushCache());
-  ended_outside_step_ = ended_outside_step_ || !flushes.empty();  // gauges have changed
+  for (const auto& done : taken.flushes) done(scheduler_.FlushCache());
+  watchers_.Add(taken.watchers);
+  ended_outside_step_ = ended_outside_step_ || !taken.flushes.empty();  // gauges have changed
   const std::lock_guard<std::mutex> lock(mutex_);
   return !stop_;
 }
@@ -368,7 +372,7 @@ void EngineImpl::Publish() {
     }
   };
   count(scheduler_.waiting());
-  count(inbox_);
+  count(inbox_.sequences);
 }
 
 void EngineImpl::RunStep(const Batch& batch) {
@@ -454,6 +458,7 @@ void EngineImpl::Loop() {
       std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait_for(lock, absl::ToChronoMilliseconds(kIdlePoll));
     }
+    watchers_.Deliver();
     Publish();
   }
   AbortAll();
@@ -462,7 +467,7 @@ void EngineImpl::Loop() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     alive_ = false;
-    flushes.swap(flushes_);
+    flushes.swap(inbox_.flushes);
     idle_.notify_all();
   }
   for (const auto& done : flushes) done(0);

@@ -6,15 +6,18 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "engine/cache_events.h"
 #include "engine/grammar/grammar.h"
 #include "engine/metrics.h"
 #include "engine/models/weight_dtype.h"
 #include "engine/request.h"
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "engine/tokenizer/tokenizer_export.h"
 #include "kernels/backend.h"
 
 namespace nsa::engine {
@@ -146,6 +149,10 @@ class Engine {
   /// the number of pages that became free.
   virtual void FlushCache(std::function<void(int32_t)> done) = 0;
 
+  /// Tells the watcher from the next step boundary on what the prefix cache holds, as long as
+  /// somebody else keeps it.
+  virtual void WatchCache(const std::shared_ptr<CacheWatcher>& watcher) = 0;
+
   /// Refuses new requests, lets what was accepted finish until `deadline`, aborts the rest,
   /// returns.
   virtual void Drain(absl::Time deadline) = 0;
@@ -154,6 +161,8 @@ class Engine {
   virtual const ModelInfo& model_info() const = 0;
   virtual const Tokenizer& tokenizer() const = 0;
   virtual const ChatTemplate* chat_template() const = 0;  // null: the checkpoint has none
+  /// The tokenizer in files that other programs read. Takes a second or so of the caller's thread.
+  virtual absl::StatusOr<std::vector<TokenizerFile>> ExportTokenizer() const = 0;
   /// False once the engine thread has not finished a step for `longest_step`. (Where the thread
   /// dies the process ends, with a message and exit status 1.)
   virtual bool healthy() const = 0;

@@ -22,8 +22,8 @@ uint64_t Chain(uint64_t hash, uint64_t value) { return Mix(hash + 0x9E3779B97F4A
 
 }  // namespace
 
-PrefixCache::PrefixCache(PagePool* pool)
-    : pool_(pool), nodes_(static_cast<size_t>(pool->num_pages())) {}
+PrefixCache::PrefixCache(PagePool* pool, uint64_t public_root)
+    : pool_(pool), public_root_(public_root), nodes_(static_cast<size_t>(pool->num_pages())) {}
 
 PrefixChain PrefixCache::Begin(std::string_view root) {
   PrefixChain chain;
@@ -124,11 +124,13 @@ int32_t PrefixCache::Extend(PrefixChain& chain, std::span<const int32_t> tokens,
     }
     Node& added = node(page);
     added.known = true;
+    added.is_public = chain.page < 0 ? chain.hash == public_root_ : node(chain.page).is_public;
     added.hash = hash;
     std::ranges::copy(tokens, added.tokens.begin());
     pages_[hash] = page;
     Link(page, chain.page);
     pool_->AddUser(page);
+    if (records_ && added.is_public) events_.push_back(StoredEvent(page));
     known = page;
   } else if (pool_->block(known) >= 0) {  // known, but in the tier below or on the way
     chain.enabled = false;
@@ -192,6 +194,7 @@ void PrefixCache::Forget(int32_t page) {
     const int32_t parent = forgotten.parent;
     if (forgotten.idle != nullptr) RemoveIdle(leaf);
     pages_.erase(forgotten.hash);
+    if (records_ && forgotten.is_public) events_.emplace_back().hash = forgotten.hash;
     Unlink(leaf);
     forgotten.known = false;
     pool_->Release(leaf);
@@ -206,6 +209,41 @@ int32_t PrefixCache::Clear() {
     if (node(page).known) Forget(page);
   }
   return num_used - pool_->num_used();
+}
+
+void PrefixCache::RecordEvents(bool on) {
+  records_ = on;
+  if (!on) events_ = {};
+}
+
+CacheEvent PrefixCache::StoredEvent(int32_t page) const {
+  const Node& stored = node(page);
+  CacheEvent event;
+  event.hash = stored.hash;
+  event.stored = true;
+  event.has_parent = stored.parent >= 0;
+  if (event.has_parent) event.parent_hash = node(stored.parent).hash;
+  event.tokens.assign(stored.tokens.begin(), stored.tokens.end());
+  return event;
+}
+
+std::vector<CacheEvent> PrefixCache::KnownPages() const {
+  std::vector<CacheEvent> known;
+  for (int32_t root = 0; root < pool_->num_pages(); ++root) {
+    if (!node(root).known || !node(root).is_public || node(root).parent >= 0) continue;
+    // Down to the first child, else to the next sibling of it or of a page above.
+    int32_t page = root;
+    while (page >= 0) {
+      known.push_back(StoredEvent(page));
+      int32_t next = node(page).first_child;
+      while (next < 0 && page != root) {
+        next = node(page).next_sibling;
+        if (next < 0) page = node(page).parent;
+      }
+      page = next;
+    }
+  }
+  return known;
 }
 
 bool PrefixCache::ListConsistent(const IdleList& list, bool in_memory) const {

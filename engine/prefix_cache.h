@@ -6,9 +6,11 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "engine/cache_events.h"
 #include "engine/page_pool.h"
 #include "kernels/tensor.h"
 
@@ -39,7 +41,8 @@ struct PrefixMatch {
 /// those in the tier below stand in a list each. Engine thread.
 class PrefixCache {
  public:
-  explicit PrefixCache(PagePool* pool);
+  /// `public_root`: the hash of the root whose pages events tell of.
+  explicit PrefixCache(PagePool* pool, uint64_t public_root = 0);
   PrefixCache(const PrefixCache&) = delete;  // nodes point to its lists
   PrefixCache& operator=(const PrefixCache&) = delete;
 
@@ -90,6 +93,14 @@ class PrefixCache {
   /// Forgets all pages, those in use as well; gives the number of pages that became free.
   int32_t Clear();
 
+  /// Notes changes from now on, for TakeEvents; or no longer, and forgets those.
+  void RecordEvents(bool on);
+  bool records_events() const { return records_; }
+  /// What has changed since the last call, in order.
+  std::vector<CacheEvent> TakeEvents() { return std::exchange(events_, {}); }
+  /// The known pages as if they had just been stored, parents first.
+  std::vector<CacheEvent> KnownPages() const;
+
   /// Users, chains and the order of idle pages fit together, and hashes are those of the tokens.
   bool Consistent() const;
 
@@ -103,6 +114,7 @@ class PrefixCache {
   /// By page. Pages that continue the same page are linked as its children.
   struct Node {
     bool known = false;
+    bool is_public = false;    // events tell of it
     IdleList* idle = nullptr;  // the list that it stands in
     uint64_t hash = 0;
     int32_t parent = -1;
@@ -123,9 +135,13 @@ class PrefixCache {
   void RemoveIdle(int32_t page);
   void Link(int32_t page, int32_t parent);
   void Unlink(int32_t page);
+  CacheEvent StoredEvent(int32_t page) const;
   bool ListConsistent(const IdleList& list, bool in_memory) const;
 
   PagePool* pool_;
+  const uint64_t public_root_;
+  bool records_ = false;
+  std::vector<CacheEvent> events_;
   std::vector<Node> nodes_;                       // [num_pages]
   absl::flat_hash_map<uint64_t, int32_t> pages_;  // of known pages, by hash
   IdleList in_memory_;

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/log.h"
+#include "engine/text.h"
 #include "kernels/tensor.h"
 
 namespace nsa::engine {
@@ -126,7 +127,16 @@ PrefixChain Scheduler::ChainOf(const Sequence& sequence) const {
   // What attention reads decides about the K and V of all layers but the first.
   const bool full = request.attention.mode == AttentionMode::kFull;
   const int32_t blocks = full ? 0 : BlocksOf(sequence);
-  return PrefixCache::Begin(absl::StrCat(blocks, "/", request.cache_salt));
+  return PrefixCache::Begin(RootOf(blocks, request.cache_salt));
+}
+
+std::string Scheduler::RootOf(int32_t blocks, std::string_view salt) {
+  return absl::StrCat(blocks, "/", View(salt));
+}
+
+std::vector<CacheEvent> Scheduler::BeginCacheEvents() {
+  cache_.RecordEvents(true);
+  return cache_.KnownPages();
 }
 
 std::span<const int32_t> Scheduler::Findable(const Sequence& sequence) {

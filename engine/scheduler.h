@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -50,7 +51,7 @@ class Scheduler {
   /// `tier`: where pages go that are not in memory, into the pool's blocks; null: nowhere.
   Scheduler(PagePool* pool, const Limits& limits, PageTier* tier = nullptr)
       : pool_(pool),
-        cache_(pool),
+        cache_(pool, PrefixCache::Begin(RootOf(limits.default_blocks, "")).hash),
         mover_(pool, tier),
         limits_(limits),
         step_budget_(limits.max_step_tokens, limits.target_inter_token) {}
@@ -91,6 +92,11 @@ class Scheduler {
   int32_t num_pages_cached() const { return cache_.num_idle(); }
   /// Forgets what is cached; gives the number of pages that became free.
   int32_t FlushCache();
+  /// Of the prefix cache: begins to note what changes and gives what is known now; the changes
+  /// since; or no more notes.
+  std::vector<CacheEvent> BeginCacheEvents();
+  std::vector<CacheEvent> TakeCacheEvents() { return cache_.TakeEvents(); }
+  void EndCacheEvents() { cache_.RecordEvents(false); }
   bool idle() const { return running_.empty() && waiting_.empty(); }
   /// Pages are moving between memory and the tier below; Schedule takes note of their end.
   bool moving() const { return mover_.busy(); }
@@ -144,6 +150,8 @@ class Scheduler {
   /// Releases them to be computed again.
   void GiveUp(Sequence& sequence);
   PrefixChain ChainOf(const Sequence& sequence) const;
+  /// Of chains whose pages are shared by who selects so many blocks and has this salt.
+  static std::string RootOf(int32_t blocks, std::string_view salt);
   /// Of its tokens, those that need not be computed where the cache has them.
   static std::span<const int32_t> Findable(const Sequence& sequence);
   /// Whether its pages are nobody else's but its own choices'.

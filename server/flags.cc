@@ -16,6 +16,10 @@ ABSL_FLAG(std::string, served_model_name, "",
           "name in answers and metrics; empty: the file's name");
 ABSL_FLAG(std::string, listen, "127.0.0.1:50051",
           "HOST:PORT of the gRPC server; port 0: a free one");
+ABSL_FLAG(
+    std::string, gateway_listen, "",
+    "HOST:PORT for a gateway that knows neither TLS nor keys: VllmEngine and health for anybody "
+    "who reaches it, so keep it private; empty: off, the service is on --listen");
 ABSL_FLAG(std::string, metrics_listen, "127.0.0.1:9090",
           "HOST:PORT of Prometheus metrics at /metrics; empty: off");
 ABSL_FLAG(
@@ -197,6 +201,7 @@ absl::Status ReadWords(ServerOptions& options) {
   options.json_log = format == "json";
   options.listen = absl::GetFlag(FLAGS_listen);
   options.metrics_listen = absl::GetFlag(FLAGS_metrics_listen);
+  options.gateway_listen = absl::GetFlag(FLAGS_gateway_listen);
   options.security = {.tls_cert = absl::GetFlag(FLAGS_tls_cert),
                       .tls_key = absl::GetFlag(FLAGS_tls_key),
                       .tls_client_ca = absl::GetFlag(FLAGS_tls_client_ca),
@@ -214,7 +219,8 @@ const std::vector<FlagGroup>& ServerFlagGroups() {
       {"Model",
        {"model", "served_model_name", "weight_dtype", "attention", "num_selected_blocks",
         "max_context"}},
-      {"Network", {"listen", "metrics_listen", "max_message_bytes", "reflection"}},
+      {"Network",
+       {"listen", "metrics_listen", "gateway_listen", "max_message_bytes", "reflection"}},
       {"Security", {"tls_cert", "tls_key", "tls_client_ca", "api_keys_file"}},
       {"Machine",
        {"device", "num_threads", "kv_cache_gib", "kv_cache_dtype", "kv_spill_dir", "kv_spill_gib",

@@ -20,6 +20,7 @@ struct ServerOptions {
   engine::EngineOptions engine;
   std::string listen;
   std::string metrics_listen;  // empty: no metrics
+  std::string gateway_listen;  // empty: none
   SecurityOptions security;
   bool reflection = true;
   std::string served_model_name;  // never empty

@@ -19,10 +19,13 @@ namespace {
 constexpr char kTenantKey[] = "nsa-tenant";
 constexpr size_t kMaxTenantBytes = 256;
 
-/// Who has a key cannot call himself otherwise. Longer names are cut: they only decide whose turn
-/// it is.
+/// Who has a key cannot call himself otherwise; without one only gateways come as far, on a port of
+/// their own. Longer names are cut: they only decide whose turn it is.
 std::string TenantOf(const grpc::CallbackServerContext& context, const ApiKeyFile* keys) {
-  if (keys != nullptr) return keys->NameOf(ApiKeyOf(context.client_metadata()));
+  if (keys != nullptr) {
+    const std::string name = keys->NameOf(ApiKeyOf(context.client_metadata()));
+    if (!name.empty()) return name;
+  }
   const auto found = context.client_metadata().find(kTenantKey);
   if (found == context.client_metadata().end()) return "";
   return {found->second.data(), std::min(found->second.size(), kMaxTenantBytes)};
@@ -63,17 +66,17 @@ GenerateCall::GenerateCall(Shared* shared, grpc::CallbackServerContext* context,
       request_id_(std::move(request_id)),
       // Without a deadline gRPC says a time in the far future, which is as good.
       deadline_(absl::FromChrono(context->deadline())),
-      tenant_(TenantOf(*context, shared->keys)),
-      writer_(std::make_shared<StreamWriter>(
-          this, StreamWriter::Options{.request_id = request_id_,
-                                      .token_ids = request->response().token_ids(),
-                                      .prefill_progress = request->response().prefill_progress()})),
-      recorder_(shared->tracer == nullptr ? nullptr
-                                          : shared->tracer->Begin(context->client_metadata(),
-                                                                  *request, request_id_, writer_)),
-      sink_(recorder_ != nullptr ? std::shared_ptr<engine::OutputSink>(recorder_) : writer_) {
+      tenant_(TenantOf(*context, shared->keys)) {
   // The client's own id may hold bytes that metadata cannot.
   if (request->request_id().empty()) context->AddInitialMetadata("request-id", request_id_);
+}
+
+void GenerateCall::SetWriter(std::shared_ptr<CallSink> writer) {
+  writer_ = std::move(writer);
+  sink_ = writer_;
+  if (shared_->tracer == nullptr) return;
+  recorder_ = shared_->tracer->Begin(context_->client_metadata(), *request_, request_id_, writer_);
+  if (recorder_ != nullptr) sink_ = recorder_;
 }
 
 absl::Status GenerateCall::Admit() {
@@ -96,7 +99,7 @@ void GenerateCall::Reject(const absl::Status& status) {
   if (const char* reason = RejectionReason(status)) shared_->metrics->OnRejected(reason);
   if (pending_) shared_->pending.Remove(request_id_);
   NoteStatus(status);
-  grpc::ServerWriteReactor<v1::GenerateResponse>::Finish(ToGrpc(status));
+  FinishCall(ToGrpc(status));
 }
 
 void GenerateCall::EndUnstarted() {
@@ -126,7 +129,7 @@ void GenerateCall::Start() {
   Shared* const shared = shared_;
   const std::string id = request_id_;
   const std::shared_ptr<CallProgress> progress = progress_;
-  const std::shared_ptr<StreamWriter> writer = writer_;
+  const std::shared_ptr<CallSink> writer = writer_;
   std::shared_ptr<engine::OutputSink> sink = sink_;
   pending_ = false;
   const absl::Status status = shared->pending.HandOver(
@@ -136,22 +139,11 @@ void GenerateCall::Start() {
   if (progress->cancelled && !writer->engine_done()) shared->engine->Abort(id);
 }
 
-void GenerateCall::StartWrite(const v1::GenerateResponse* message) {
-  if (recorder_ != nullptr) recorder_->OnWrite(static_cast<int64_t>(message->ByteSizeLong()));
-  grpc::ServerWriteReactor<v1::GenerateResponse>::StartWrite(message);
+void GenerateCall::WriteFailed() {
+  if (!writer_->engine_done()) shared_->engine->Abort(request_id_);
 }
 
-void GenerateCall::Finish(const absl::Status& status) {
-  NoteStatus(status);
-  grpc::ServerWriteReactor<v1::GenerateResponse>::Finish(ToGrpc(status));
-}
-
-void GenerateCall::OnWriteDone(bool ok) {
-  if (!ok && !writer_->engine_done()) shared_->engine->Abort(request_id_);
-  writer_->OnWriteDone(ok);
-}
-
-void GenerateCall::OnCancel() {
+void GenerateCall::Cancel() {
   progress_->cancelled = true;
   if (progress_->submitted && !writer_->engine_done()) shared_->engine->Abort(request_id_);
 }
@@ -172,9 +164,8 @@ absl::Status GenerateCall::FinalStatus() const {
                                   : absl::CancelledError("the client has gone");
 }
 
-void GenerateCall::OnDone() {
+void GenerateCall::End() {
   if (recorder_ != nullptr) shared_->tracer->End(recorder_, FinalStatus());
-  delete this;
 }
 
 }  // namespace nsa::server

@@ -1,27 +1,15 @@
 #include "server/inference_service.h"
 
-#include <random>
+#include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
-#include "engine/admission.h"
 #include "server/convert.h"
 #include "server/status.h"
+#include "server/stream_writer.h"
 #include "server/version.h"
 
 namespace nsa::server {
 namespace {
-
-constexpr int kTokenizerThreads = 2;
-// Prompts waiting to be tokenized; the engine's own queue is bounded apart from this.
-constexpr size_t kMaxQueuedPrompts = 256;
-// For such; a prompt takes milliseconds.
-constexpr absl::Duration kRetryDelay = absl::Seconds(1);
-// Grammars wait for one another, and for nobody else.
-constexpr int kGrammarThreads = 1;
-constexpr size_t kMaxQueuedGrammars = 32;
 
 grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl::Status& status) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
@@ -31,42 +19,19 @@ grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl
 
 }  // namespace
 
-InferenceService::InferenceService(engine::Engine* engine, engine::MetricsObserver* metrics,
-                                   const Info& info)
-    : engine_(engine),
-      shared_{engine, metrics != nullptr ? metrics : &no_metrics_, {}, info.tracer, info.keys},
-      info_(info),
-      started_(absl::Now()),
-      id_prefix_(std::random_device{}()),
-      work_("nsa-tokenize", kTokenizerThreads, kMaxQueuedPrompts),
-      grammar_work_("nsa-grammar", kGrammarThreads, kMaxQueuedGrammars) {}
-
-std::string InferenceService::MakeRequestId() {
-  return absl::StrFormat("nsa-%08x-%d", id_prefix_, next_id_.fetch_add(1));
-}
-
 void InferenceService::AddOrRefuse(grpc::ServerUnaryReactor* reactor, std::function<void()> work) {
-  if (work_.Add(std::move(work))) return;
-  reactor->Finish({grpc::StatusCode::RESOURCE_EXHAUSTED,
-                   absl::StrCat("the queue is full: ", kMaxQueuedPrompts, " texts wait")});
+  if (!intake_->Add(std::move(work))) reactor->Finish(ToGrpc(intake_->QueueFull()));
 }
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
-  const std::string id = request->request_id().empty() ? MakeRequestId() : request->request_id();
-  auto* call = new GenerateCall(&shared_, context, request, id);  // deletes itself in OnDone
-  if (const absl::Status admitted = call->Admit(); !admitted.ok()) {
-    call->Reject(admitted);
-    return call;
-  }
-  WorkPool& work = request->has_structured_output() ? grammar_work_ : work_;
-  if (!work.Add([call] { call->Start(); })) {
-    shared_.metrics->OnRejected("queue_full");
-    call->Reject(engine::WithRetryAfter(
-        absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", work.max_queued(),
-                                                  " prompts wait to be tokenized")),
-        kRetryDelay));
-  }
+  const std::string id = intake_->IdFor(request->request_id());
+  auto* call = new GenerateReactor<v1::GenerateResponse, StreamWriter>(
+      intake_->shared(), context, request, id,
+      {.request_id = id,
+       .token_ids = request->response().token_ids(),
+       .prefill_progress = request->response().prefill_progress()});  // deletes itself in OnDone
+  intake_->Run(call);
   return call;
 }
 
@@ -102,7 +67,7 @@ grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerCon
                                                          const v1::GetModelInfoRequest*,
                                                          v1::GetModelInfoResponse* response) {
   FillModelInfo(engine_->model_info(), engine_->chat_template() != nullptr, *response);
-  response->set_served_model_name(info_.served_model_name);
+  response->set_served_model_name(intake_->info().served_model_name);
   return Reply(context, absl::OkStatus());
 }
 
@@ -110,10 +75,11 @@ grpc::ServerUnaryReactor* InferenceService::GetServerInfo(grpc::CallbackServerCo
                                                           const v1::GetServerInfoRequest*,
                                                           v1::GetServerInfoResponse* response) {
   response->set_version(kVersion);
-  response->set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - started_));
-  response->set_max_message_bytes(info_.max_message_bytes);
-  response->set_max_running_requests(info_.max_running_requests);
-  response->set_max_queued_requests(info_.max_queued_requests);
+  const ServiceInfo& info = intake_->info();
+  response->set_uptime_seconds(absl::ToDoubleSeconds(intake_->uptime()));
+  response->set_max_message_bytes(info.max_message_bytes);
+  response->set_max_running_requests(info.max_running_requests);
+  response->set_max_queued_requests(info.max_queued_requests);
   response->set_healthy(engine_->healthy());
   return Reply(context, absl::OkStatus());
 }
@@ -133,9 +99,7 @@ grpc::ServerUnaryReactor* InferenceService::GetLoad(grpc::CallbackServerContext*
 grpc::ServerUnaryReactor* InferenceService::Abort(grpc::CallbackServerContext* context,
                                                   const v1::AbortRequest* request,
                                                   v1::AbortResponse*) {
-  // In this order: what is no longer pending is the engine's.
-  shared_.pending.Abort(request->request_id());
-  engine_->Abort(request->request_id());
+  intake_->Abort(request->request_id());
   return Reply(context, absl::OkStatus());
 }
 

@@ -22,6 +22,7 @@
 #include "engine/log.h"
 #include "engine/thread_name.h"
 #include "prometheus/exposer.h"
+#include "server/command_line/address.h"
 #include "server/flags.h"
 #include "server/load_metrics.h"
 #include "server/prometheus_metrics.h"
@@ -162,6 +163,13 @@ absl::StatusOr<std::unique_ptr<Tracer>> OpenTracer(const ServerOptions& options,
   return std::make_unique<Tracer>(options.tracer, std::move(file));
 }
 
+/// Before the model is loaded.
+absl::Status CheckAddresses(const ServerOptions& options) {
+  const auto listen = CheckAddressFree("listen", options.listen);
+  if (!listen.ok() || options.gateway_listen.empty()) return listen.status();
+  return CheckAddressFree("gateway_listen", options.gateway_listen).status();
+}
+
 int Serve(const ServerOptions& options, const sigset_t& signals) {
   const auto faults = FaultsForTests(options.allow_test_faults);
   if (!faults.ok()) return Fail(faults.status());
@@ -171,9 +179,7 @@ int Serve(const ServerOptions& options, const sigset_t& signals) {
   if (!credentials.ok()) return Fail(credentials.status());
   auto exposer = ServeMetrics(options.metrics_listen);
   if (!exposer.ok()) return Fail(exposer.status());
-  if (const auto free = CheckAddressFree("listen", options.listen); !free.ok()) {
-    return Fail(free.status());
-  }
+  if (const absl::Status free = CheckAddresses(options); !free.ok()) return Fail(free);
   PrometheusMetrics metrics(options.served_model_name, options.buckets);
   const auto tracer = OpenTracer(options, metrics);
   if (!tracer.ok()) return Fail(tracer.status());
@@ -189,19 +195,28 @@ int Serve(const ServerOptions& options, const sigset_t& signals) {
   const auto load_metrics = std::make_shared<LoadMetrics>(engine->get(), options.served_model_name);
   const absl::Cleanup detach = [&] { load_metrics->Detach(); };  // before the engine goes
   if (*exposer != nullptr) (*exposer)->RegisterCollectable(load_metrics);
-  auto server = Server::Start(
-      engine->get(), &metrics,
-      {.listen = options.listen, .credentials = *credentials, .reflection = options.reflection},
-      {.served_model_name = options.served_model_name,
-       .max_message_bytes = options.max_message_bytes,
-       .max_running_requests = engine_options.max_running_requests,
-       .max_queued_requests = engine_options.max_queued_requests,
-       .tracer = tracer->get(),
-       .keys = keys->get()});
+  auto server = Server::Start(engine->get(), &metrics,
+                              {.listen = options.listen,
+                               .credentials = *credentials,
+                               .reflection = options.reflection,
+                               .gateway_listen = options.gateway_listen},
+                              {.served_model_name = options.served_model_name,
+                               .max_message_bytes = options.max_message_bytes,
+                               .max_running_requests = engine_options.max_running_requests,
+                               .max_queued_requests = engine_options.max_queued_requests,
+                               .tracer = tracer->get(),
+                               .keys = keys->get()});
   if (!server.ok()) return Fail(server.status());
   (*server)->SetServing(true);
   if (*exposer != nullptr) {
     std::printf("metrics on port %d\n", (*exposer)->GetListeningPorts().at(0));
+  }
+  if (!options.gateway_listen.empty() && !IsLoopback(options.gateway_listen)) {
+    LOG(WARNING) << "--gateway_listen " << options.gateway_listen
+                 << " asks nobody for a key: let only the gateway reach it";
+  }
+  if (!(*server)->gateway_address().empty()) {
+    std::printf("gateways on %s\n", (*server)->gateway_address().c_str());
   }
   std::printf("ready on %s\n", (*server)->address().c_str());
   std::fflush(stdout);

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -31,6 +32,27 @@ void SetKeepalive(grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+}
+
+/// Binds `listen` and writes it to `address` with the port that it has.
+absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(
+    grpc::ServerBuilder& builder, const std::string& listen,
+    const std::shared_ptr<grpc::ServerCredentials>& credentials, std::string& address) {
+  std::string host, port;
+  if (!SplitAddress(listen, host, port)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("listen address is '", listen, "', expected HOST:PORT"));
+  }
+  int bound_port = 0;
+  builder.AddListeningPort(listen, credentials, &bound_port);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error
+  SetKeepalive(builder);
+  auto server = builder.BuildAndStart();
+  if (server == nullptr || bound_port == 0) {
+    return absl::AlreadyExistsError(absl::StrCat("cannot listen on ", listen, " (port in use?)"));
+  }
+  address = absl::StrCat(listen.substr(0, listen.rfind(':')), ":", bound_port);
+  return server;
 }
 
 // Its name in gRPC 1.51; server_test and tests/e2e see whether it still is.
@@ -79,53 +101,73 @@ absl::StatusOr<std::string> CheckAddressFree(const std::string& flag, const std:
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(engine::Engine* engine,
                                                       engine::MetricsObserver* metrics,
-                                                      const PortOptions& options,
-                                                      const InferenceService::Info& info) {
-  const std::string& listen = options.listen;
-  std::string host, port;
-  if (!SplitAddress(listen, host, port)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("listen address is '", listen, "', expected HOST:PORT"));
-  }
+                                                      const PortOptions& port,
+                                                      const ServiceInfo& info) {
   static const bool once = [] {
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     return true;
   }();
   (void)once;
-  auto server = absl::WrapUnique(new Server());
-  server->service_ = std::make_unique<InferenceService>(engine, metrics, info);
-  grpc::ServerBuilder builder;
-  int bound_port = 0;
-  builder.AddListeningPort(listen, options.credentials, &bound_port);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error
-  SetKeepalive(builder);
-  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
-  builder.SetMaxReceiveMessageSize(static_cast<int>(info.max_message_bytes));
-  builder.RegisterService(server->service_.get());
-  server->server_ = builder.BuildAndStart();
-  if (server->server_ == nullptr || bound_port == 0) {
-    return absl::AlreadyExistsError(absl::StrCat("cannot listen on ", listen, " (port in use?)"));
-  }
-  server->address_ = absl::StrCat(listen.substr(0, listen.rfind(':')), ":", bound_port);
+  auto server = absl::WrapUnique(new Server(engine, metrics, info));
+  if (absl::Status status = server->StartMain(port); !status.ok()) return status;
+  if (absl::Status status = server->StartForGateways(port); !status.ok()) return status;
   server->SetServing(false);
   return server;
 }
 
-Server::~Server() {
-  if (server_ != nullptr) Shutdown(absl::Now());
+absl::Status Server::StartMain(const PortOptions& port) {
+  grpc::ServerBuilder builder;
+  if (!port.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
+  builder.SetMaxReceiveMessageSize(static_cast<int>(intake_.info().max_message_bytes));
+  builder.RegisterService(&service_);
+  builder.RegisterService(&vllm_service_);
+  auto server = Listen(builder, port.listen, port.credentials, address_);
+  if (!server.ok()) return server.status();
+  server_ = *std::move(server);
+  return absl::OkStatus();
 }
+
+absl::Status Server::StartForGateways(const PortOptions& port) {
+  if (port.gateway_listen.empty()) return absl::OkStatus();
+  grpc::ServerBuilder builder;
+  builder.SetOption(std::make_unique<WithoutReflection>());
+  builder.SetMaxReceiveMessageSize(static_cast<int>(intake_.info().max_message_bytes));
+  builder.RegisterService(&gateway_service_);
+  auto server =
+      Listen(builder, port.gateway_listen, grpc::InsecureServerCredentials(), gateway_address_);
+  if (!server.ok()) return server.status();
+  gateway_server_ = *std::move(server);
+  return absl::OkStatus();
+}
+
+Server::~Server() { Shutdown(absl::Now()); }
 
 void Server::Shutdown(absl::Time deadline) {
   if (std::exchange(shut_down_, true)) return;
-  server_->Shutdown(absl::ToChronoTime(deadline));
-  server_->Wait();
+  vllm_service_.Shutdown();
+  gateway_service_.Shutdown();
+  const auto shut_down = [deadline](grpc::Server& server) {
+    server.Shutdown(absl::ToChronoTime(deadline));
+    server.Wait();
+  };
+  // Both at a time: each takes until its calls have ended.
+  std::thread other;
+  if (gateway_server_ != nullptr) other = std::thread([&] { shut_down(*gateway_server_); });
+  if (server_ != nullptr) shut_down(*server_);
+  if (other.joinable()) other.join();
 }
 
 void Server::SetServing(bool serving) {
-  grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
-  health->SetServingStatus("", serving);
-  health->SetServingStatus(v1::InferenceService::service_full_name(), serving);
+  intake_.set_serving(serving);
+  for (const auto* server : {&server_, &gateway_server_}) {
+    if (*server == nullptr) continue;
+    grpc::HealthCheckServiceInterface* health = (*server)->GetHealthCheckService();
+    health->SetServingStatus("", serving);
+    health->SetServingStatus(wire::VllmEngine::service_full_name(), serving);
+  }
+  server_->GetHealthCheckService()->SetServingStatus(v1::InferenceService::service_full_name(),
+                                                     serving);
 }
 
 }  // namespace nsa::server

@@ -17,15 +17,9 @@ void StreamWriter::OnPrefillProgress(int64_t num_processed, int64_t num_prompt_t
   v1::GenerateResponse message;
   message.mutable_prefill_progress()->set_processed_tokens(num_processed);
   message.mutable_prefill_progress()->set_prompt_tokens(num_prompt_tokens);
-  {
-    // A newer state replaces one that has not left yet.
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (outbox_.size() > (writing_ ? 1U : 0U) && outbox_.back().has_prefill_progress()) {
-      outbox_.back() = std::move(message);
-      return;
-    }
-  }
-  Push(std::move(message));
+  // A newer state replaces one that has not left yet.
+  outbox_.Push(std::move(message),
+               [](const v1::GenerateResponse& last) { return last.has_prefill_progress(); });
 }
 
 void StreamWriter::OnOutput(engine::Output output) {
@@ -40,7 +34,7 @@ void StreamWriter::OnOutput(engine::Output output) {
   delta.set_text(std::move(output.text));
   if (options_.token_ids)
     delta.mutable_token_ids()->Assign(output.token_ids.begin(), output.token_ids.end());
-  Push(std::move(message));
+  outbox_.Push(std::move(message));
 }
 
 void StreamWriter::OnPromptLogprobs(int64_t position,
@@ -52,79 +46,19 @@ void StreamWriter::OnPromptLogprobs(int64_t position,
     part.set_position(position + static_cast<int64_t>(begin));
     const size_t end = std::min(logprobs.size(), begin + kPromptLogprobs);
     for (size_t i = begin; i < end; ++i) FillLogprobs(logprobs[i], *part.add_tokens());
-    Push(std::move(message));
+    outbox_.Push(std::move(message));
   }
 }
 
 void StreamWriter::OnChoiceDone(const engine::Finish& finish) {
   v1::GenerateResponse message;
   FillFinished(finish, options_.request_id, *message.mutable_finished());
-  Push(std::move(message));
+  outbox_.Push(std::move(message));
 }
 
 void StreamWriter::OnDone(const absl::Status& status, const engine::Finish& finish) {
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (status.ok() && !client_gone_) {
-      FillFinished(finish, options_.request_id, *outbox_.emplace_back().mutable_finished());
-    }
-    final_status_ = status;
-  }
-  Pump();
-}
-
-bool StreamWriter::engine_done() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return final_status_.has_value();
-}
-
-bool StreamWriter::Ready() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return client_gone_ || outbox_.size() < kMaxOutbox;
-}
-
-void StreamWriter::OnWriteDone(bool ok) {
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    writing_ = false;
-    outbox_.pop_front();
-    if (!ok) {
-      client_gone_ = true;
-      outbox_.clear();
-    }
-  }
-  Pump();
-}
-
-void StreamWriter::Push(v1::GenerateResponse message) {
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (client_gone_) return;
-    outbox_.push_back(std::move(message));
-  }
-  Pump();
-}
-
-void StreamWriter::Pump() {
-  const v1::GenerateResponse* next = nullptr;
-  std::optional<absl::Status> end;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (writing_ || finished_) return;
-    if (!outbox_.empty()) {
-      writing_ = true;
-      next = &outbox_.front();  // a deque keeps references valid while others are added
-    } else if (final_status_.has_value()) {
-      finished_ = true;
-      end = final_status_;
-    }
-  }
-  // Outside the lock: gRPC may call back at once.
-  if (next != nullptr) {
-    stream_->StartWrite(next);
-  } else if (end.has_value()) {
-    stream_->Finish(*end);
-  }
+  if (status.ok()) OnChoiceDone(finish);
+  outbox_.Close(status);
 }
 
 }  // namespace nsa::server

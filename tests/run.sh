@@ -73,6 +73,7 @@ test_image() {
 
 run_stage "Debian packages" test_packages
 run_stage "Python environment" install_requirements tests/requirements.txt "$nsa_venv"
+run_stage "gateway" install_requirements deploy/image/gateway-requirements.txt "$nsa_root/.venv-gateway"
 run_stage "Sources of SentencePiece and xgrammar" fetch_sources
 run_stage "default model" check_model
 NSA_TEST_MODEL=$(deploy/fetch_model.sh)

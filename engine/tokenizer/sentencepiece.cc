@@ -173,6 +173,23 @@ bool SentencePiece::IsSpecial(int32_t id) const {
   return types_[id] == TokenType::kControl || types_[id] == TokenType::kUnknown;
 }
 
+Vocabulary SentencePiece::ToVocabulary() const {
+  Vocabulary vocabulary;
+  for (int32_t id = 0; id < vocabulary_size(); ++id) {
+    const NsaSpmPiece piece = nsa_spm_piece(model_.get(), id);
+    vocabulary.tokens.emplace_back(piece.text, piece.num_bytes);
+    vocabulary.scores.push_back(piece.score);
+  }
+  vocabulary.types = types_;
+  vocabulary.bos_id = bos_id_;
+  vocabulary.eos_id = eos_id_;
+  vocabulary.stop_ids = stop_ids_;
+  vocabulary.add_bos = add_bos_;
+  vocabulary.add_eos = add_eos_;
+  vocabulary.add_space_prefix = strips_leading_space_;
+  return vocabulary;
+}
+
 std::string SentencePiece::kind() const {
   return absl::StrFormat("sentencepiece/%s", nsa_spm_algorithm(model_.get()));
 }

@@ -49,6 +49,9 @@ class SentencePiece final : public Tokenizer {
   std::string kind() const override;
   bool strips_leading_space() const override { return strips_leading_space_; }
 
+  /// What the model holds, as a GGUF file would have it.
+  Vocabulary ToVocabulary() const;
+
  private:
   struct FreeModel {
     void operator()(NsaSpmModel* model) const;

@@ -155,6 +155,30 @@ class FakeEngine final : public engine::Engine {
     std::thread([done = std::move(done)] { done(5); }).detach();
   }
 
+  /// Tells `cached` at once; changes are the test's to send.
+  void WatchCache(const std::shared_ptr<engine::CacheWatcher>& watcher) override {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      watchers_.push_back(watcher);
+    }
+    watcher->OnCacheEvents(std::make_shared<const std::vector<engine::CacheEvent>>(cached), true);
+  }
+
+  absl::StatusOr<std::vector<engine::TokenizerFile>> ExportTokenizer() const override {
+    if (tokenizer_files.empty()) return absl::UnimplementedError("no files");
+    return tokenizer_files;
+  }
+
+  /// Who still listens.
+  std::vector<std::shared_ptr<engine::CacheWatcher>> watchers() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<std::shared_ptr<engine::CacheWatcher>> alive;
+    for (const auto& watcher : watchers_) {
+      if (auto held = watcher.lock()) alive.push_back(std::move(held));
+    }
+    return alive;
+  }
+
   void Drain(absl::Time deadline) override {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -218,6 +242,8 @@ class FakeEngine final : public engine::Engine {
   Script script;
   bool has_chat_template = true;
   absl::Time oldest_arrival = absl::InfiniteFuture();
+  std::vector<engine::CacheEvent> cached;
+  std::vector<engine::TokenizerFile> tokenizer_files = {{"tokenizer.json", "{}"}};
   std::atomic<bool> is_healthy{true};
 
  private:
@@ -312,6 +338,7 @@ class FakeEngine final : public engine::Engine {
   std::map<std::string, Running> active_;
   std::optional<engine::Request> last_request_;
   mutable engine::GrammarSpec last_spec_;
+  std::vector<std::weak_ptr<engine::CacheWatcher>> watchers_;
   int num_submitted_ = 0;
   int num_aborts_ = 0;
   bool draining_ = false;

@@ -25,7 +25,7 @@ class ServerTestCase : public ServerTest {};
 
 TEST_F(ServerTestCase, HealthFollowsServing) {
   Start();
-  for (const std::string service : {"", "nsa.v1.InferenceService"}) {
+  for (const std::string service : {"", "nsa.v1.InferenceService", "vllm.grpc.engine.VllmEngine"}) {
     server_->SetServing(true);
     EXPECT_EQ(CallRaw(kHealthCheck, HealthRequest(service)).second, kServing) << service;
     server_->SetServing(false);
@@ -37,8 +37,7 @@ TEST_F(ServerTestCase, HealthFollowsServing) {
 
 TEST_F(ServerTestCase, NotServingUntilToldSo) {
   Start();
-  auto fresh =
-      Server::Start(&engine_, nullptr, {.listen = "127.0.0.1:0"}, InferenceService::Info{});
+  auto fresh = Server::Start(&engine_, nullptr, {.listen = "127.0.0.1:0"}, ServiceInfo{});
   ASSERT_TRUE(fresh.ok());
   server_ = *std::move(fresh);
   channel_ = NewChannel();
@@ -51,6 +50,7 @@ TEST_F(ServerTestCase, ReflectionNamesTheService) {
       "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", std::string("\x3a\x00", 2));
   EXPECT_TRUE(status.ok()) << status.error_message();
   EXPECT_THAT(reply, HasSubstr("nsa.v1.InferenceService"));
+  EXPECT_THAT(reply, HasSubstr("vllm.grpc.engine.VllmEngine"));
   EXPECT_THAT(reply, HasSubstr("grpc.health.v1.Health"));
 }
 
@@ -58,7 +58,7 @@ TEST_F(ServerTestCase, ServicesThatAreNotServedSaySoAtOnce) {
   Start();
   const absl::Time before = absl::Now();
   for (const char* method :
-       {"/vllm.grpc.engine.VllmEngine/HealthCheck", "/sglang.grpc.scheduler.SglangScheduler/Load",
+       {"/vllm.grpc.engine.VllmEngine/NoSuchMethod", "/sglang.grpc.scheduler.SglangScheduler/Load",
         "/nsa.v1.InferenceService/NoSuchMethod", "/x/y"}) {
     EXPECT_EQ(CallRaw(method, "").first.error_code(), grpc::StatusCode::UNIMPLEMENTED) << method;
   }

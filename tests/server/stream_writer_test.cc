@@ -14,7 +14,7 @@ namespace nsa::server {
 namespace {
 
 /// Takes messages; the test says when a write has ended.
-class FakeStream final : public MessageStream {
+class FakeStream final : public MessageStream<v1::GenerateResponse> {
  public:
   void StartWrite(const v1::GenerateResponse* message) override {
     EXPECT_EQ(in_flight, nullptr) << "two writes at a time";
@@ -149,10 +149,10 @@ TEST(StreamWriterTest, SlowReaderStopsItsRequestAndNothingIsLost) {
   StreamWriter writer(&stream, {.request_id = "r"});
   size_t num_sent = 0;
   while (writer.Ready()) {
-    ASSERT_LE(num_sent, StreamWriter::kMaxOutbox);
+    ASSERT_LE(num_sent, kMaxOutbox);
     writer.OnOutput(Piece(std::to_string(num_sent++)));
   }
-  EXPECT_EQ(num_sent, StreamWriter::kMaxOutbox);
+  EXPECT_EQ(num_sent, kMaxOutbox);
   stream.End(writer);
   EXPECT_TRUE(writer.Ready()) << "it reads again";
   writer.OnOutput(Piece(std::to_string(num_sent++)));
@@ -191,7 +191,7 @@ TEST(StreamWriterTest, ClientThatIsGoneGetsNothingMore) {
 }
 
 /// Writes end on a thread of their own, as in gRPC, while the engine adds.
-class ThreadedStream final : public MessageStream {
+class ThreadedStream final : public MessageStream<v1::GenerateResponse> {
  public:
   void StartWrite(const v1::GenerateResponse* message) override {
     EXPECT_FALSE(busy_.exchange(true));

@@ -71,6 +71,8 @@ class Server:
             if found:
                 self.address = found.group(1)
                 port = re.search(r"^metrics on port (\d+)$", self.output(), re.MULTILINE)
+                gateways = re.search(r"^gateways on (\S+)$", self.output(), re.MULTILINE)
+                self.gateway_address = gateways.group(1) if gateways else None
                 self.metrics_url = f"http://127.0.0.1:{port.group(1)}/metrics" if port else None
                 self.channel = grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
                 self.stub = stubs()[1].InferenceServiceStub(self.channel)

@@ -5,7 +5,7 @@ import re
 from tests.tidy import files
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*["<]([^">]+)[">]', re.MULTILINE)
-RPC = ("grpc/", "grpcpp/", "google/protobuf/", "nsa/v1/")
+RPC = ("grpc/", "grpcpp/", "google/protobuf/", "nsa/v1/", "vllm/")
 # Layer → what its files may not include. client → proto ← server → engine → kernels.
 FORBIDDEN = {
     "kernels/": RPC + ("absl/", "nlohmann/", "prometheus/", "torch/", "engine/", "server/", "client/"),

@@ -1,5 +1,6 @@
 // The text side of checkpoints in a build without tokenizers: ids stand for themselves, and there
-// is no chat template. Defines what tokenizer.cc, folder_text.cc and chat_template.cc define.
+// is no chat template. Defines what tokenizer.cc, folder_text.cc, chat_template.cc and
+// tokenizer_export.cc define.
 
 #include <cstdint>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/folder_text.h"
 #include "engine/tokenizer/id_tokenizer.h"
+#include "engine/tokenizer/tokenizer_export.h"
 #include "engine/weights/gguf.h"
 
 namespace nsa::engine {
@@ -35,6 +37,10 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const GgufFile& file) {
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSentencePieceModel(const std::string&) {
+  return NotBuilt();
+}
+
+absl::StatusOr<std::vector<TokenizerFile>> ExportTokenizer(const Checkpoint&, const Tokenizer&) {
   return NotBuilt();
 }
 
