@@ -132,7 +132,7 @@ class EngineImpl final : public Engine {
   CacheWatchers watchers_{&scheduler_};
   TokenStage token_stage_;
   const QueueLimits limits_;
-  bool ended_outside_step_ = false;  // since the observer last saw the state
+  bool changed_outside_step_ = false;  // since the observer last saw the state
 
   // Shared: the inbox.
   mutable std::mutex mutex_;
@@ -288,12 +288,14 @@ bool EngineImpl::TakeInbox() {
     abort_all = std::exchange(abort_all_, false);
     if (stop_) abort_all = true;
   }
+  const bool has_arrivals = !taken.sequences.empty();
   for (auto& sequence : taken.sequences) scheduler_.Add(std::move(sequence));
   for (const std::string& id : taken.aborts) EndRequest(id, absl::OkStatus());
   if (abort_all) AbortAll();
   for (const auto& done : taken.flushes) done(scheduler_.FlushCache());
   watchers_.Add(taken.watchers);
-  ended_outside_step_ = ended_outside_step_ || !taken.flushes.empty();  // gauges have changed
+  // Gauges have changed, and are seen to before a step that may be long, or hang.
+  changed_outside_step_ = changed_outside_step_ || has_arrivals || !taken.flushes.empty();
   const std::lock_guard<std::mutex> lock(mutex_);
   return !stop_;
 }
@@ -343,7 +345,7 @@ void EngineImpl::End(std::unique_ptr<Sequence> sequence, const absl::Status& sta
     ids_.erase(sequence->id());
   }
   Publish();  // pages are back already
-  ended_outside_step_ = true;
+  changed_outside_step_ = true;
   sequence->Finish(status, reason, now);
   stats.usage = sequence->finish.usage;
   stats.e2e_latency = now - sequence->arrival;
@@ -414,7 +416,7 @@ void EngineImpl::RunStep(const Batch& batch) {
   const StepStats stats = CountStep(batch, absl::Now() - began, *loaded_, scheduler_, pool_);
   scheduler_.ObserveStep(stats.num_decode_tokens, stats.num_prefill_tokens, stats.duration);
   observer_->OnStep(stats);
-  ended_outside_step_ = false;
+  changed_outside_step_ = false;
 }
 
 void EngineImpl::DropAStream() {
@@ -437,7 +439,7 @@ void EngineImpl::Loop() {
   NameThread("nsa-engine");
   while (TakeInbox()) {
     EndExpired(absl::Now());
-    if (std::exchange(ended_outside_step_, false)) {
+    if (std::exchange(changed_outside_step_, false)) {
       observer_->OnStep(CountStep(Batch{}, absl::ZeroDuration(), *loaded_, scheduler_, pool_));
     }
     const Batch batch = scheduler_.Schedule(absl::Now());

@@ -33,7 +33,7 @@ def test_files_that_it_names_are_there():
      r"kMaxStops = 16;[\s\S]*kMaxBadWords = 128;[\s\S]*kMaxBiases = 1024;\n.*kMaxChoices = 128;"),
     ("slow reader | 64", "server/stream_writer.h", "kMaxOutbox = 64;"),
     ("65,536 wait", "server/tracing/trace_file.h", "max_queued_spans = 1 << 16;"),
-    ("runs as user 10001", "deploy/Dockerfile", "USER 10001"),
+    ("runs as user 10001", "Dockerfile", "USER 10001"),
     ("drop all capabilities", "deploy/k8s/base/deployment.yaml", r"capabilities:\s+drop: \[ALL\]"),
     ("both files are looked at each second", "server/security/credentials.cc", "kRefreshSeconds = 1;"),
 ])  # fmt: skip

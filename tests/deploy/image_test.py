@@ -1,146 +1,196 @@
-"""The image, built from nothing and run, without a Docker daemon: debootstrap makes the base from the machine's own
-Debian mirror, buildah builds on it in a chroot, and the server runs from the image's root, mounted read-only.
+"""The images, built from nothing and run without a Docker daemon (tests/support/container.py): what is sent to the
+builder, what comes out, and that it serves, is healthy, and drains, under a root that it cannot write.
 
-Needs root, and the packages of apt-packages-image.txt: tests/run.sh --image.
+As root: tests/run.sh, which says so where a machine cannot do this.
 """
 
 import contextlib
-import gzip
-import json
 import os
 import pathlib
-import re
 import shutil
 import subprocess
+import tempfile
 import time
-import urllib.request
 
 import pytest
 
-from tests.support import model_files, prometheus
+from tests.support import container, model_files
+from tests.tidy import files
 
-pytestmark = [pytest.mark.image, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.image, pytest.mark.timeout(5400)]
 
-BASE, IMAGE, UID = "localhost/nsa-base", "localhost/nsa-serve:cpu", 10001
+IMAGE, BAKED, PROGRAMS, CUDA, CUDA_BASE, PROBE = (
+    f"localhost/nsa-{name}" for name in ("cpu", "baked", "programs", "cuda", "cuda-base", "probe"))
+UID = 10001
 MAX_COMPRESSED_BYTES = 200e6
-# The build reaches the registries as this machine does.
-SETTINGS = ["/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt"]
-
-
-def run(*command, **options) -> str:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
-    assert done.returncode == 0, f"{command}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
-    return done.stdout
-
-
-def buildah(storage: pathlib.Path, *arguments) -> str:
-    return run("buildah", "--storage-driver", "vfs", "--root", storage / "root", "--runroot",
-               storage / "run", *arguments)  # fmt: skip
-
-
-def make_base(storage: pathlib.Path, folder: pathlib.Path) -> None:
-    """A minimal Debian 12, slim: no lists, documentation or locales."""
-    mirror = run("apt-get", "indextargets", "--format", "$(REPO_URI)").split()[0]
-    tree = folder / "base"
-    run("debootstrap", "--variant=minbase", "bookworm", tree, mirror)
-    for name in ("var/lib/apt/lists", "var/cache/apt", "usr/share/doc", "usr/share/man", "usr/share/locale"):
-        shutil.rmtree(tree / name, ignore_errors=True)
-    shutil.copytree("/etc/apt", tree / "etc/apt", dirs_exist_ok=True)
-    container = buildah(storage, "from", "scratch").strip()
-    buildah(storage, "add", container, tree, "/")
-    buildah(storage, "commit", "--rm", container, BASE)
-    shutil.rmtree(tree)
+# Of compose.yaml: --drain_timeout_s and some for the process to end.
+STOP_TIMEOUT_S = 40
+TOOLKIT = pathlib.Path("/usr/local/cuda")
+MODEL = {"/models/model.gguf": model_files.model_path()}
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory):
-    """buildah's storage, with the built image in it."""
-    if os.geteuid() != 0:
-        pytest.fail("building an image without a daemon needs root")
-    folder = tmp_path_factory.mktemp("image")
-    make_base(folder, folder)
-    volumes = [f"--volume={path}:{path}:ro" for path in SETTINGS if pathlib.Path(path).exists()]
-    buildah(folder, "build", "--isolation", "chroot", "--target", "cpu", "--build-arg", f"CPU_BASE={BASE}",
-            "--build-arg", "WITH_MODEL=default", *volumes, "-f", "deploy/Dockerfile", "-t", IMAGE,
-            model_files.ROOT)  # fmt: skip
-    return folder
+def empty_store():
+    """With the base alone. NSA_IMAGE_STORE names a folder that is kept, so that the next run finds its layers."""
+    assert os.geteuid() == 0, "images are built and run as root"
+    with contextlib.ExitStack() as stack:
+        # Not under pytest's folder, which keeps what three runs left: this is gigabytes.
+        folder = os.environ.get("NSA_IMAGE_STORE") or stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="nsa-images-", dir="/var/tmp"))
+        store = container.Store(pathlib.Path(folder))
+        store.make_base()
+        store.share_ccache()
+        yield store
+        store.release()
 
 
-@contextlib.contextmanager
-def mounted(storage: pathlib.Path):
-    """The image's root, read-only."""
-    container = buildah(storage, "from", IMAGE).strip()
-    tree = buildah(storage, "mount", container).strip()
-    view = storage / "view"
-    view.mkdir(exist_ok=True)
-    run("mount", "--bind", tree, view)
-    run("mount", "-o", "remount,bind,ro", view)
-    try:
-        yield view
-    finally:
-        run("umount", view)
-        buildah(storage, "rm", container)
+@pytest.fixture(scope="module")
+def store(empty_store):
+    """With the image, by the Dockerfile's own defaults but for the base."""
+    empty_store.build(IMAGE, "--target", "cpu", CPU_BASE=container.BASE)
+    return empty_store
 
 
-def configuration(storage: pathlib.Path) -> dict:
-    return json.loads(buildah(storage, "inspect", "--type", "image", IMAGE))["OCIv1"]["config"]
+@pytest.fixture(scope="module")
+def running(store):
+    """A server by the image's own command, with a model on a volume."""
+    with container.running(store, IMAGE, mounts=MODEL) as one:
+        one.wait_healthy()
+        yield one
 
 
-def test_user_signal_and_labels(storage):
-    config = configuration(storage)
+PLANTED = [".git/config", ".env", "deploy/.env", "deploy/tls.key", "server/tls.pem", "api_keys.txt", "build/x.o",
+           ".venv/bin/python", ".deps/xgrammar/x.cc", "engine/__pycache__/x.pyc", "tests/secret_test.py"]  # fmt: skip
+
+
+def test_the_builder_is_sent_the_sources_and_no_more(empty_store, tmp_path):
+    """By the builder's own reading of .dockerignore, of a tree with everything in it that should not go."""
+    tracked = files.tracked()
+    for path in tracked:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(model_files.ROOT / path, tmp_path / path)
+    for path in PLANTED:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("not to be sent\n")
+    probe = tmp_path.parent / f"{tmp_path.name}.Dockerfile"
+    probe.write_text("FROM scratch\nCOPY . /\n")
+    empty_store.build(PROBE, "-f", probe, context=tmp_path)
+    tree = empty_store.tree(PROBE)
+    sent = {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()}
+    folders = ("client/", "deploy/", "engine/", "kernels/", "proto/", "server/")
+    single = {"CMakeLists.txt", "CMakePresets.json", "LICENSE", "THIRD_PARTY.md", "tests/NsaTest.cmake"}
+    assert sent == {path for path in tracked if path.startswith(folders) or path in single}
+
+
+def check_settings(config: dict, command: list[str]) -> None:
     assert config["User"] == f"{UID}:{UID}" and config["StopSignal"] == "SIGTERM"
-    assert config["Entrypoint"] == ["nsa_server"]
+    assert config["Entrypoint"] == ["nsa_server"] and config["Cmd"] == command
+    assert config["Labels"]["org.opencontainers.image.title"] == "nsa-serve"
     assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert config["Healthcheck"]["Test"][:3] == ["CMD", "nsa_client", "health"]
+    assert set(config["ExposedPorts"]) == {"50051/tcp", "9090/tcp"}
 
 
-def test_size(storage):
-    """Compressed as a registry has it, and without the model."""
-    with mounted(storage) as view:
-        pack = subprocess.Popen(["tar", "-C", view, "--exclude=./models/*", "-c", "."],
-                                stdout=subprocess.PIPE)  # fmt: skip
-        packed = storage / "image.tar.gz"
-        with gzip.open(packed, "wb", compresslevel=6) as out:
-            shutil.copyfileobj(pack.stdout, out)
-        assert pack.wait() == 0
-    size = packed.stat().st_size
-    print(f"compressed: {size / 1e6:.1f} MB")
+COMMAND = ["--model=/models/model.gguf", "--listen=0.0.0.0:50051", "--metrics_listen=0.0.0.0:9090"]
+
+
+def test_user_signal_labels_and_health_check(store):
+    check_settings(store.config(IMAGE), COMMAND)
+
+
+def test_size(store):
+    size = store.compressed_bytes(IMAGE)
+    print(f"compressed: {size / 1e6:.1f} MB, of it the base {store.compressed_bytes(container.BASE) / 1e6:.1f} MB")
     assert size < MAX_COMPRESSED_BYTES
 
 
-def test_nothing_of_the_build_is_left(storage):
-    with mounted(storage) as view:
-        assert not list((view / "var/lib/apt/lists").glob("*_Packages*"))
-        assert not (view / "usr/bin/g++").exists() and not (view / "src").exists()
-        assert not (view / "usr/share/man").exists()
-        assert (view / "usr/local/share/nsa-serve/LICENSE").exists()
-        assert os.access(view, os.W_OK) is False
+def test_nothing_of_the_build_is_left(store):
+    tree = store.tree(IMAGE)
+    assert not list((tree / "var/lib/apt/lists").glob("*_Packages*"))
+    for path in ("usr/bin/g++", "usr/bin/cmake", "src", "out", "ccache", "usr/share/man/man1"):
+        assert not (tree / path).exists(), path
+    documentation = {path.name for path in (tree / "usr/share/doc").rglob("*") if path.is_file()}
+    assert documentation == {"copyright"}
+    assert not list((tree / "usr/share/locale").glob("*/LC_MESSAGES"))
+    assert (tree / "usr/local/share/nsa-serve/LICENSE").exists()
+    assert list((tree / "models").iterdir()) == [], "no model unless it is asked for"
+    # What this machine lent to the build.
+    for path in ("etc/apt/apt.conf.d/99machine", "usr/local/share/ca-certificates/machine.crt"):
+        assert not (tree / path).exists() or (tree / path).stat().st_size == 0, path
 
 
-def test_it_answers_and_drains(storage):
-    grpc_port, metrics_port = prometheus.free_port(), prometheus.free_port()
-    address = f"127.0.0.1:{grpc_port}"
-    with mounted(storage) as view:
-        inside = ["chroot", f"--userspec={UID}:{UID}", str(view)]
-        server = subprocess.Popen(
-            [*inside, "nsa_server", "--model=/models/model.gguf", f"--listen={address}",
-             f"--metrics_listen=127.0.0.1:{metrics_port}", "--max_context=2048", "--num_threads=1"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        try:
-            health = [*inside, "nsa_client", "health", f"--server={address}", "--timeout_s=4"]
-            deadline = time.monotonic() + 120
-            while subprocess.run(health, capture_output=True).returncode != 0:
-                assert server.poll() is None and time.monotonic() < deadline, server.stdout.read()
-                time.sleep(0.2)
-            (uid,) = re.findall(r"^Uid:\t(\d+)", pathlib.Path(f"/proc/{server.pid}/status").read_text(),
-                                re.MULTILINE)  # fmt: skip
-            assert int(uid) == UID
-            said = run(*inside, "nsa_client", "complete", f"--server={address}", "--temperature=0",
-                       "--prompt=The capital of France is", "--max_tokens=8")  # fmt: skip
-            assert "Paris" in said
-            with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10) as page:
-                assert b'finished_reason="length"' in page.read()
-            server.terminate()
-            assert server.wait(30) == 0
-        finally:
-            server.kill()
+def test_it_is_a_user_who_can_write_nowhere(running):
+    said = running.exec("sh", "-c", "grep -hE '^(Uid|Gid|CapEff|CapBnd|NoNewPrivs):' /proc/1/status").stdout
+    lines = {key: set(value.split()) for key, value in (line.split(":") for line in said.splitlines())}
+    assert lines["Uid"] == lines["Gid"] == {str(UID)}
+    assert lines["CapEff"] == lines["CapBnd"] == {"0" * 16} and lines["NoNewPrivs"] == {"1"}
+    written = running.exec("touch", "/models/x")
+    assert written.returncode != 0 and "Read-only file system" in written.stderr
+    # /dev and /proc are the runtime's.
+    writable = running.exec("find", "/", "-xdev", "-writable", "!", "-type", "l").stdout
+    assert writable == ""
+
+
+def test_it_answers(running):
+    said = running.exec("nsa_client", "complete", "--temperature=0", "--prompt=The capital of France is",
+                        "--max_tokens=8")  # fmt: skip
+    assert said.returncode == 0 and "Paris" in said.stdout, said.stderr
+    assert 'finished_reason="length"' in running.fetch(9090, "metrics")
+
+
+def test_the_health_check_fails_where_nothing_serves(store):
+    """The server's own is seen in each container here that is waited for."""
+    with container.running(store, IMAGE, "60", entrypoint=["sleep"]) as idle:
+        deadline = time.monotonic() + 10
+        while idle.exec("true").returncode != 0:
+            assert time.monotonic() < deadline, idle.output()
+        assert idle.health() != 0
+
+
+def test_sigterm_drains_within_the_stop_timeout(store):
+    """A stream that runs gets all its tokens; health and a new request are refused meanwhile; the end is 0."""
+    with container.running(store, IMAGE, *COMMAND, "--num_threads=1", mounts=MODEL) as one:
+        one.wait_healthy()
+        ask = ["nsa_client", "complete", "--temperature=0", "--json", "--retries=0", "--max_tokens=400"]
+        stream = one.popen(*ask, "--prompt=Once upon a time", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert stream.stdout.readline()
+        began = time.monotonic()
+        one.stop()
+        assert one.health() != 0
+        assert one.exec(*ask, "--prompt=Too late").returncode == 10 + 14, "UNAVAILABLE"
+        rest, errors = stream.communicate(timeout=60)
+        assert stream.returncode == 0, errors
+        assert '"length"' in rest or '"completion_tokens": 400' in rest, rest[-500:]
+        assert one.process.wait(60) == 0, one.output()
+        assert time.monotonic() - began < STOP_TIMEOUT_S
+        assert "drained" in one.output()
+
+
+def test_a_model_can_be_baked_in(store):
+    """Layers that are there are used again: nothing is compiled a second time."""
+    store.build(BAKED, "--target", "cpu", CPU_BASE=container.BASE, WITH_MODEL="default")
+    with container.running(store, BAKED) as one:
+        one.wait_healthy()
+        said = one.exec("nsa_client", "complete", "--temperature=0", "--prompt=The capital of France is",
+                        "--max_tokens=8")  # fmt: skip
+        assert "Paris" in said.stdout, said.stderr
+
+
+@pytest.fixture(scope="module")
+def cuda_options(store):
+    """With NSA_IMAGE_CUDA (tests/run.sh --image) and a CUDA toolkit on this machine: that, on top of what the cpu
+    target compiles with, in place of NVIDIA's base. Else the programs of the cpu target, so that the last stage is
+    built yet; the stage that compiles is then parsed alone."""
+    store.build(PROGRAMS, "--target", "build-cpu", CPU_BASE=container.BASE)
+    if os.environ.get("NSA_IMAGE_CUDA") and (TOOLKIT / "bin/nvcc").exists():
+        store.derive(PROGRAMS, CUDA_BASE, "rm -rf /src/* /out", PATH=f"{TOOLKIT}/bin:{container.PATH}")
+        return [f"--volume={TOOLKIT.resolve()}:{TOOLKIT}:ro", f"--build-arg=CUDA_BUILD_BASE={CUDA_BASE}"]
+    print("the cuda target's compiling stage is parsed alone")
+    return [f"--build-context=build-cuda=docker-image://{PROGRAMS}"]
+
+
+def test_the_cuda_target(store, cuda_options):
+    store.build(CUDA, "--target", "cuda", *cuda_options, CPU_BASE=container.BASE, CUDA_BASE=container.BASE)
+    check_settings(store.config(CUDA), ["--device=cuda", *COMMAND])
+    with container.running(store, CUDA, mounts=MODEL) as one:
+        assert one.process.wait(120) != 0 and "CUDA" in one.output(), "no GPU is lent to it"

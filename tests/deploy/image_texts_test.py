@@ -16,7 +16,7 @@ import yaml
 from tests.support import model_files, prometheus
 from tests.tidy import files
 
-DOCKERFILE = model_files.ROOT / "deploy/Dockerfile"
+DOCKERFILE = model_files.ROOT / "Dockerfile"
 COMPOSE = model_files.ROOT / "deploy/compose.yaml"
 VARIABLES = {"MODEL": "/models/some.gguf", "NSA_KV_CACHE_GIB": "2", "NSA_MEMORY": "8g",
              "NSA_CPUS": "4", "GRAFANA_PASSWORD": "x"}  # fmt: skip
@@ -95,15 +95,15 @@ def test_the_context_configures(tmp_path):
             (tmp_path / "src" / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(model_files.ROOT / path, tmp_path / "src" / path)
     script = (model_files.ROOT / "deploy/image/build.sh").read_text()
-    (options,) = re.findall(r"-G Ninja (-D.*) \"\$\{options\[@\]\}\"$", script, re.MULTILINE)
+    (options,) = re.findall(r"--preset release (-D.*) \"\$\{options\[@\]\}\"$", script, re.MULTILINE)
     deps = model_files.ROOT / ".deps"
-    configure = ["cmake", "-S", tmp_path / "src", "-B", tmp_path / "build", "-G", "Ninja",
-                 *options.split(), f"-DNSA_SENTENCEPIECE_DIR={deps / 'sentencepiece'}",
+    configure = ["cmake", "--preset", "release", *options.split(),
+                 f"-DNSA_SENTENCEPIECE_DIR={deps / 'sentencepiece'}",
                  f"-DNSA_XGRAMMAR_DIR={deps / 'xgrammar'}"]  # fmt: skip
-    run = subprocess.run(configure, capture_output=True, text=True)
+    run = subprocess.run(configure, cwd=tmp_path / "src", capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     # -n: what would be built, which fails where a source is missing.
-    plan = subprocess.run(["ninja", "-C", tmp_path / "build", "-n", "nsa_server", "nsa_client"],
+    plan = subprocess.run(["ninja", "-C", tmp_path / "src/build/release", "-n", "nsa_server", "nsa_client"],
                           capture_output=True, text=True)  # fmt: skip
     assert plan.returncode == 0, plan.stdout[-2000:]
 
@@ -112,9 +112,9 @@ def test_the_context_holds_what_the_build_reads():
     rules = ignore_rules()
     for path in files.tracked():
         needed = path.startswith(("client/", "deploy/", "engine/", "kernels/", "proto/", "server/"))
-        needed |= path in ("CMakeLists.txt", "tests/NsaTest.cmake", "LICENSE", "THIRD_PARTY.md")
+        needed |= path in ("CMakeLists.txt", "CMakePresets.json", "tests/NsaTest.cmake", "LICENSE", "THIRD_PARTY.md")
         assert not (needed and ignored(path, rules)), f"{path} is needed, but ignored"
-    for path in (".git/config", "build/release/nsa_server", ".venv/bin/python", "tests/run.sh"):
+    for path in (".git/config", "build/release/nsa_server", ".venv/bin/python", "tests/run.sh", "deploy/tls.key"):
         assert ignored(path, rules), f"{path} would be sent to the builder"
     for copied in re.findall(r"^COPY (?!--)(.+) \S+$", DOCKERFILE.read_text(), re.MULTILINE):
         assert all((model_files.ROOT / path).exists() for path in copied.split()), copied

@@ -1,14 +1,16 @@
-"""deploy/k8s: rendered by kubectl, core kinds against Kubernetes' own schemas, and all kinds against each
-other. The operators' kinds have no schema on PyPI: what they refer to is checked here."""
+"""deploy/k8s: rendered by kubectl, core kinds against Kubernetes' own schemas, the operators' kinds against theirs
+(tests/golden/kubernetes), and all against each other."""
 
 import copy
 import functools
+import json
 import operator
 import pathlib
 import re
 import subprocess
 import sys
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -70,6 +72,36 @@ def test_schemas_see_a_misspelt_field(path):
     at[path[-1]] = 1
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(deployment, VERSIONS[-1], strict=True)
+
+
+SCHEMAS = json.loads((model_files.ROOT / "tests/golden/kubernetes/operator_schemas.json").read_text())
+
+
+def check_operators_kind(document: dict) -> None:
+    jsonschema.validate(document, SCHEMAS[f"{document['apiVersion']} {document['kind']}"])
+
+
+@pytest.mark.parametrize("tree", TREES[1:])
+def test_schemas_of_operators(tree):
+    checked = [document for document in rendered(tree) if document["kind"] in OPERATORS]
+    for document in checked:
+        check_operators_kind(document)
+    assert {document["kind"] for document in checked} == OPERATORS
+
+
+@pytest.mark.parametrize(("kind", "path", "value"), [
+    ("HTTPRoute", ("spec", "rules", 0, "matches", 0, "path", "typ"), "Exact"),
+    ("InferencePool", ("spec", "endpointPickerRef", "failureMode"), "FailSometimes"),
+    ("PodMonitor", ("spec", "podMetricsEndpoints", 0, "interval"), "soon"),
+    ("PrometheusRule", ("spec", "groups", 0, "rules", 0, "fore"), "1m"),
+    ("ScaledObject", ("spec", "minReplicaCount"), "two"),
+])  # fmt: skip
+def test_schemas_of_operators_see_a_mistake(kind, path, value):
+    document = copy.deepcopy(of_kind("overlays/cpu", kind)[0])
+    at = functools.reduce(operator.getitem, path[:-1], document)
+    at[path[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        check_operators_kind(document)
 
 
 @pytest.mark.parametrize("tree", TREES)

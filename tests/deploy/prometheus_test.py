@@ -1,4 +1,5 @@
-"""Prometheus for real: what panels, rules and alerts ask has an answer, and alerts fire when they should."""
+"""Prometheus for real: what panels, rules and alerts ask of a healthy server has an answer. alerts_test.py breaks
+servers."""
 
 import re
 import subprocess
@@ -7,7 +8,7 @@ import urllib.request
 import pytest
 import yaml
 
-from tests.support import frozen_thread, prometheus, server, tiny_model
+from tests.support import prometheus
 from tests.support.deploy import panels
 
 RULES, ALERTS, ALERTS_TEST = (
@@ -28,11 +29,13 @@ def promtool(*arguments, **options) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("panel", panels.panels(), ids=lambda panel: panel.title)
 def test_every_panel_has_data(scraped, panel):
+    """And not zero alone, which a label that nothing has may give too."""
     _, scraper = scraped
+    seen = scraper.finite if panel.title in prometheus.NEED_A_FAULT else scraper.moved
     for query in panel.queries:
         expr = panels.bind(query.expr, rate_interval=RATE_INTERVAL)
         # A share or a quantile has none between two requests.
-        scraper.wait(expr, lambda: scraper.finite(expr), timeout=20)
+        scraper.wait(expr, lambda: seen(expr), timeout=30)
         for label in re.findall(r"\{\{(\w+)\}\}", query.legend):
             found = [labels for labels, _ in scraper.finite(expr)]
             # vector(0) stands for "none" and has no labels.
@@ -76,7 +79,7 @@ def test_numbers_are_the_servers(scraped):
     one, scraper = scraped
     share = panels.bind(panels.READ_SHARE, rate_interval="10s")
     ((_, read),) = scraper.finite(share)
-    assert 0.05 < read < 1, "prompts of 1,500 to 6,000 tokens are read sparsely"
+    assert 0.05 < read < 1, "prompts of 1,200 to 9,000 tokens are read sparsely"
     pages = sum(value for _, value in scraper.query("nsa:kv_pages"))
     assert pages == one.load().num_pages_total
     ((_, hits),) = scraper.finite(panels.bind(panels.HIT_SHARE, rate_interval="10s"))
@@ -94,45 +97,8 @@ def test_the_console_page_shows_numbers(scraped):
 
 def test_a_healthy_server_raises_no_alert(scraped):
     _, scraper = scraped
-    assert set(scraper.firing()) <= {"NsaQueueNeverEmpty"}
-
-
-@pytest.fixture
-def overloaded(tmp_path):
-    """(server, Prometheus) at a load far above what the server takes."""
-    model = tiny_model.write(tmp_path / "tiny.gguf")
-    flags = dict(max_context=16384, max_running_requests=1, max_queued_requests=1, num_threads=1)
-    burst = ("--rate=30", "--num_requests=1000000", "--prompt_tokens=3000", "--output_tokens=500")
-    with server.running(model, **flags) as one:
-        with prometheus.running(tmp_path, [prometheus.target(one)]) as scraper:
-            up = f'up{{instance="{prometheus.target(one)}"}} == 1'
-            scraper.wait("a scrape", lambda: scraper.query(up))
-            assert not scraper.firing()
-            with prometheus.load(one.address, *burst):
-                yield one, scraper
-
-
-def test_a_full_queue_then_a_stall_then_a_death_raise_their_alerts(overloaded):
-    """Rejections that last; then the engine's thread alone stops, so that metrics and health still answer;
-    then the process is killed."""
-    one, scraper = overloaded
-    target = prometheus.target(one)
-
-    def summary(alert: str) -> str:
-        scraper.wait(alert, lambda: alert in scraper.firing())
-        return scraper.firing()[alert]["annotations"]["summary"]
-
-    assert summary("NsaQueueFull") == f"{target} refuses requests: its queue is full"
-    assert summary("NsaSloBurnFast").startswith("requests of tiny.gguf: ")
-    assert not {"NsaEngineStalled", "NsaServerDown"} & set(scraper.firing())
-    with frozen_thread.frozen(frozen_thread.busiest(one.process.pid)):
-        assert summary("NsaEngineStalled").startswith(f"{target} has ")
-        assert scraper.query(f'up{{instance="{target}"}} == 1'), "the rest of the server goes on"
-        # Whoever waits grows older though no step tells of it.
-        oldest = f'nsa:oldest_waiting_request_age_seconds{{instance="{target}"}} > 3'
-        scraper.wait(oldest, lambda: scraper.query(oldest))
-        one.process.kill()
-    assert summary("NsaServerDown") == f"{target} does not answer scrapes"
+    firing = {alert["labels"]["alertname"] for alert in scraper.firing()}
+    assert firing <= {"NsaQueueNeverEmpty"}
 
 
 def test_promtool_accepts_configuration_rules_and_metrics(scraped):

@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/faults.h"
 #include "tests/engine/engine_fixture.h"
 #include "tests/engine/fakes.h"
 #include "tests/engine/passing_backend.h"
@@ -45,6 +46,29 @@ class DraftCounter final : public MetricsObserver {
   }
   DraftCounts counts;  // written by the engine thread; read when the engine is gone
 };
+
+/// Whether a request was seen before any token was computed.
+class ArrivalWatch final : public MetricsObserver {
+ public:
+  void OnStep(const StepStats& stats) override {
+    if (stats.num_prefill_tokens + stats.num_decode_tokens > 0) stepped = true;
+    if (!stepped && stats.num_running + stats.num_waiting > 0) seen_before_a_step = true;
+  }
+  std::atomic<bool> stepped{false}, seen_before_a_step{false};
+};
+
+TEST_F(EngineTest, GaugesHaveARequestWhoseFirstStepHangs) {
+  FaultInjector faults(*FaultInjector::Parse("step_slow=1,delay_ms=300"));
+  ArrivalWatch watch;
+  options_.faults = &faults;
+  options_.metrics = &watch;
+  auto engine = Create();
+  auto sink = Submit(*engine, MakeRequest("first", 5, 1));
+  const absl::Time limit = absl::Now() + absl::Seconds(20);
+  while (!watch.seen_before_a_step && absl::Now() < limit) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_TRUE(watch.seen_before_a_step);
+  EXPECT_TRUE(sink->WaitUntilDone());
+}
 
 TEST_F(EngineTest, FourStreamsGiveWhatEachGivesAlone) {
   auto engine = Create();

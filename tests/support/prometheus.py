@@ -22,9 +22,22 @@ from tests.support import model_files, server, tiny_model
 
 CONFIG = model_files.ROOT / "deploy/prometheus"
 START_TIMEOUT_S = 60
+# Panels that a healthy server under a light load leaves at zero: alerts_test.py breaks one.
+NEED_A_FAULT = {
+    "Aborted and failed",
+    "Error budget burn, 1 h",
+    "Firing alerts",
+    "Moved to and from the spill file",
+    "Pages that could not be moved",
+    "Preemptions",
+    "Rejections",
+    "Requests",
+    "Tokens computed again",
+    "Waiting",
+}
 # Rules run on a clock this many times as fast: a minute takes three seconds.
 SPEED = 20
-MILLISECONDS = {"m": 60_000 // SPEED, "h": 3_600_000 // SPEED}
+MILLISECONDS = {"m": 60_000, "h": 3_600_000}
 
 
 def program(name: str) -> str:
@@ -36,11 +49,11 @@ def program(name: str) -> str:
     return found
 
 
-def faster(rules: str) -> str:
-    """The rules with each duration divided by SPEED; one that is in a name stays."""
+def faster(rules: str, speed: int) -> str:
+    """The rules with each duration divided by `speed`; one that is in a name stays."""
     return re.sub(
         r"(?<=[\[ ])(\d+)([mh])(?=\]|\s)",
-        lambda found: f"{int(found.group(1)) * MILLISECONDS[found.group(2)]}ms",
+        lambda found: f"{int(found.group(1)) * MILLISECONDS[found.group(2)] // speed}ms",
         rules,
     )
 
@@ -52,9 +65,9 @@ def free_port() -> int:
 
 
 class Prometheus:
-    def __init__(self, folder: pathlib.Path, targets: list[str]):
+    def __init__(self, folder: pathlib.Path, targets: list[str], speed: int):
         self.folder, self.port = folder, free_port()
-        self._write_configuration(targets)
+        self._write_configuration(targets, speed)
         self.log = open(folder / "log", "wb")
         self.process = subprocess.Popen(
             [
@@ -68,7 +81,7 @@ class Prometheus:
             stderr=self.log,
         )
 
-    def _write_configuration(self, targets: list[str]) -> None:
+    def _write_configuration(self, targets: list[str], speed: int) -> None:
         """deploy/prometheus' own, but for the targets' addresses and the clock."""
         config = yaml.safe_load((CONFIG / "prometheus.yaml").read_text())
         config["global"] = {"scrape_interval": "500ms", "scrape_timeout": "500ms",
@@ -79,7 +92,7 @@ class Prometheus:
         shutil.copytree(CONFIG / "consoles", self.folder / "consoles")
         (self.folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
         for name in config["rule_files"]:
-            (self.folder / name).write_text(faster((CONFIG / name).read_text()))
+            (self.folder / name).write_text(faster((CONFIG / name).read_text(), speed))
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}/{path}"
@@ -101,13 +114,13 @@ class Prometheus:
     def finite(self, expr: str) -> list[tuple[dict, float]]:
         return [(labels, value) for labels, value in self.query(expr) if math.isfinite(value)]
 
-    def firing(self) -> dict[str, dict]:
-        """Alerts that fire now, by name."""
-        return {
-            alert["labels"]["alertname"]: alert
-            for alert in self.api("alerts")["alerts"]
-            if alert["state"] == "firing"
-        }
+    def moved(self, expr: str) -> bool:
+        """Whether a series of it is not zero."""
+        return any(value for _, value in self.finite(expr))
+
+    def firing(self) -> list[dict]:
+        """Alerts that fire now: labels and annotations."""
+        return [alert for alert in self.api("alerts")["alerts"] if alert["state"] == "firing"]
 
     def wait(self, what: str, true, timeout: float = 60) -> None:
         deadline = time.monotonic() + timeout
@@ -132,9 +145,9 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def running(folder: pathlib.Path, targets: list[str]):
+def running(folder: pathlib.Path, targets: list[str], speed: int = SPEED):
     """Prometheus that scrapes `targets` (HOST:PORT) twice a second."""
-    prometheus = Prometheus(folder, targets)
+    prometheus = Prometheus(folder, targets, speed)
     try:
         prometheus.wait("ready", prometheus.is_ready, START_TIMEOUT_S)
         yield prometheus
@@ -156,8 +169,8 @@ def load(address: str, *arguments: str):
         process.wait(60)
 
 
-USUAL_LOAD = ("--rate=6", "--num_requests=1000000", "--prompt_tokens=uniform:1500:6000",
-              "--shared_prefix_tokens=1024", "--output_tokens=uniform:20:60")  # fmt: skip
+USUAL_LOAD = ("--rate=2", "--temperature=0", "--num_requests=1000000", "--prompt_tokens=uniform:1200:9000",
+              "--shared_prefix_tokens=1024", "--output_tokens=uniform:40:120")  # fmt: skip
 
 
 def target(one: server.Server) -> str:

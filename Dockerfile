@@ -1,7 +1,7 @@
 # Images of nsa-serve, from the repository's root:
 #
-#   docker build -f deploy/Dockerfile --target cpu  -t nsa-serve:cpu .
-#   docker build -f deploy/Dockerfile --target cuda -t nsa-serve:cuda .
+#   docker build --target cpu  -t nsa-serve:cpu .
+#   docker build --target cuda -t nsa-serve:cuda .
 #
 # --build-arg WITH_MODEL=default bakes the default model in; without it a model is mounted at /models.
 # A base is replaced by --build-arg CPU_BASE=… (Debian 12), CUDA_BUILD_BASE=… and CUDA_BASE=….
@@ -11,17 +11,21 @@ ARG CUDA_BASE=nvidia/cuda:13.0.2-base-ubuntu24.04
 
 FROM ${CPU_BASE} AS build-cpu
 WORKDIR /src
+COPY deploy/apt-packages.txt deploy/lib.sh deploy/fetch_source.sh deploy/fetch_sentencepiece.sh \
+     deploy/fetch_xgrammar.sh deploy/
+COPY deploy/image/packages.sh deploy/image/
+RUN --mount=type=cache,id=nsa-apt-cpu,target=/var/cache/apt,sharing=locked deploy/image/packages.sh
 COPY . .
-RUN --mount=type=cache,id=nsa-apt-cpu,target=/var/cache/apt,sharing=locked \
-    --mount=type=cache,id=nsa-ccache,target=/ccache \
-    CCACHE_DIR=/ccache deploy/image/build.sh cpu /out
+RUN --mount=type=cache,id=nsa-ccache,target=/ccache CCACHE_DIR=/ccache deploy/image/build.sh cpu /out
 
 FROM ${CUDA_BUILD_BASE} AS build-cuda
 WORKDIR /src
+COPY deploy/apt-packages.txt deploy/lib.sh deploy/fetch_source.sh deploy/fetch_sentencepiece.sh \
+     deploy/fetch_xgrammar.sh deploy/
+COPY deploy/image/packages.sh deploy/image/
+RUN --mount=type=cache,id=nsa-apt-cuda,target=/var/cache/apt,sharing=locked deploy/image/packages.sh
 COPY . .
-RUN --mount=type=cache,id=nsa-apt-cuda,target=/var/cache/apt,sharing=locked \
-    --mount=type=cache,id=nsa-ccache,target=/ccache \
-    CCACHE_DIR=/ccache deploy/image/build.sh cuda /out
+RUN --mount=type=cache,id=nsa-ccache,target=/ccache CCACHE_DIR=/ccache deploy/image/build.sh cuda /out
 
 FROM ${CPU_BASE} AS model
 ARG WITH_MODEL=none
