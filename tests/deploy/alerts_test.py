@@ -104,7 +104,7 @@ class Broken:
         self.start("spilling", "spill_write=0.05,spill_read=0.05,drop_stream=0.01,step_slow=1,delay_ms=10",
                    max_context=2048, kv_cache_gib=gib(52), kv_spill_dir=self._folder,
                    kv_spill_gib=gib(160))  # fmt: skip
-        self.start("failing")
+        self.start("failing", trace_file=self._folder / "spans.jsonl")
         # After some steps one that takes ten minutes.
         self.start("stalled", "step_slow=0.05,delay_ms=600000")
 

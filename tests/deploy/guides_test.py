@@ -27,11 +27,11 @@ def test_files_that_it_names_are_there():
 
 @pytest.mark.parametrize(("said", "file", "written"), [
     ("(64 MiB)", "server/flags.cc", "max_message_bytes, 64 << 20"),
-    ("tokenized | 256; grammars 32", "server/inference_service.cc",
+    ("tokenized | 256; grammars 32", "server/intake.cc",
      r"kMaxQueuedPrompts = 256;[\s\S]*kMaxQueuedGrammars = 32;"),
     ("stop strings, biases, choices, bad words | 16, 1,024, 128, 128", "server/convert.cc",
      r"kMaxStops = 16;[\s\S]*kMaxBadWords = 128;[\s\S]*kMaxBiases = 1024;\n.*kMaxChoices = 128;"),
-    ("slow reader | 64", "server/stream_writer.h", "kMaxOutbox = 64;"),
+    ("slow reader | 64", "server/call_sink.h", "kMaxOutbox = 64;"),
     ("65,536 wait", "server/tracing/trace_file.h", "max_queued_spans = 1 << 16;"),
     ("runs as user 10001", "Dockerfile", "USER 10001"),
     ("drop all capabilities", "deploy/k8s/base/deployment.yaml", r"capabilities:\s+drop: \[ALL\]"),

@@ -124,7 +124,7 @@ std::string ModelProto(const Vocabulary& vocabulary, const std::string& normaliz
     std::string piece = field(1, vocabulary.tokens[id]) + "\x15";
     const float score = vocabulary.scores[id];
     piece.append(reinterpret_cast<const char*>(&score), sizeof(score));
-    piece += "\x18";
+    piece += '\x18';
     piece.push_back(static_cast<char>(vocabulary.types[id]));
     proto += field(1, piece);
   }

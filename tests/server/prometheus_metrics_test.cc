@@ -92,7 +92,7 @@ TEST(PrometheusMetricsTest, EverySampleNamesModelAndEngine) {
   metrics.SetModel(Model());
   std::istringstream text(Scrape(metrics));
   for (std::string line; std::getline(text, line);) {
-    if (line.starts_with("#")) continue;
+    if (line.starts_with('#')) continue;
     EXPECT_THAT(line, HasSubstr("engine=\"0\""));
     EXPECT_THAT(line, HasSubstr("model_name=\"a \\\"model\\\"\""));
   }

@@ -28,10 +28,12 @@ NEED_A_FAULT = {
     "Error budget burn, 1 h",
     "Firing alerts",
     "Moved to and from the spill file",
+    "Oldest waiting request",
     "Pages that could not be moved",
     "Preemptions",
     "Rejections",
     "Requests",
+    "Spans of --trace_file",
     "Tokens computed again",
     "Waiting",
 }

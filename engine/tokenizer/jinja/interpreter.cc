@@ -375,7 +375,7 @@ absl::StatusOr<std::string> Interpreter::Run(const Body& body,
     globals->Set(function->name, Value(Value::Variant(std::shared_ptr<const Function>(function))));
   }
   auto scope = std::make_shared<Scope>();
-  scope->parent = globals;
+  scope->parent = std::move(globals);
   scope->variables = std::move(variables);
   std::string out;
   out_ = &out;
