@@ -380,9 +380,7 @@ void EngineImpl::Publish() {
 void EngineImpl::RunStep(const Batch& batch) {
   const absl::Time began = absl::Now();
   step_began_ = absl::ToUnixNanos(began);
-  if (options_.faults != nullptr && options_.faults->Happens(Fault::kStepSlow)) {
-    absl::SleepFor(options_.faults->delay());
-  }
+  if (options_.faults != nullptr) options_.faults->SleepIf(Fault::kStepSlow);
   for (const BatchEntry& entry : batch.entries) {
     if (entry.samples) token_stage_.Prepare(scheduler_.running(entry.sequence_index));
   }
@@ -398,12 +396,9 @@ void EngineImpl::RunStep(const Batch& batch) {
   for (const BatchEntry& entry : batch.entries) {
     Sequence& sequence = scheduler_.running(entry.sequence_index);
     sequence.FlushPromptLogprobs();
+    const auto num_tokens = static_cast<int64_t>(entry.tokens.size());
     if (!entry.decodes) {
-      sequence.sink->OnChunk({.index = sequence.index,
-                              .position = entry.num_cached,
-                              .num_tokens = static_cast<int64_t>(entry.tokens.size()),
-                              .began = began,
-                              .ended = ended});
+      sequence.sink->OnChunk({sequence.index, entry.num_cached, num_tokens, began, ended});
     }
     if (entry.samples || sequence.index > 0) continue;
     sequence.sink->OnPrefillProgress(sequence.num_computed, sequence.num_tokens());

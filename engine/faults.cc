@@ -92,6 +92,10 @@ bool FaultInjector::Happens(Fault fault) {
   return std::uniform_real_distribution<double>()(random_) < probability;
 }
 
+void FaultInjector::SleepIf(Fault fault) {
+  if (Happens(fault)) absl::SleepFor(options_.delay);
+}
+
 bool FaultInjector::PreemptsNow() {
   const bool drawn = Happens(Fault::kPreempt);
   if (options_.preempt_every == 0) return drawn;

@@ -48,6 +48,8 @@ class FaultInjector {
   explicit FaultInjector(const Options& options) : options_(options), random_(options.seed) {}
 
   bool Happens(Fault fault);
+  /// For `delay`, where it happens.
+  void SleepIf(Fault fault);
   /// Once a step.
   bool PreemptsNow();
   /// In [0, size).

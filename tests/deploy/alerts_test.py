@@ -93,8 +93,8 @@ class Broken:
         return self.servers[name]
 
     def start_all_but_killed(self) -> None:
-        # Steps of 0.3 s, one request at a time, and more that come than that: 14 s in the queue.
-        self.start("slow", "step_slow=1,delay_ms=300", max_running_requests=1, max_queued_requests=12)
+        # Steps of 0.3 s, one request at a time, and more that come than that: 20 s in the queue.
+        self.start("slow", "step_slow=1,delay_ms=300", max_running_requests=1, max_queued_requests=20)
         # One request takes all.
         self.start("small", "step_slow=1,delay_ms=100", max_context=2560, kv_cache_gib=gib(40), prefix_cache=False)
         # Four of 1,250 tokens where there is memory for two, and each has to give way: begun, and begun again.

@@ -6,6 +6,7 @@ from tests.tidy import files
 
 TEXT = files.SOURCES + (".md", ".txt", ".json", ".ini", ".yaml", ".yml", ".toml")
 THIS = "tests/tidy/words_test.py"
+ANSWERS = "docs/quality/results.json"  # a model's words, not ours
 
 RULES = {
     "a TODO names its owner, as in TODO(name)": re.compile(r"\b(TODO(?!\(\w+\))|FIXME|XXX|HACK)\b"),
@@ -31,7 +32,7 @@ def findings(path: str, text: str, rule: str) -> list[str]:
 
 def texts():
     for path in files.tracked():
-        if path.endswith(TEXT) and path != THIS:
+        if path.endswith(TEXT) and path not in (THIS, ANSWERS):
             yield path, files.read(path)
 
 
