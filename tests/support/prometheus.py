@@ -171,6 +171,9 @@ def load(address: str, *arguments: str):
         process.wait(60)
 
 
+# Long greedy answers of a random model go in circles, and drafts of them are right.
+LOOPING_LOAD = ("--concurrency=1", "--temperature=0", "--num_requests=1000000", "--prompt_tokens=64",
+                "--output_tokens=1000")  # fmt: skip
 USUAL_LOAD = ("--rate=2", "--temperature=0", "--num_requests=1000000", "--prompt_tokens=uniform:1200:9000",
               "--shared_prefix_tokens=1024", "--output_tokens=uniform:40:120")  # fmt: skip
 
@@ -187,7 +190,7 @@ def scraped_server(folder: pathlib.Path):
     flags = dict(max_context=16384, speculative="prompt_lookup", max_running_requests=4,
                  num_threads=1)  # fmt: skip
     with server.running(model, **flags) as one:
-        with running(folder, [target(one)]) as scraper, load(one.address, *USUAL_LOAD):
+        with running(folder, [target(one)]) as scraper, load(one.address, *USUAL_LOAD), load(one.address, *LOOPING_LOAD):
             scraper.wait("the rules' first results", lambda: len(
                 scraper.finite("model:nsa_slo_violations:ratio_rate6h")) == 3)  # fmt: skip
             scraper.wait("selected pages", lambda: scraper.finite(
