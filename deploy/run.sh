@@ -168,6 +168,9 @@ run_stage "ending an earlier server" stop_server
 [ -n "$listen" ] || listen=$(free_address 127.0.0.1:50051)
 [ -n "$metrics_listen" ] || metrics_listen=$(free_address 127.0.0.1:9090)
 run_stage "server" start_server
+ask="chat --prompt='Hello'"
+# It has no chat template.
+[ "$model" != "$nsa_tiny" ] || ask="complete --prompt='The kernel is' --max_tokens=20"
 if $demo && [ "$model" = "$nsa_tiny" ]; then
   run_stage "a key in a long document" needle_demo
 elif $demo; then
@@ -177,7 +180,7 @@ fi
 cat <<EOF
 
 All in $(seconds_since "$begin") s. The server runs as process $(cat "$pid_file") and serves $model.
-  ask it       $client chat --server=$(ready_address) --prompt='Hello' --temperature=0
+  ask it       $client $ask --server=$(ready_address) --temperature=0
   see it all   $client --help;  $server --help
   metrics      http://${metrics_listen%:*}:$(metrics_port)/metrics
   log          $log_file
