@@ -45,19 +45,7 @@ running_gateway() {
 }
 
 # Streams that run get 30 s (SMG's --shutdown-grace-period-secs below).
-stop_gateway() {
-  local pid tenths
-  if pid=$(running_gateway); then
-    say "ending the gateway that runs as process $pid"
-    kill -TERM "$pid" 2>/dev/null || true
-    for ((tenths = 0; tenths < 400; ++tenths)); do
-      running_gateway >/dev/null || break
-      [ "$tenths" -ne 350 ] || kill -KILL "$pid" 2>/dev/null || true
-      sleep 0.1
-    done
-  fi
-  rm -f "$pid_file"
-}
+stop_gateway() { end_process gateway "$pid_file" running_gateway; }
 
 # PORT of HOST, or a free one where something else listens there already.
 free_port() {

@@ -60,6 +60,22 @@ as_root() {
   fi
 }
 
+# end_process WHAT PID_FILE RUNNING: ends the process whose number the function RUNNING prints, if it prints one: SIGTERM,
+# after 35 s SIGKILL. PID_FILE then goes.
+end_process() {
+  local what=$1 pid_file=$2 running=$3 pid tenths
+  if pid=$("$running"); then
+    say "ending the $what that runs as process $pid"
+    kill -TERM "$pid" 2>/dev/null || true
+    for ((tenths = 0; tenths < 400; ++tenths)); do
+      "$running" >/dev/null || break
+      [ "$tenths" -ne 350 ] || kill -KILL "$pid" 2>/dev/null || true
+      sleep 0.1
+    done
+  fi
+  rm -f "$pid_file"
+}
+
 # Names of FILE (one a line, # begins a comment) that dpkg does not have as installed.
 missing_packages() {
   local wanted

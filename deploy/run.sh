@@ -46,24 +46,7 @@ running_server() {
   [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = nsa_server ] && echo "$pid"
 }
 
-stop_server() {
-  local pid tenths
-  if ! pid=$(running_server); then
-    rm -f "$pid_file"
-    return 0
-  fi
-  say "ending the server that runs as process $pid"
-  kill -TERM "$pid" 2>/dev/null || true
-  for ((tenths = 0; tenths < 350; ++tenths)); do
-    if ! running_server >/dev/null; then
-      rm -f "$pid_file"
-      return 0
-    fi
-    sleep 0.1
-  done
-  kill -KILL "$pid" 2>/dev/null || true
-  rm -f "$pid_file"
-}
+stop_server() { end_process server "$pid_file" running_server; }
 
 # HOST:PORT, or a free port of HOST where something else listens there already.
 free_address() {
@@ -102,18 +85,29 @@ start_server() {
 ready_address() { sed -n 's/^ready on //p' "$log_file"; }
 metrics_port() { sed -n 's/^metrics on port //p' "$log_file"; }
 
-# A document of some 34,000 tokens, less where the model's context is short, and a question about it.
-question="In one sentence, what does this document describe?"
-document_bytes=140000
-stream_demo() {
-  local document=$state/document.txt max_context bytes=$document_bytes
-  max_context=$("$client" info --server="$(ready_address)" --json | sed -n 's/.*"max_context": *"\{0,1\}\([0-9]*\).*/\1/p')
-  # English has about four bytes a token; a question and an answer follow.
+# A field of what the server says of its model; nothing where it has none.
+model_info() {
+  "$client" info --server="$(ready_address)" --json | sed -n 's/.*"'"$1"'": *"\{0,1\}\([a-z0-9]*\).*/\1/p'
+}
+
+# WANTED bytes of a document, or what fits where the model's context is short: English has about four bytes a token, and
+# a question and an answer follow.
+fitting_bytes() {
+  local bytes=$1 max_context
+  max_context=$(model_info max_context)
   if [ -n "$max_context" ] && [ $((3 * max_context - 1024)) -lt "$bytes" ]; then
     bytes=$((3 * max_context - 1024))
     [ "$bytes" -gt 0 ] || die "a context of $max_context tokens is too short for the demonstration; use --no-demo"
     say "the model's context of $max_context tokens holds $bytes bytes of the document"
   fi
+  echo "$bytes"
+}
+
+# A document of some 34,000 tokens and a question about it.
+question="In one sentence, what does this document describe?"
+stream_demo() {
+  local document=$state/document.txt bytes
+  bytes=$(fitting_bytes 140000)
   manual_text >"$document.whole"
   head -c "$bytes" "$document.whole" >"$document"
   rm -f "$document.whole"
@@ -123,17 +117,19 @@ stream_demo() {
     --temperature=0 --max_tokens=96
 }
 
-# nsa-tiny knows little, but finds what it has read: a key hidden in some 60,000 tokens of this project's own text.
-needle_bytes=200000
+# For models that cannot chat: a key hidden in some 60,000 tokens of this project's own text, in the words that nsa-tiny
+# was taught.
 needle_demo() {
   local document=$state/document.txt key=$((10000 + (RANDOM * 32768 + RANDOM) % 90000)) depth=$((RANDOM % 90 + 5))
-  local at=$((needle_bytes * depth / 100))
+  local bytes at
+  bytes=$(fitting_bytes 200000)
+  at=$((bytes * depth / 100))
   (cd "$nsa_root" && find ./*.md docs engine kernels server -type f \( -name '*.md' -o -name '*.h' \) -print0 |
     LC_ALL=C sort -z | xargs -0 cat) >"$document.whole"
   {
     head -c "$at" "$document.whole" | sed '$d'
     echo "The pass key is $key. Remember it. $key is the pass key."
-    head -c "$needle_bytes" "$document.whole" | tail -c +"$((at + 1))" | sed '1d;$d'
+    head -c "$bytes" "$document.whole" | tail -c +"$((at + 1))" | sed '1d;$d'
     printf 'What is the pass key? The pass key is'
   } >"$document"
   rm -f "$document.whole"
@@ -168,14 +164,14 @@ run_stage "ending an earlier server" stop_server
 [ -n "$listen" ] || listen=$(free_address 127.0.0.1:50051)
 [ -n "$metrics_listen" ] || metrics_listen=$(free_address 127.0.0.1:9090)
 run_stage "server" start_server
-ask="chat --prompt='Hello'"
-# It has no chat template.
-[ "$model" != "$nsa_tiny" ] || ask="complete --prompt='The kernel is' --max_tokens=20"
-if $demo && [ "$model" = "$nsa_tiny" ]; then
-  run_stage "a key in a long document" needle_demo
-elif $demo; then
-  run_stage "a long document and a question" stream_demo
+if [ "$(model_info has_chat_template)" = true ]; then
+  ask="chat --prompt='Hello'"
+  demonstrate() { run_stage "a long document and a question" stream_demo; }
+else
+  ask="complete --prompt='The kernel is' --max_tokens=20"
+  demonstrate() { run_stage "a key in a long document" needle_demo; }
 fi
+! $demo || demonstrate
 
 cat <<EOF
 
