@@ -29,7 +29,7 @@ class FaultyIo final : public FileIo {
 
  private:
   bool Fails(Fault fault, int error) {
-    if (faults_->Happens(Fault::kSpillSlow)) absl::SleepFor(faults_->delay());
+    faults_->SleepIf(Fault::kSpillSlow);
     if (!faults_->Happens(fault)) return false;
     errno = error;
     return true;

@@ -54,7 +54,6 @@ class FaultInjector {
   bool PreemptsNow();
   /// In [0, size).
   size_t Pick(size_t size);
-  absl::Duration delay() const { return options_.delay; }
 
  private:
   const Options options_;

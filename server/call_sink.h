@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "engine/request.h"
+#include "server/outbox.h"
 
 namespace nsa::server {
 
@@ -16,6 +17,30 @@ class CallSink : public engine::OutputSink {
  public:
   /// True once the engine has ended the request, whose id another may then have.
   virtual bool engine_done() const = 0;
+};
+
+/// One that fills an outbox of a gRPC stream: a slow reader fills it, Ready() turns false, and his
+/// request alone pauses. OutputSink calls come from the engine thread, the others from gRPC's; none
+/// blocks.
+template <typename Message>
+class OutboxSink : public CallSink {
+ public:
+  bool Ready() const override { return outbox_.HasRoom(kMaxOutbox); }
+  bool engine_done() const override { return outbox_.closed(); }
+  void OnDone(const absl::Status& status, const engine::Finish& finish) override {
+    if (status.ok()) OnChoiceDone(finish);
+    outbox_.Close(status);
+  }
+
+  void OnWriteDone(bool ok) { outbox_.OnWriteDone(ok); }
+
+ protected:
+  /// `stream` lives until Finish has been called on it.
+  explicit OutboxSink(MessageStream<Message>* stream) : outbox_(stream) {}
+  Outbox<Message>& outbox() { return outbox_; }
+
+ private:
+  Outbox<Message> outbox_;
 };
 
 }  // namespace nsa::server

@@ -9,15 +9,6 @@
 #include "server/version.h"
 
 namespace nsa::server {
-namespace {
-
-grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl::Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(status));
-  return reactor;
-}
-
-}  // namespace
 
 void InferenceService::AddOrRefuse(grpc::ServerUnaryReactor* reactor, std::function<void()> work) {
   if (!intake_->Add(std::move(work))) reactor->Finish(ToGrpc(intake_->QueueFull()));

@@ -26,4 +26,10 @@ grpc::Status ToGrpc(const absl::Status& status) {
   return {code, message, details.SerializeAsString()};
 }
 
+grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
 }  // namespace nsa::server

@@ -18,8 +18,8 @@ void StreamWriter::OnPrefillProgress(int64_t num_processed, int64_t num_prompt_t
   message.mutable_prefill_progress()->set_processed_tokens(num_processed);
   message.mutable_prefill_progress()->set_prompt_tokens(num_prompt_tokens);
   // A newer state replaces one that has not left yet.
-  outbox_.Push(std::move(message),
-               [](const v1::GenerateResponse& last) { return last.has_prefill_progress(); });
+  outbox().Push(std::move(message),
+                [](const v1::GenerateResponse& last) { return last.has_prefill_progress(); });
 }
 
 void StreamWriter::OnOutput(engine::Output output) {
@@ -34,7 +34,7 @@ void StreamWriter::OnOutput(engine::Output output) {
   delta.set_text(std::move(output.text));
   if (options_.token_ids)
     delta.mutable_token_ids()->Assign(output.token_ids.begin(), output.token_ids.end());
-  outbox_.Push(std::move(message));
+  outbox().Push(std::move(message));
 }
 
 void StreamWriter::OnPromptLogprobs(int64_t position,
@@ -46,19 +46,14 @@ void StreamWriter::OnPromptLogprobs(int64_t position,
     part.set_position(position + static_cast<int64_t>(begin));
     const size_t end = std::min(logprobs.size(), begin + kPromptLogprobs);
     for (size_t i = begin; i < end; ++i) FillLogprobs(logprobs[i], *part.add_tokens());
-    outbox_.Push(std::move(message));
+    outbox().Push(std::move(message));
   }
 }
 
 void StreamWriter::OnChoiceDone(const engine::Finish& finish) {
   v1::GenerateResponse message;
   FillFinished(finish, options_.request_id, *message.mutable_finished());
-  outbox_.Push(std::move(message));
-}
-
-void StreamWriter::OnDone(const absl::Status& status, const engine::Finish& finish) {
-  if (status.ok()) OnChoiceDone(finish);
-  outbox_.Close(status);
+  outbox().Push(std::move(message));
 }
 
 }  // namespace nsa::server

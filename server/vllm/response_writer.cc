@@ -42,7 +42,7 @@ const char* NameOf(engine::FinishReason reason) {
 }  // namespace
 
 ResponseWriter::ResponseWriter(MessageStream<wire::GenerateResponse>* stream, Options options)
-    : options_(std::move(options)), outbox_(stream) {}
+    : OutboxSink(stream), options_(std::move(options)) {}
 
 void ResponseWriter::OnPromptLogprobs(int64_t /*position*/,
                                       const std::vector<engine::TokenLogprobs>& logprobs) {
@@ -79,7 +79,7 @@ void ResponseWriter::OnOutput(engine::Output output) {
   if (std::exchange(has_prompt_logprobs_, false)) {
     chunk.mutable_input_logprobs()->Swap(&prompt_logprobs_);
   }
-  outbox_.Push(std::move(message));
+  outbox().Push(std::move(message));
 }
 
 void ResponseWriter::OnChoiceDone(const engine::Finish& finish) {
@@ -104,12 +104,7 @@ void ResponseWriter::OnChoiceDone(const engine::Finish& finish) {
   } else if (finish.reason == engine::FinishReason::kStopString) {
     complete.set_matched_stop_str(finish.stop_string);
   }
-  outbox_.Push(std::move(message));
-}
-
-void ResponseWriter::OnDone(const absl::Status& status, const engine::Finish& finish) {
-  if (status.ok()) OnChoiceDone(finish);
-  outbox_.Close(status);
+  outbox().Push(std::move(message));
 }
 
 }  // namespace nsa::server

@@ -6,14 +6,13 @@
 #include <vector>
 
 #include "server/call_sink.h"
-#include "server/outbox.h"
 #include "server/vllm/wire.h"
 
 namespace nsa::server {
 
-/// One request's way out through VllmEngine. With `stream` as server/stream_writer.h; without, what
-/// a completion needs is gathered until it ends, and nobody is waited for. Threads likewise.
-class ResponseWriter final : public CallSink {
+/// One request's way out through VllmEngine. Without `stream` what a completion needs is gathered
+/// until it ends, and nobody is waited for.
+class ResponseWriter final : public OutboxSink<wire::GenerateResponse> {
  public:
   struct Options {
     bool stream = false;
@@ -31,11 +30,6 @@ class ResponseWriter final : public CallSink {
                         const std::vector<engine::TokenLogprobs>& logprobs) override;
   void OnOutput(engine::Output output) override;
   void OnChoiceDone(const engine::Finish& finish) override;
-  void OnDone(const absl::Status& status, const engine::Finish& finish) override;
-  bool Ready() const override { return outbox_.HasRoom(kMaxOutbox); }
-  bool engine_done() const override { return outbox_.closed(); }
-
-  void OnWriteDone(bool ok) { outbox_.OnWriteDone(ok); }
 
  private:
   const Options options_;
@@ -43,7 +37,6 @@ class ResponseWriter final : public CallSink {
   wire::InputLogProbs prompt_logprobs_;  // until the first output has taken it
   bool has_prompt_logprobs_ = false;
   std::map<int32_t, wire::GenerateComplete> gathered_;  // by index, without `stream`
-  Outbox<wire::GenerateResponse> outbox_;
 };
 
 }  // namespace nsa::server

@@ -21,12 +21,6 @@ namespace {
 // everywhere and holds no tokenizer.
 constexpr char kNoTokenizer[] = "/dev/null";
 
-grpc::ServerUnaryReactor* ReplyOk(grpc::CallbackServerContext* context) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
-}
-
 ResponseWriter::Options WriterOptions(const wire::GenerateRequest& from,
                                       const v1::GenerateRequest& request,
                                       const engine::Engine& engine) {
@@ -66,7 +60,7 @@ grpc::ServerUnaryReactor* VllmService::HealthCheck(grpc::CallbackServerContext* 
                                                    wire::HealthCheckResponse* response) {
   response->set_healthy(intake_->serving());
   response->set_message(response->healthy() ? "serving" : "not serving");
-  return ReplyOk(context);
+  return Reply(context, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* VllmService::FlushCache(grpc::CallbackServerContext* context,
@@ -85,7 +79,7 @@ grpc::ServerUnaryReactor* VllmService::Abort(grpc::CallbackServerContext* contex
                                              const wire::AbortRequest* request,
                                              wire::AbortResponse*) {
   for (const std::string& id : request->request_ids()) intake_->Abort(id);
-  return ReplyOk(context);
+  return Reply(context, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* VllmService::GetModelInfo(grpc::CallbackServerContext* context,
@@ -106,7 +100,7 @@ grpc::ServerUnaryReactor* VllmService::GetModelInfo(grpc::CallbackServerContext*
   response->mutable_eos_token_ids()->Assign(stop_ids.begin(), stop_ids.end());
   response->set_bos_token_id(engine.tokenizer().bos_id());
   response->set_pad_token_id(stop_ids.empty() ? 0 : stop_ids.front());
-  return ReplyOk(context);
+  return Reply(context, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* VllmService::GetServerInfo(grpc::CallbackServerContext* context,
@@ -122,7 +116,7 @@ grpc::ServerUnaryReactor* VllmService::GetServerInfo(grpc::CallbackServerContext
   response->set_attention_backend(intake_->engine().model_info().backend);
   response->set_max_num_seqs(intake_->info().max_running_requests);
   response->set_constrained_decoding_start("first_token");
-  return ReplyOk(context);
+  return Reply(context, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* VllmService::GetLoads(grpc::CallbackServerContext* context,
@@ -145,7 +139,7 @@ grpc::ServerUnaryReactor* VllmService::GetLoads(grpc::CallbackServerContext* con
   }
   rank.set_max_running_requests(intake_->info().max_running_requests);
   rank.set_num_waiting_uncached_tokens(static_cast<int32_t>(load.num_waiting_tokens));
-  return ReplyOk(context);
+  return Reply(context, absl::OkStatus());
 }
 
 grpc::ServerWriteReactor<wire_common::GetTokenizerChunk>* VllmService::GetTokenizer(
