@@ -73,7 +73,8 @@ class Optimizer:
         momentum.lerp_(gradient, 1 - self.config.momentum)
         ahead = gradient.lerp(momentum, self.config.momentum)  # Nesterov's
         # So that an update changes outputs alike whatever the matrix's shape.
-        return orthogonalised(ahead, DTYPES[self.config.precision]) * math.sqrt(max(1.0, gradient.shape[0] / gradient.shape[1]))
+        size = math.sqrt(max(1.0, gradient.shape[0] / gradient.shape[1]))
+        return orthogonalised(ahead, DTYPES[self.config.precision]) * size
 
     def _adam(self, name: str, gradient):
         mean, square = self.state[name]["mean"], self.state[name]["square"]

@@ -16,13 +16,6 @@ from tests.support.deploy import panels
 
 SPEED = 60  # a minute takes a second, two scrapes
 NAN_TOKEN = 200
-# Of tests.support.tiny_model, in bytes: K and V of two layers, and their compressed rows.
-PAGE_BYTES = 2 * (64 * 64 * 2 + 320)
-
-
-def gib(pages: float) -> float:
-    return pages * PAGE_BYTES / 2**30
-
 
 # Alert: the server that it is about, and what it says.
 EXPECTED = {
@@ -97,14 +90,14 @@ class Broken:
         # Steps of 0.3 s, one request at a time, and more that come than that: 20 s in the queue.
         self.start("slow", "step_slow=1,delay_ms=300", max_running_requests=1, max_queued_requests=20)
         # One request takes all.
-        self.start("small", "step_slow=1,delay_ms=100", max_context=2560, kv_cache_gib=gib(40), prefix_cache=False)
+        self.start("small", "step_slow=1,delay_ms=100", max_context=2560, kv_cache_gib=tiny_model.gib(40), prefix_cache=False)
         # Four of 1,250 tokens where there is memory for two, and each has to give way: begun, and begun again.
-        self.start("wasteful", "preempt_every=25,step_slow=1,delay_ms=10", max_context=2048, kv_cache_gib=gib(40),
+        self.start("wasteful", "preempt_every=25,step_slow=1,delay_ms=10", max_context=2048, kv_cache_gib=tiny_model.gib(40),
                    prefix_cache=False)  # fmt: skip
         # The same with a file, which fails at times; and streams that end in their middle.
         self.start("spilling", "spill_write=0.05,spill_read=0.05,drop_stream=0.01,step_slow=1,delay_ms=10",
-                   max_context=2048, kv_cache_gib=gib(52), kv_spill_dir=self._folder,
-                   kv_spill_gib=gib(160))  # fmt: skip
+                   max_context=2048, kv_cache_gib=tiny_model.gib(52), kv_spill_dir=self._folder,
+                   kv_spill_gib=tiny_model.gib(160))  # fmt: skip
         self.start("failing", trace_file=self._folder / "spans.jsonl")
         # After some steps one that takes ten minutes.
         self.start("stalled", "step_slow=0.05,delay_ms=600000")

@@ -9,25 +9,19 @@ import time
 import grpc
 import pytest
 
-from tests.support import model_files, server
+from tests.support import model_files, server, tiny_model
 
 PAGES = 40
-# Of tests.support.tiny_model: K and V of two layers, and their compressed rows.
-PAGE_BYTES = 2 * (64 * 64 * 2 + 320)
-
-
-def gib(pages: float) -> float:
-    return pages * PAGE_BYTES / 2**30
 
 
 def flags(folder, **more):
     """Memory for 2,560 tokens, and compressed rows of four times as much in the file."""
-    rows = 4 * PAGES * 2 * 320 / PAGE_BYTES
+    rows = 4 * PAGES * tiny_model.ROW_BYTES / tiny_model.PAGE_BYTES
     return {
         "max_context": 2048,
-        "kv_cache_gib": gib(PAGES + rows),
+        "kv_cache_gib": tiny_model.gib(PAGES + rows),
         "kv_spill_dir": folder,
-        "kv_spill_gib": gib(4 * PAGES),
+        "kv_spill_gib": tiny_model.gib(4 * PAGES),
     } | more
 
 

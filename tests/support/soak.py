@@ -14,12 +14,11 @@ import time
 
 import grpc
 
-from tests.support import server
+from tests.support import server, tiny_model
 
 MAX_CONTEXT = 2048
 KNOWN_PROMPTS = 6
 PAGES = 60  # of memory: 3,840 tokens, about two long requests
-PAGE_BYTES = 2 * (64 * 64 * 2 + 320)  # of tests.support.tiny_model
 FAULTS = (
     "spill_write=0.02,spill_read=0.02,spill_short=0.1,allocation=0.01,"
     "step_slow=0.01,delay_ms=5,preempt=0.01,drop_stream=0.01"
@@ -52,9 +51,9 @@ def flags(spill_dir) -> dict:
     """Of a server whose memory and queue are soon full."""
     return {
         "max_context": MAX_CONTEXT,
-        "kv_cache_gib": 1.2 * PAGES * PAGE_BYTES / 2**30,
+        "kv_cache_gib": tiny_model.gib(1.2 * PAGES),
         "kv_spill_dir": spill_dir,
-        "kv_spill_gib": 2 * PAGES * PAGE_BYTES / 2**30,
+        "kv_spill_gib": tiny_model.gib(2 * PAGES),
         "max_queued_requests": 8,
     }
 

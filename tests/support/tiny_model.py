@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 
 HIDDEN, FFN, LAYERS, Q_HEADS, KV_HEADS, HEAD_DIM = 64, 128, 2, 2, 1, 32
 TRAINED_CONTEXT = 4096
+ROW_BYTES = LAYERS * 320  # of a page: its compressed rows
+PAGE_BYTES = LAYERS * 64 * 64 * 2 + ROW_BYTES  # K and V of 64 tokens too, in 16 bits
+
+
+def gib(pages: float) -> float:
+    """What so many pages of the KV cache take."""
+    return pages * PAGE_BYTES / 2**30
 
 
 def byte_tokens() -> list[str]:
