@@ -73,11 +73,12 @@ GenerateCall::GenerateCall(Shared* shared, grpc::CallbackServerContext* context,
   if (request->request_id().empty()) context->AddInitialMetadata("request-id", request_id_);
 }
 
-void GenerateCall::SetWriter(std::shared_ptr<CallSink> writer) {
+void GenerateCall::SetWriter(std::shared_ptr<CallSink> writer, const char* method) {
   writer_ = std::move(writer);
   sink_ = writer_;
   if (shared_->tracer == nullptr) return;
-  recorder_ = shared_->tracer->Begin(context_->client_metadata(), *request_, request_id_, writer_);
+  recorder_ =
+      shared_->tracer->Begin(method, context_->client_metadata(), *request_, request_id_, writer_);
   if (recorder_ != nullptr) sink_ = recorder_;
 }
 

@@ -51,8 +51,8 @@ class GenerateCall {
   GenerateCall(Shared* shared, grpc::CallbackServerContext* context,
                const v1::GenerateRequest* request, std::string request_id);
 
-  /// Where the request's output goes; before all else.
-  void SetWriter(std::shared_ptr<CallSink> writer);
+  /// Where the request's output goes, of a call of `method` as gRPC names it; before all else.
+  void SetWriter(std::shared_ptr<CallSink> writer, const char* method);
   template <typename Message>
   void NoteWrite(const Message& message) {
     if (recorder_ != nullptr) recorder_->OnWrite(static_cast<int64_t>(message.ByteSizeLong()));
@@ -88,8 +88,8 @@ class GenerateCall {
   absl::Status status_;   // what Finish said
 };
 
-/// A GenerateCall on a gRPC stream, which Writer (a CallSink with an outbox of Responses) fills.
-/// gRPC deletes it through OnDone, after Finish.
+/// A GenerateCall on a gRPC stream, which Writer (a CallSink with an outbox of Responses, and the
+/// method's name) fills. gRPC deletes it through OnDone, after Finish.
 template <typename Response, typename Writer>
 class GenerateReactor final : public grpc::ServerWriteReactor<Response>,
                               public MessageStream<Response>,
@@ -104,7 +104,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<Response>,
                      std::move(request_id)),
         owned_(std::move(owned)),
         writer_(std::make_shared<Writer>(this, std::move(options))) {
-    SetWriter(writer_);
+    SetWriter(writer_, Writer::kMethod);
   }
 
   // MessageStream.

@@ -13,6 +13,8 @@ namespace nsa::server {
 /// One request's way out through nsa.v1: turns the engine's results into its messages.
 class StreamWriter final : public OutboxSink<v1::GenerateResponse> {
  public:
+  static constexpr char kMethod[] = "nsa.v1.InferenceService/Generate";
+
   struct Options {
     std::string request_id;
     bool token_ids = false;

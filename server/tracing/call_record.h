@@ -37,6 +37,7 @@ struct CallRecord {
   };
   static constexpr size_t kMaxChunks = 64;
 
+  std::string method;  // as gRPC names it: package.Service/Method
   std::string request_id;
   std::string trace_id;
   std::optional<TraceContext> parent;

@@ -9,7 +9,6 @@ namespace nsa::server {
 namespace {
 
 constexpr int kSpanIdBytes = 8;
-constexpr char kMethod[] = "nsa.v1.InferenceService/Generate";
 constexpr char kProvider[] = "nsa-serve";
 
 class TreeBuilder {
@@ -66,7 +65,7 @@ class TreeBuilder {
     root.attributes.emplace_back("gen_ai.response.model", model_name_);
     root.attributes.emplace_back("gen_ai.response.id", record_.request_id);
     root.attributes.emplace_back("rpc.system.name", "grpc");
-    root.attributes.emplace_back("rpc.method", kMethod);
+    root.attributes.emplace_back("rpc.method", record_.method);
     root.attributes.emplace_back("rpc.response.status_code", StatusName(code));
     if (IsServerError(code)) {
       root.failed = true;

@@ -53,12 +53,13 @@ std::optional<TraceContext> TraceContextOf(const CallMetadata& metadata) {
   return ParseTraceContext(ValuesOf(metadata, "traceparent"), ValuesOf(metadata, "tracestate"));
 }
 
-std::shared_ptr<CallRecorder> Tracer::Begin(const CallMetadata& metadata,
+std::shared_ptr<CallRecorder> Tracer::Begin(const std::string& method, const CallMetadata& metadata,
                                             const v1::GenerateRequest& request,
                                             const std::string& request_id,
                                             std::shared_ptr<engine::OutputSink> sink) const {
   CallRecord record;
   record.began = absl::Now();
+  record.method = method;
   record.parent = TraceContextOf(metadata);
   if (record.parent.has_value()) {
     record.trace_id = record.parent->trace_id;

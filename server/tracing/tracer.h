@@ -35,8 +35,9 @@ class Tracer {
   Tracer(const Options& options, std::unique_ptr<TraceFile> file)
       : options_(options), file_(std::move(file)) {}
 
-  /// A recorder between the engine and `sink`; null where nothing is wanted of this call.
-  std::shared_ptr<CallRecorder> Begin(const CallMetadata& metadata,
+  /// Of a call of `method` (CallRecord). A recorder between the engine and `sink`; null where
+  /// nothing is wanted of this call.
+  std::shared_ptr<CallRecorder> Begin(const std::string& method, const CallMetadata& metadata,
                                       const v1::GenerateRequest& request,
                                       const std::string& request_id,
                                       std::shared_ptr<engine::OutputSink> sink) const;

@@ -14,6 +14,8 @@ namespace nsa::server {
 /// until it ends, and nobody is waited for.
 class ResponseWriter final : public OutboxSink<wire::GenerateResponse> {
  public:
+  static constexpr char kMethod[] = "vllm.grpc.engine.VllmEngine/Generate";
+
   struct Options {
     bool stream = false;
     int64_t num_prompt_tokens = 0;     // for chunks; 0: not known before the end

@@ -63,6 +63,7 @@ def test_the_stages_of_a_request(traced):
     assert root.trace_state == "vendor=1" and root.flags & 0x300 == 0x300
     assert root.name.startswith("text_completion tiny")
     assert trace.status == "OK" and root.status.code == 0
+    assert trace.attributes["rpc.method"] == "nsa.v1.InferenceService/Generate"
     assert trace.attributes["gen_ai.usage.input_tokens"] == len(prompt)
     assert trace.attributes["gen_ai.usage.output_tokens"] == 12
     assert trace.attributes["gen_ai.request.max_tokens"] == 12

@@ -12,7 +12,7 @@ import pytest
 from smg_grpc_proto.generated import common_pb2, vllm_engine_pb2, vllm_engine_pb2_grpc
 
 from tests.e2e.security_test import KEY, bearer, key_line
-from tests.support import server
+from tests.support import otlp, server
 
 TIMEOUT_S = 120
 PAGE = 64
@@ -95,6 +95,14 @@ def test_stops_choices_and_logprobs(real_server):
     assert list(done.input_logprobs.token_ids) == prompt
     assert not done.input_logprobs.token_logprobs[0].HasField("value")
     assert all(p.HasField("value") and p.value <= 0 for p in done.input_logprobs.token_logprobs[1:])
+
+
+def test_spans_name_this_protocols_method(tiny_path, tmp_path):
+    path = tmp_path / "traces.jsonl"
+    with server.running(tiny_path, trace_file=path) as running:
+        generate(running, ask([5, 6, 7], 3, request_id="mine"))
+    (trace,) = otlp.read(path)
+    assert trace.attributes["rpc.method"] == "vllm.grpc.engine.VllmEngine/Generate"
 
 
 def test_structured_output(real_server):

@@ -41,6 +41,7 @@ CallRecord::Choice Choice(int32_t index = 0) {
 
 CallRecord Record() {
   CallRecord record;
+  record.method = "package.Service/Method";
   record.request_id = "mine";
   record.trace_id = "4bf92f3577b34da6a3ce929d0e0e4736";
   record.sampled = true;
@@ -115,6 +116,7 @@ TEST(SpanTreeTest, WhatTheRootSays) {
               Contains(Pair("gen_ai.usage.cache_read.input_tokens", AttributeValue(int64_t{36}))));
   EXPECT_THAT(all, Contains(Pair("gen_ai.usage.output_tokens", AttributeValue(int64_t{5}))));
   EXPECT_THAT(all, Contains(Pair("gen_ai.response.time_to_first_chunk", AttributeValue(0.06))));
+  EXPECT_THAT(all, Contains(Pair("rpc.method", AttributeValue("package.Service/Method"))));
   EXPECT_THAT(all, Contains(Pair("rpc.response.status_code", AttributeValue("OK"))));
   EXPECT_THAT(all, Not(Contains(Key("error.type"))));
 }

@@ -32,7 +32,8 @@ class TracerTest : public ::testing::Test {
     parent_ = absl::StrCat("00-", kTraceId, "-00f067aa0ba902b7-", flags);
     CallMetadata metadata;
     if (!flags.empty()) metadata.emplace("traceparent", parent_);
-    return tracer.Begin(metadata, v1::GenerateRequest(), "id", std::make_shared<NoSink>());
+    return tracer.Begin("package.Service/Method", metadata, v1::GenerateRequest(), "id",
+                        std::make_shared<NoSink>());
   }
 
   std::string parent_;  // metadata are views
@@ -65,8 +66,8 @@ TEST_F(TracerTest, AShareOfTheOthersIsTaken) {
 
 TEST_F(TracerTest, ANameThatIsRefusedForItsLengthIsNotKeptWhole) {
   const auto all = Make({.ratio = 1});
-  const auto recorder =
-      all->Begin({}, v1::GenerateRequest(), std::string(1 << 20, 'x'), std::make_shared<NoSink>());
+  const auto recorder = all->Begin("", {}, v1::GenerateRequest(), std::string(1 << 20, 'x'),
+                                   std::make_shared<NoSink>());
   EXPECT_EQ(recorder->record().request_id, std::string(256, 'x'));
 }
 
