@@ -1,5 +1,6 @@
 #include "kernels/backend.h"
 
+#include <chrono>
 #include <cstring>
 
 namespace nsa::kernels {
@@ -12,6 +13,27 @@ void Backend::Write(void* target, const void* source, int64_t num_bytes) {
 
 void Backend::Read(void* target, const void* source, int64_t num_bytes) {
   std::memcpy(target, source, static_cast<size_t>(num_bytes));
+}
+
+void Backend::SparseAttn(const SparseAttnParams& params) {
+  using Clock = std::chrono::steady_clock;
+  SparseAttnTimes unused;
+  SparseAttnTimes& times = params.times != nullptr ? *params.times : unused;
+  Clock::time_point last = Clock::now();
+  const auto count = [&last](double& seconds) {
+    const Clock::time_point now = Clock::now();
+    seconds += std::chrono::duration<double>(now - last).count();
+    last = now;
+  };
+  if (params.cmp.has_value()) CmpAttn(*params.cmp);
+  ScoreTopk(params.score);
+  count(times.cmp);
+  SelAttn(params.sel);
+  count(times.slc);
+  if (params.win.has_value()) WinAttn(*params.win);
+  count(times.win);
+  if (params.merge.has_value()) Merge(*params.merge);
+  count(times.merge);
 }
 
 StoredMatrix Backend::Store(const WeightMatrix& matrix) { return {.matrix = matrix, .memory = {}}; }

@@ -22,6 +22,7 @@
 #include "kernels/ops/sample.h"
 #include "kernels/ops/score_topk.h"
 #include "kernels/ops/sel_attn.h"
+#include "kernels/ops/sparse_attn.h"
 #include "kernels/ops/win_attn.h"
 
 namespace nsa::kernels {
@@ -80,6 +81,8 @@ class Backend {
   virtual void ScoreTopk(const ScoreTopkParams& params) = 0;
   virtual void SelAttn(const SelAttnParams& params) = 0;
   virtual void WinAttn(const WinAttnParams& params) = 0;
+  /// Calls the operators one by one, where a backend has nothing better.
+  virtual void SparseAttn(const SparseAttnParams& params);
   virtual void FullAttn(const FullAttnParams& params) = 0;
   virtual void Merge(const MergeParams& params) = 0;
   virtual void PageAges(const PageAgesParams& params) = 0;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/pause.h"
 #include "kernels/thread_name.h"
 
 namespace nsa::kernels {
@@ -15,14 +16,6 @@ namespace {
 // A decode step makes some 300 calls a few microseconds apart, and waking a sleeper costs more than
 // that; longer spinning would take a core from the rest of the server.
 constexpr std::chrono::microseconds kSpinTime{40};
-
-void Pause() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 // Returns when `state` no longer holds `old`: spins first, then sleeps.
 void WaitForChange(const std::atomic<uint32_t>& state, uint32_t old) {

@@ -42,32 +42,39 @@ struct AttentionPlan::StepRunner {
     params.kv = query.kv;
     backend.CmpCluster(params);
   }
-  void operator()(kernels::CmpAttnParams params) const {
-    params.query = QueryOf(kCmpBranch);
-    params.result = workspace.branch(kCmpBranch);
-    params.scores = KeptScores(params.stride);
-    backend.CmpAttn(params);
-  }
-  void operator()(kernels::ScoreTopkParams params) const {
-    params.query = QueryOf(kCmpBranch);
-    // A plan with a compressed branch has its log-sum-exp already, and for few rows its scores.
-    if (plan.spec_.compressed_values) {
-      params.cmp_lse = workspace.branch(kCmpBranch).lse;
-      params.cmp_scores = KeptScores(params.stride);
+  void operator()(kernels::SparseAttnParams params) const {
+    if (params.cmp.has_value()) {
+      params.cmp->query = QueryOf(kCmpBranch);
+      params.cmp->result = workspace.branch(kCmpBranch);
+      params.cmp->scores = KeptScores(params.cmp->stride);
+      // Its log-sum-exp and, for few rows, its scores are what choosing begins with.
+      params.score.cmp_lse = params.cmp->result.lse;
+      params.score.cmp_scores = params.cmp->scores;
     }
-    params.num_selected_blocks = workspace.max_selected_blocks();
-    params.row_num_selected_blocks = inputs.row_num_selected_blocks;
-    params.selected = workspace.selected();
-    params.num_selected = workspace.num_selected();
-    backend.ScoreTopk(params);
-  }
-  void operator()(kernels::SelAttnParams params) const {
-    params.query = QueryOf(kSelBranch);
-    params.num_selected_blocks = workspace.max_selected_blocks();
-    params.selected = workspace.selected();
-    params.num_selected = workspace.num_selected();
-    params.result = ResultOf(kSelBranch);
-    backend.SelAttn(params);
+    params.score.query = QueryOf(kCmpBranch);
+    params.score.num_selected_blocks = workspace.max_selected_blocks();
+    params.score.row_num_selected_blocks = inputs.row_num_selected_blocks;
+    params.score.selected = workspace.selected();
+    params.score.num_selected = workspace.num_selected();
+    params.sel.query = QueryOf(kSelBranch);
+    params.sel.num_selected_blocks = workspace.max_selected_blocks();
+    params.sel.selected = workspace.selected();
+    params.sel.num_selected = workspace.num_selected();
+    params.sel.result = ResultOf(kSelBranch);
+    if (params.win.has_value()) {
+      params.win->query = QueryOf(kWinBranch);
+      params.win->result = ResultOf(kWinBranch);
+    }
+    if (params.merge.has_value()) FillMerge(*params.merge);
+    kernels::SparseAttnTimes taken;
+    if (workspace.times() != nullptr) params.times = &taken;
+    backend.SparseAttn(params);
+    if (params.times == nullptr) return;
+    AttentionTimes& times = *workspace.times();
+    times.cmp += absl::Seconds(taken.cmp);
+    times.slc += absl::Seconds(taken.slc);
+    times.win += absl::Seconds(taken.win);
+    times.merge += absl::Seconds(taken.merge);
   }
   void operator()(kernels::WinAttnParams params) const {
     params.query = QueryOf(kWinBranch);
@@ -79,7 +86,8 @@ struct AttentionPlan::StepRunner {
     params.result = ResultOf(kWinBranch);
     backend.FullAttn(params);
   }
-  void operator()(kernels::MergeParams params) const {
+
+  void FillMerge(kernels::MergeParams& params) const {
     const int first = kernels::kMaxBranches - params.num_branches;  // without kCmp: sel and win
     const AttentionShape& shape = plan.shape_;
     const int64_t row_floats = int64_t{shape.num_q_heads} * shape.head_dim_v;
@@ -97,7 +105,6 @@ struct AttentionPlan::StepRunner {
     params.head_dim_v = shape.head_dim_v;
     params.y = inputs.y + inputs.row_begin * row_floats;
     params.y_stride = row_floats;
-    backend.Merge(params);
   }
 
   kernels::CmpScores KeptScores(int compression_stride) const {
@@ -126,18 +133,17 @@ struct AttentionPlan::StepRunner {
   }
 };
 
-/// Where a step's time counts.
+/// Where a step's time counts; null: the step counts its own.
 struct AttentionPlan::BranchTime {
   AttentionTimes& times;
 
-  template <typename Compression>  // and scores of what was compressed
-  absl::Duration& operator()(const Compression& /*step*/) const {
-    return times.cmp;
+  template <typename Compression>
+  absl::Duration* operator()(const Compression& /*step*/) const {
+    return &times.cmp;
   }
-  absl::Duration& operator()(const kernels::SelAttnParams& /*step*/) const { return times.slc; }
-  absl::Duration& operator()(const kernels::WinAttnParams& /*step*/) const { return times.win; }
-  absl::Duration& operator()(const kernels::FullAttnParams& /*step*/) const { return times.win; }
-  absl::Duration& operator()(const kernels::MergeParams& /*step*/) const { return times.merge; }
+  absl::Duration* operator()(const kernels::SparseAttnParams& /*step*/) const { return nullptr; }
+  absl::Duration* operator()(const kernels::WinAttnParams& /*step*/) const { return &times.win; }
+  absl::Duration* operator()(const kernels::FullAttnParams& /*step*/) const { return &times.win; }
 };
 
 namespace {
@@ -253,32 +259,31 @@ void AttentionPlan::AddCompression() {
     pool.pooled_keys = spec_.pooled_keys;
     steps_.push_back(pool);
   }
-  if (!spec_.compressed_values) return;
-  kernels::CmpAttnParams cmp;
-  cmp.length = length;
-  cmp.stride = stride;
-  cmp.max_page_distance = spec_.max_page_distance;
-  steps_.push_back(cmp);
 }
 
 void AttentionPlan::AddBranches() {
-  steps_.push_back(ScoreParams(spec_));
-  kernels::SelAttnParams sel;
-  sel.sel_block_size = spec_.sel_block_size;
-  sel.max_page_distance = spec_.max_page_distance;
-  sel.window_size = spec_.disjoint_window ? spec_.window_size : 0;
+  kernels::SparseAttnParams step;
+  if (spec_.compressed_values) {
+    step.cmp.emplace();
+    step.cmp->length = spec_.compression_length;
+    step.cmp->stride = spec_.compression_stride;
+    step.cmp->max_page_distance = spec_.max_page_distance;
+  }
+  step.score = ScoreParams(spec_);
+  step.sel.sel_block_size = spec_.sel_block_size;
+  step.sel.max_page_distance = spec_.max_page_distance;
+  step.sel.window_size = spec_.disjoint_window ? spec_.window_size : 0;
   // One softmax over disjoint parts is one pass over both.
-  sel.reads_window = spec_.disjoint_window && spec_.combination == Combination::kJoinedSoftmax;
-  steps_.push_back(sel);
+  step.sel.reads_window = spec_.disjoint_window && spec_.combination == Combination::kJoinedSoftmax;
   num_branches_ = 1;
-  if (sel.reads_window || spec_.combination == Combination::kSelectedAlone) return;
-  kernels::WinAttnParams win;
-  win.window_size = spec_.window_size;
-  win.page_aligned = spec_.disjoint_window;
-  steps_.push_back(win);
-  kernels::MergeParams merge;
-  merge.num_branches = num_branches_ = spec_.compressed_values ? 3 : 2;
-  steps_.push_back(merge);
+  if (!step.sel.reads_window && spec_.combination != Combination::kSelectedAlone) {
+    step.win.emplace();
+    step.win->window_size = spec_.window_size;
+    step.win->page_aligned = spec_.disjoint_window;
+    step.merge.emplace();
+    step.merge->num_branches = num_branches_ = spec_.compressed_values ? 3 : 2;
+  }
+  steps_.push_back(step);
 }
 
 kernels::RopeView AttentionPlan::RopeOf(AttentionBranch branch,
@@ -316,7 +321,8 @@ void AttentionPlan::Run(kernels::Backend& backend, const AttentionInputs& inputs
     std::visit(runner, step);
     if (times == nullptr) continue;
     const absl::Time ended = absl::Now();
-    std::visit(BranchTime{*times}, step) += ended - began;
+    absl::Duration* const time = std::visit(BranchTime{*times}, step);
+    if (time != nullptr) *time += ended - began;
     began = ended;
   }
   if (spec_.sparse) {

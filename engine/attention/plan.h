@@ -137,8 +137,7 @@ class AttentionPlan {
   };
   using Step =
       std::variant<CompressWindows, kernels::CmpPoolParams, kernels::CmpClusterParams,
-                   kernels::CmpAttnParams, kernels::ScoreTopkParams, kernels::SelAttnParams,
-                   kernels::WinAttnParams, kernels::FullAttnParams, kernels::MergeParams>;
+                   kernels::SparseAttnParams, kernels::WinAttnParams, kernels::FullAttnParams>;
 
   void AddCompression();
   void AddBranches();

@@ -7,6 +7,7 @@
 #include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/paged_attention.h"
+#include "kernels/cpu/sparse_attn.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/cmp_attn.cc"
@@ -276,83 +277,102 @@ HWY_EXPORT(JoinSplits);
 /// Tasks per thread where a call has few rows, so that none waits long for the last.
 constexpr int64_t kTasksPerThread = 6;
 
-void RunWholeTiles(Context& context, const CmpCall& call) {
-  const int num_kv_heads = call.kv().num_kv_heads;
-  context.pool.ParallelFor(
-      static_cast<int64_t>(call.tiles.size()) * num_kv_heads, [&](int64_t index, int worker) {
-        const RowTile& tile = call.tiles[index / num_kv_heads];
-        const int kv_head = static_cast<int>(index % num_kv_heads);
-        const int64_t memory_floats = std::max(call.TaskFloats(tile), call.AccFloats());
-        float* memory = context.worker[worker].Get<float>(
-            static_cast<size_t>(memory_floats + call.TilePartFloats(tile)));
-        const CmpTask task = {&tile, kv_head, 0, call.NumSplits(tile), memory + memory_floats};
-        if (task.end_split > 0) HWY_DYNAMIC_DISPATCH(RunCmpTask)(call, task, memory);
-        HWY_DYNAMIC_DISPATCH(JoinSplits)(call, tile, kv_head, task.parts, memory);
-      });
-}
-
-/// Runs of splits in parallel, so that few rows keep all threads busy.
-void RunSplits(Context& context, const ListScope& scope, const CmpCall& call) {
-  const int num_kv_heads = call.kv().num_kv_heads;
-  int64_t num_splits = 0;
-  int64_t num_floats = 0;
-  for (const RowTile& tile : call.tiles) {
-    num_splits += num_kv_heads * call.NumSplits(tile);
-    num_floats += num_kv_heads * call.TilePartFloats(tile);
+/// cmp_attn in stages: where rows are many a tile and a KV head is a task; else runs of splits are,
+/// so that few rows keep all threads busy, and a second stage joins what they made.
+class StagedCmpAttn final : public StagedCall {
+ public:
+  StagedCmpAttn(Context& context, const ListScope& scope, const CmpAttnParams& params)
+      : context_(context),
+        call_{.params = params,
+              .group = params.query.num_q_heads / params.query.kv.num_kv_heads,
+              .tiles = List<RowTile>(scope.memory())},
+        tasks_(scope.memory()),
+        joins_(scope.memory()) {
+    const AttentionQuery& query = params.query;
+    call_.tiles =
+        MakeTiles(query.segments, query.num_segments, std::clamp(24 / call_.group, 1, 16), scope);
+    const int64_t num_lists = static_cast<int64_t>(call_.tiles.size()) * query.kv.num_kv_heads;
+    if (num_lists < 4 * context.pool.num_threads()) LayOutSplits();
   }
-  const int64_t num_tasks = kTasksPerThread * context.pool.num_threads();
-  const int64_t splits_per_task = std::max<int64_t>(1, (num_splits + num_tasks - 1) / num_tasks);
-  float* parts = context.shared[0].Get<float>(static_cast<size_t>(num_floats));
-  List<CmpTask> tasks(scope.memory());
-  List<CmpTask> joins(scope.memory());
-  for (const RowTile& tile : call.tiles) {
-    for (int head = 0; head < num_kv_heads; ++head) {
-      const int64_t end = call.NumSplits(tile);
-      joins.push_back({&tile, head, 0, end, parts});
-      for (int64_t split = 0; split < end; split += splits_per_task) {
-        tasks.push_back({&tile, head, split, std::min(end, split + splits_per_task), parts});
+
+  int num_stages() const override { return joins_.empty() ? 1 : 2; }
+  int64_t NumTasks(int stage) const override {
+    if (joins_.empty()) return static_cast<int64_t>(call_.tiles.size()) * call_.kv().num_kv_heads;
+    return static_cast<int64_t>(stage == 0 ? tasks_.size() : joins_.size());
+  }
+  bool Follows(int /*stage*/, int /*earlier*/) const override { return true; }
+
+  void RunTask(int stage, int64_t task, int worker) override {
+    if (joins_.empty()) return RunTile(task, worker);
+    Scratch& scratch = context_.worker[static_cast<size_t>(worker)];
+    if (stage == 0) {
+      const CmpTask& part = tasks_[static_cast<size_t>(task)];
+      float* memory = scratch.Get<float>(static_cast<size_t>(call_.TaskFloats(*part.tile)));
+      HWY_DYNAMIC_DISPATCH(RunCmpTask)(call_, part, memory);
+      return;
+    }
+    const CmpTask& join = joins_[static_cast<size_t>(task)];
+    float* acc = scratch.Get<float>(static_cast<size_t>(call_.AccFloats()));
+    HWY_DYNAMIC_DISPATCH(JoinSplits)(call_, *join.tile, join.kv_head, join.parts, acc);
+  }
+
+ private:
+  void LayOutSplits() {
+    const int num_kv_heads = call_.kv().num_kv_heads;
+    int64_t num_splits = 0;
+    int64_t num_floats = 0;
+    for (const RowTile& tile : call_.tiles) {
+      num_splits += num_kv_heads * call_.NumSplits(tile);
+      num_floats += num_kv_heads * call_.TilePartFloats(tile);
+    }
+    const int64_t num_tasks = kTasksPerThread * context_.pool.num_threads();
+    const int64_t splits_per_task = std::max<int64_t>(1, (num_splits + num_tasks - 1) / num_tasks);
+    float* parts = context_.shared[kCmpParts].Get<float>(static_cast<size_t>(num_floats));
+    for (const RowTile& tile : call_.tiles) {
+      for (int head = 0; head < num_kv_heads; ++head) {
+        const int64_t end = call_.NumSplits(tile);
+        joins_.push_back({&tile, head, 0, end, parts});
+        for (int64_t split = 0; split < end; split += splits_per_task) {
+          tasks_.push_back({&tile, head, split, std::min(end, split + splits_per_task), parts});
+        }
+        parts += call_.TilePartFloats(tile);
       }
-      parts += call.TilePartFloats(tile);
     }
   }
-  context.pool.ParallelFor(static_cast<int64_t>(tasks.size()), [&](int64_t index, int worker) {
-    const CmpTask& task = tasks[index];
-    float* memory =
-        context.worker[worker].Get<float>(static_cast<size_t>(call.TaskFloats(*task.tile)));
-    HWY_DYNAMIC_DISPATCH(RunCmpTask)(call, task, memory);
-  });
-  const auto join = [&](int64_t index, int worker) {
-    const CmpTask& task = joins[index];
-    float* acc = context.worker[worker].Get<float>(static_cast<size_t>(call.AccFloats()));
-    HWY_DYNAMIC_DISPATCH(JoinSplits)(call, *task.tile, task.kv_head, task.parts, acc);
-  };
-  if (call.tiles.size() > 1) {
-    context.pool.ParallelFor(static_cast<int64_t>(joins.size()), join);
-  } else {  // over before another thread would have begun
-    for (size_t i = 0; i < joins.size(); ++i) join(static_cast<int64_t>(i), 0);
+
+  /// All splits of a tile and a KV head.
+  void RunTile(int64_t task, int worker) {
+    const int num_kv_heads = call_.kv().num_kv_heads;
+    const RowTile& tile = call_.tiles[static_cast<size_t>(task / num_kv_heads)];
+    const int kv_head = static_cast<int>(task % num_kv_heads);
+    const int64_t memory_floats = std::max(call_.TaskFloats(tile), call_.AccFloats());
+    float* memory = context_.worker[static_cast<size_t>(worker)].Get<float>(
+        static_cast<size_t>(memory_floats + call_.TilePartFloats(tile)));
+    const CmpTask whole = {&tile, kv_head, 0, call_.NumSplits(tile), memory + memory_floats};
+    if (whole.end_split > 0) HWY_DYNAMIC_DISPATCH(RunCmpTask)(call_, whole, memory);
+    HWY_DYNAMIC_DISPATCH(JoinSplits)(call_, tile, kv_head, whole.parts, memory);
   }
-}
+
+  Context& context_;
+  CmpCall call_;
+  List<CmpTask> tasks_;
+  List<CmpTask> joins_;  // none: a task is a whole tile
+};
 
 }  // namespace
 
-void CmpAttn(Context& context, const CmpAttnParams& params) {
-  const AttentionQuery& query = params.query;
-  NSA_CHECK(query.kv.cmp_bias_offset < 0);
+StagedCallPtr StageCmpAttn(Context& context, const ListScope& scope, const CmpAttnParams& params) {
+  const PagedKv& kv = params.query.kv;
+  NSA_CHECK(kv.cmp_bias_offset < 0);
   NSA_CHECK(params.stride > 0 && kPageSize % params.stride == 0);
   NSA_CHECK(params.length % params.stride == 0);
-  NSA_CHECK(params.result.out == nullptr || query.kv.cmp_v_offset >= 0);
-  const int group = query.num_q_heads / query.kv.num_kv_heads;
+  NSA_CHECK(params.result.out == nullptr || kv.cmp_v_offset >= 0);
+  return MakeStagedCall<StagedCmpAttn>(scope, context, scope, params);
+}
+
+void CmpAttn(Context& context, const CmpAttnParams& params) {
   const ListScope scope(context);
-  const CmpCall call{
-      .params = params,
-      .group = group,
-      .tiles = MakeTiles(query.segments, query.num_segments, std::clamp(24 / group, 1, 16), scope)};
-  const int64_t num_tasks = static_cast<int64_t>(call.tiles.size()) * query.kv.num_kv_heads;
-  if (num_tasks < 4 * context.pool.num_threads()) {
-    RunSplits(context, scope, call);
-  } else {
-    RunWholeTiles(context, call);
-  }
+  RunStages(context, scope, *StageCmpAttn(context, scope, params));
 }
 
 }  // namespace nsa::kernels::cpu

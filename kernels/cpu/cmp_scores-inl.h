@@ -18,89 +18,12 @@
 #include "kernels/cpu/attention-inl.h"
 #include "kernels/cpu/cmp_int8-inl.h"
 #include "kernels/cpu/paged_attention.h"
+#include "kernels/cpu/score_patterns-inl.h"
 #include "kernels/ops/attention.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace nsa::kernels::cpu {
 namespace HWY_NAMESPACE {
-
-/// Lays vectors of 32-bit elements out like a page of `rows` compressed keys: out[i·rows + r] =
-/// x[i] for r < rows.
-class Spreader {
- public:
-  explicit Spreader(int rows) : rows_(rows) {
-    const int lanes = static_cast<int>(hn::Lanes(F32Tag()));
-    for (int i = 0; rows <= lanes && i < rows * lanes; ++i) index_[i] = i / rows;
-  }
-
-  template <typename T>
-  void operator()(const T* HWY_RESTRICT x, int count, T* HWY_RESTRICT out) const {
-    const hn::CappedTag<T, 16> d;
-    const hn::RebindToSigned<F32Tag> di;
-    const int lanes = static_cast<int>(hn::Lanes(d));
-    int i = 0;
-    for (; rows_ <= lanes && i + lanes <= count; i += lanes) {
-      const auto values = hn::LoadU(d, x + i);
-      for (int part = 0; part < rows_; ++part) {
-        const auto table = hn::IndicesFromVec(d, hn::LoadU(di, index_ + part * lanes));
-        hn::StoreU(hn::TableLookupLanes(values, table), d, out + i * rows_ + part * lanes);
-      }
-    }
-    for (; i < count; ++i) std::fill_n(out + int64_t{i} * rows_, rows_, x[i]);
-  }
-
- private:
-  int rows_;
-  int32_t index_[16 * 16];  // [rows, lanes]: the element that goes into each lane
-};
-
-/// Fetches the lines that belong to elements [i, i + step) of a walk over `size` elements, so that
-/// each group of kPages pages is fetched in the order of addresses: the hardware then sees a
-/// stream.
-template <int kPages, typename K>
-HWY_INLINE void FetchStep(std::span<const K* const> fetched, int size, int i, int step) {
-  constexpr int kLineElements = 64 / sizeof(K);
-  static_assert(kPages <= 2);
-  const int page = i * kPages >= size ? 1 : 0;
-  const int first = i * kPages - page * size;
-  if (first % kLineElements != 0) return;
-  for (size_t group = 0; group < fetched.size(); group += kPages) {
-    PrefetchLines(fetched[group + static_cast<size_t>(page)] + first, step * kPages);
-  }
-}
-
-/// out[q][page·rows + r] = Σ_dim query[q][dim]·k_page[dim][r] for kPages pages.
-/// `patterns` are the queries as Spreader lays them out. Lanes run over rows and dimensions; the
-/// lanes of one row are added up at the end.
-/// `fetched`: groups of as many pages that are to be read later and are fetched meanwhile.
-template <int kQueries, int kPages, typename K>
-HWY_NOINLINE void ScorePatterns(const K* const* pages, std::span<const K* const> fetched, int rows,
-                                int head_dim, const float* HWY_RESTRICT patterns, float* scores,
-                                int64_t scores_stride) {
-  const F32Tag d;
-  const int size = head_dim * rows;
-  hn::Vec<F32Tag> sum[kQueries][kPages];
-  for (int q = 0; q < kQueries; ++q) {
-    for (int p = 0; p < kPages; ++p) sum[q][p] = hn::Zero(d);
-  }
-  const int lanes = static_cast<int>(hn::Lanes(d));
-  for (int i = 0; i < size; i += lanes) {
-    hn::Vec<F32Tag> key[kPages];
-    for (int p = 0; p < kPages; ++p) key[p] = LoadCache(d, pages[p] + i);
-    FetchStep<kPages>(fetched, size, i, lanes);
-    for (int q = 0; q < kQueries; ++q) {
-      const auto x = hn::LoadU(d, patterns + int64_t{q} * size + i);
-      for (int p = 0; p < kPages; ++p) sum[q][p] = hn::MulAdd(x, key[p], sum[q][p]);
-    }
-  }
-  for (int q = 0; q < kQueries; ++q) {
-    for (int p = 0; p < kPages; ++p) {
-      FoldTo(d, sum[q][p], rows, [&](auto tag, auto folded) {
-        hn::StoreU(folded, tag, scores + q * scores_stride + p * rows);
-      });
-    }
-  }
-}
 
 /// What is fetched while a page's keys are scored.
 struct FetchedRows {
@@ -149,7 +72,7 @@ class CmpScorer {
     far_of_all_ = near_of_all_ + num_queries_of_all * NearFloats();
     int8_of_all_ = reinterpret_cast<Int8Query*>(far_of_all_ + num_queries_of_all * FarFloats());
     page_ = reinterpret_cast<float*>(int8_of_all_ + num_queries_of_all);
-    tables_ = page_ + 2 * size_;
+    tables_ = page_ + 4 * size_;
     row_ = tables_ + 2 * size_;
     const bool has_far = first_page < num_far_pages_;
     const bool has_near = end_page > num_far_pages_;
@@ -194,7 +117,7 @@ class CmpScorer {
     if constexpr (kIsInt8) {
       ScoreFarInt8(first_page, far_end, *fetcher, scores, scores_stride);
     } else {
-      ForPairsOfPages(first_page, far_end, [&](auto num_pages, int64_t page) {
+      ForRunsOfPages(first_page, far_end, [&](auto num_pages, int64_t page) {
         const T* pages[num_pages.value];
         const T* fetched[2 * num_pages.value];
         size_t num_fetched = 0;
@@ -210,7 +133,7 @@ class CmpScorer {
                                     far_, scores + (page - first_page) * rows_, scores_stride);
       });
     }
-    ForPairsOfPages(far_end, end_page, [&](auto num_pages, int64_t page) {
+    ForRunsOfPages(far_end, end_page, [&](auto num_pages, int64_t page) {
       ScoreNear<num_pages.value>(page, scores + (page - first_page) * rows_, scores_stride);
     });
   }
@@ -291,12 +214,21 @@ class CmpScorer {
             reinterpret_cast<const float*>(slot + kv_.cmp_bias_offset)};
   }
 
-  /// Calls body(std::integral_constant<int, count>, page) for pages two at a time, then the last.
+  /// Calls body(std::integral_constant<int, count>, page) for pages four at a time where these have
+  /// a loop of their own, then two at a time, then the last.
   template <class Body>
-  void ForPairsOfPages(int64_t first_page, int64_t end_page, const Body& body) {
+  void ForRunsOfPages(int64_t first_page, int64_t end_page, const Body& body) {
     int64_t page = first_page;
+    if (TakesFourPages()) {
+      for (; page + 4 <= end_page; page += 4) body(std::integral_constant<int, 4>(), page);
+    }
     for (; page + 2 <= end_page; page += 2) body(std::integral_constant<int, 2>(), page);
     if (page < end_page) body(std::integral_constant<int, 1>(), page);
+  }
+
+  /// Of ScoreFourPages.
+  bool TakesFourPages() const {
+    return HWY_MAX_BYTES >= 64 && Lanes() == 16 && rows_ == 4 && size_ % 64 == 0;
   }
 
   void ScoreFarInt8(int64_t first_page, int64_t end_page, PageFetcher& fetcher, float* scores,
@@ -380,7 +312,13 @@ class CmpScorer {
     ForEachQueryBlock(num_queries(), [&](auto count, int first) {
       const float* block = queries + first * NearFloats();
       float* out = scores + first * stride;
-      if (uses_patterns_) {
+      if constexpr (kPages == 4) {  // TakesFourPages
+#if HWY_MAX_BYTES >= 64
+        ScoreFourPages<count.value>(pages, fetched, size_, block, out, stride);
+        fetched = {};
+#endif
+        return;
+      } else if (uses_patterns_) {
         ScorePatterns<count.value, kPages>(pages, fetched, rows_, kv_.head_dim_k, block, out,
                                            stride);
         fetched = {};
@@ -434,7 +372,7 @@ class CmpScorer {
   float* near_ = nullptr;
   float* far_ = nullptr;
   Int8Query* int8_ = nullptr;
-  float* page_ = nullptr;    // [2, size_]
+  float* page_ = nullptr;    // [4, size_]
   float* tables_ = nullptr;  // [2, size_]: cosines, sines
   float* row_ = nullptr;     // [2, head_dim_k]
 };

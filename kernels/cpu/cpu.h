@@ -4,8 +4,11 @@
 #include <cstddef>
 #include <memory>
 #include <memory_resource>
+#include <new>
 #include <span>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -40,10 +43,14 @@ class Scratch {
 template <typename T>
 using List = std::pmr::vector<T>;
 
+/// Shared memory of the operators of attention, which may run together (TaskList). Others, which
+/// run by themselves, take any.
+enum SharedMemory : size_t { kCmpParts, kSharedScores, kSelParts, kWinParts, kNumShared };
+
 /// What the operators of one backend share: threads, weights' and scratch memory.
 struct Context {
   explicit Context(int num_threads)
-      : pool(num_threads), shared(4), worker(static_cast<size_t>(num_threads)) {}
+      : pool(num_threads), shared(kNumShared), worker(static_cast<size_t>(num_threads)) {}
 
   ThreadPool pool;
   WeightArena weights;
@@ -64,6 +71,14 @@ class ListScope {
   ListScope& operator=(const ListScope&) = delete;
 
   std::pmr::memory_resource* memory() const { return &context_.lists; }
+
+  /// An object for the time of the call, which needs no end.
+  template <typename T, typename... Arguments>
+  T& New(Arguments&&... arguments) const {
+    static_assert(std::is_trivially_destructible_v<T>);
+    return *new (memory()->allocate(sizeof(T), alignof(T)))
+        T(std::forward<Arguments>(arguments)...);
+  }
 
  private:
   Context& context_;
@@ -87,6 +102,7 @@ void ScoreTopk(Context& context, const ScoreTopkParams& params);
 void SelAttn(Context& context, const SelAttnParams& params);
 void WinAttn(Context& context, const WinAttnParams& params);
 void FullAttn(Context& context, const FullAttnParams& params);
+void SparseAttn(Context& context, const SparseAttnParams& params);
 void Merge(Context& context, const MergeParams& params);
 void PageAges(Context& context, const PageAgesParams& params);
 void Sample(Context& context, const SampleParams& params);

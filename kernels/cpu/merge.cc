@@ -5,6 +5,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/sparse_attn.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/merge.cc"
@@ -78,17 +79,37 @@ HWY_EXPORT(MergeRow);
 
 /// Rows of one task: enough work to be worth handing out.
 constexpr int64_t kRowsPerTask = 16;
+
+class StagedMerge final : public StagedCall {
+ public:
+  explicit StagedMerge(const MergeParams& params) : params_(params) {}
+
+  int num_stages() const override { return 1; }
+  int64_t NumTasks(int /*stage*/) const override {
+    return (params_.num_rows + kRowsPerTask - 1) / kRowsPerTask;
+  }
+  bool Follows(int /*stage*/, int /*earlier*/) const override { return true; }
+  void RunTask(int /*stage*/, int64_t task, int /*worker*/) override {
+    const int64_t end = std::min(params_.num_rows, (task + 1) * kRowsPerTask);
+    for (int64_t row = task * kRowsPerTask; row < end; ++row) {
+      HWY_DYNAMIC_DISPATCH(MergeRow)(params_, row);
+    }
+  }
+
+ private:
+  const MergeParams& params_;
+};
+
 }  // namespace
 
-void Merge(Context& context, const MergeParams& params) {
+StagedCallPtr StageMerge(const ListScope& scope, const MergeParams& params) {
   NSA_CHECK(params.num_branches >= 1 && params.num_branches <= kMaxBranches);
-  const int64_t num_tasks = (params.num_rows + kRowsPerTask - 1) / kRowsPerTask;
-  context.pool.ParallelFor(num_tasks, [&](int64_t task, int) {
-    const int64_t end = std::min(params.num_rows, (task + 1) * kRowsPerTask);
-    for (int64_t row = task * kRowsPerTask; row < end; ++row) {
-      HWY_DYNAMIC_DISPATCH(MergeRow)(params, row);
-    }
-  });
+  return MakeStagedCall<StagedMerge>(scope, params);
+}
+
+void Merge(Context& context, const MergeParams& params) {
+  const ListScope scope(context);
+  RunStages(context, scope, *StageMerge(scope, params));
 }
 
 }  // namespace nsa::kernels::cpu

@@ -4,71 +4,16 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#include <utility>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/paged_call.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/paged_attention.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/cpu/attention-inl.h"
-
-// What all targets share.
-#ifndef NSA_KERNELS_CPU_PAGED_ATTENTION_ONCE_
-#define NSA_KERNELS_CPU_PAGED_ATTENTION_ONCE_
-
-namespace nsa::kernels::cpu {
-
-/// Queries (rows × heads of a group) that share the scores of one page: their scores, queries and
-/// sums stay in the L1 cache beside the page.
-inline constexpr int kMaxChunkQueries = 24;
-
-inline constexpr int32_t kMaxTileRows = 16;
-
-/// One call, split into tasks.
-struct AttentionCall {
-  const AttentionQuery& query;
-  const PieceFunction& pieces_of;
-  BranchOutput result;
-  int group;  // query heads per KV head
-  List<RowTile> tiles;
-  /// Where tasks take one split each: `parts` holds [tiles][splits][tile rows][num_q_heads] parts
-  /// of {acc [head_dim_v], maximum, sum}; first_part [num_tiles + 1] counts a tile's parts.
-  float* parts = nullptr;
-  List<int64_t> first_part;
-
-  int64_t PartFloats() const { return query.kv.head_dim_v + 2; }
-  float* Part(size_t tile, int64_t split, int32_t row, int head) const {
-    const int64_t index = split * tiles[tile].num_rows + row;
-    return parts + (first_part[tile] + index * query.num_q_heads + head) * PartFloats();
-  }
-};
-
-/// A task: one tile's rows and one KV head; all splits to the end result, or splits [first, end) to
-/// their parts.
-struct AttentionTask {
-  size_t tile;
-  int kv_head;
-  int64_t first_split = 0;
-  int64_t end_split = -1;
-
-  bool MakesParts() const { return end_split >= 0; }
-};
-
-/// Where a row of a tile is in its list of pieces.
-struct PieceCursor {
-  RowPieces pieces;
-  int64_t next;  // index of `piece`
-  int64_t end;
-  PagePiece piece;
-  PagePiece following;  // the one after `piece`, where there is one
-};
-
-}  // namespace nsa::kernels::cpu
-
-#endif  // NSA_KERNELS_CPU_PAGED_ATTENTION_ONCE_
 
 HWY_BEFORE_NAMESPACE();
 namespace nsa::kernels::cpu {
@@ -147,10 +92,7 @@ class TileAttention {
 
   void StartRow(int32_t row) {
     PieceCursor& cursor = cursors_[row];
-    cursor.pieces = call_.pieces_of(tile_.Row(row), task_.kv_head);
-    cursor.next = task_.first_split * kPiecesPerSplit;
-    cursor.end = cursor.pieces.num_pieces;
-    if (task_.MakesParts()) cursor.end = std::min(cursor.end, task_.end_split * kPiecesPerSplit);
+    FindPieces(row);
     if (cursor.next < cursor.end) cursor.piece = cursor.pieces.Get(cursor.next);
     if (cursor.next + 1 < cursor.end) cursor.following = cursor.pieces.Get(cursor.next + 1);
     for (int q = row * group_; q < (row + 1) * group_; ++q) {
@@ -158,12 +100,33 @@ class TileAttention {
       std::fill_n(total_acc_ + int64_t{q} * kv_.head_dim_v, kv_.head_dim_v, 0.0f);
     }
     StartSplit(row);
-    // Empty parts, should this row have fewer splits than others of its tile.
-    const int64_t num_splits = (cursor.end + kPiecesPerSplit - 1) / kPiecesPerSplit;
-    for (int64_t split = std::max(task_.first_split, num_splits); split < task_.end_split;
-         ++split) {
+    if (!task_.MakesParts()) return;
+    // Empty parts, where this row has fewer splits than the tile may have.
+    const int64_t num_splits = (cursor.end - cursor.next + kPiecesPerSplit - 1) / kPiecesPerSplit;
+    for (int64_t split = task_.first_split + num_splits; split < task_.end_split; ++split) {
       FinishSplit(row, split);
     }
+  }
+
+  /// The row's pieces in this task. A task of the range does not ask what was chosen.
+  void FindPieces(int32_t row) {
+    PieceCursor& cursor = cursors_[row];
+    const QueryRow query_row = tile_.Row(row);
+    cursor.pieces = call_.source.Range(query_row);
+    cursor.split = task_.first_split;
+    if (!task_.MakesParts()) {
+      call_.source.AddSelected(query_row, task_.kv_head, cursor.pieces);
+      cursor.next = 0;
+      cursor.end = cursor.pieces.NumPieces();
+      return;
+    }
+    const int64_t num_sel = call_.splits[task_.tile].num_sel;
+    const bool is_range = task_.first_split >= num_sel;
+    if (!is_range) call_.source.AddSelected(query_row, task_.kv_head, cursor.pieces);
+    const int64_t end = is_range ? cursor.pieces.NumPieces() : cursor.pieces.num_sel_pieces;
+    const int64_t origin = is_range ? num_sel : 0;
+    cursor.next = std::min(end, (task_.first_split - origin) * kPiecesPerSplit);
+    cursor.end = std::min(end, (task_.end_split - origin) * kPiecesPerSplit);
   }
 
   void StartSplit(int32_t row) {
@@ -251,8 +214,10 @@ class TileAttention {
   void Advance(int32_t row) {
     PieceCursor& cursor = cursors_[row];
     ++cursor.next;
-    if (cursor.next == cursor.end || cursor.next % kPiecesPerSplit == 0) {
-      FinishSplit(row, (cursor.next - 1) / kPiecesPerSplit);
+    const int64_t num_sel = cursor.pieces.num_sel_pieces;
+    const int64_t in_part = cursor.next < num_sel ? cursor.next : cursor.next - num_sel;
+    if (cursor.next == cursor.end || in_part % kPiecesPerSplit == 0) {
+      FinishSplit(row, cursor.split++);
       StartSplit(row);
     }
     if (cursor.next < cursor.end) cursor.piece = cursor.following;
@@ -347,21 +312,19 @@ void RunTask(const AttentionCall& call, const AttentionTask& task, Scratch& scra
                 [&]<typename T>(T) { TileAttention<T>(call, task, scratch).Run(); });
 }
 
-/// Joins the parts of one row of a tile in the order of splits, as TileAttention does in one task.
-void JoinParts(const AttentionCall& call, size_t tile, int32_t row, Scratch& scratch) {
-  const int num_q_heads = call.query.num_q_heads;
+/// Joins the parts of one row of a tile and one KV head in the order of splits, as TileAttention
+/// does in one task.
+void JoinParts(const AttentionCall& call, size_t tile, int32_t row, int kv_head, Scratch& scratch) {
   const int dim_v = call.query.kv.head_dim_v;
-  const int64_t num_splits = (call.first_part[tile + 1] - call.first_part[tile]) /
-                             (int64_t{call.tiles[tile].num_rows} * num_q_heads);
-  float* acc = scratch.Get<float>(dim_v);
-  for (int head = 0; head < num_q_heads; ++head) {
+  float* acc = scratch.Get<float>(static_cast<size_t>(dim_v));
+  for (int head = kv_head * call.group; head < (kv_head + 1) * call.group; ++head) {
     Softmax total = {kNegativeInfinity, 0};
     std::fill_n(acc, dim_v, 0.0f);
-    for (int64_t split = 0; split < num_splits; ++split) {
+    for (int64_t split = 0; split < call.splits[tile].num_all; ++split) {
       const float* part = call.Part(tile, split, row, head);
       JoinSoftmax({part[dim_v], part[dim_v + 1]}, part, dim_v, total, acc);
     }
-    const int64_t index = call.tiles[tile].Row(row).row * num_q_heads + head;
+    const int64_t index = call.tiles[tile].Row(row).row * call.query.num_q_heads + head;
     FinishSoftmax(total, acc, dim_v,
                   call.result.out == nullptr ? nullptr : call.result.out + index * dim_v,
                   call.result.lse == nullptr ? nullptr : call.result.lse + index);
@@ -382,80 +345,122 @@ HWY_EXPORT(JoinParts);
 /// Tasks per thread where a call has few rows, so that none waits long for the last.
 constexpr int64_t kTasksPerThread = 8;
 
-/// Splits of the tile's longest list.
-int64_t NumSplits(const AttentionCall& call, const RowTile& tile) {
-  int64_t num_pieces = 0;
-  for (int32_t row = 0; row < tile.num_rows; ++row) {
-    for (int head = 0; head < call.query.kv.num_kv_heads; ++head) {
-      num_pieces = std::max(num_pieces, call.pieces_of(tile.Row(row), head).num_pieces);
-    }
-  }
+constexpr int64_t NumSplits(int64_t num_pieces) {
   return (num_pieces + kPiecesPerSplit - 1) / kPiecesPerSplit;
 }
 
-void RunWholeTiles(Context& context, const AttentionCall& call) {
-  const int num_kv_heads = call.query.kv.num_kv_heads;
-  context.pool.ParallelFor(static_cast<int64_t>(call.tiles.size()) * num_kv_heads,
-                           [&](int64_t index, int worker) {
-                             const AttentionTask task = {static_cast<size_t>(index / num_kv_heads),
-                                                         static_cast<int>(index % num_kv_heads)};
-                             HWY_DYNAMIC_DISPATCH(RunTask)(call, task, context.worker[worker]);
-                           });
-}
-
-/// Runs of splits in parallel, so that few rows keep all threads busy. Long runs, where there are
-/// many splits: a task fetches each page while it reads the one before, but not its first.
-void RunSplits(Context& context, const ListScope& scope, AttentionCall& call) {
-  const int num_kv_heads = call.query.kv.num_kv_heads;
-  int64_t num_splits_of_all = 0;
-  for (const RowTile& tile : call.tiles) num_splits_of_all += num_kv_heads * NumSplits(call, tile);
-  const int64_t splits_per_task =
-      std::max<int64_t>(1, num_splits_of_all / (kTasksPerThread * context.pool.num_threads()));
-  List<AttentionTask> tasks(scope.memory());
-  List<std::pair<size_t, int32_t>> rows(scope.memory());
-  call.first_part.assign(1, 0);
-  for (size_t tile = 0; tile < call.tiles.size(); ++tile) {
-    const int32_t num_rows = call.tiles[tile].num_rows;
-    const int64_t num_splits = NumSplits(call, call.tiles[tile]);
-    for (int64_t split = 0; split < num_splits; split += splits_per_task) {
-      const int64_t end = std::min(num_splits, split + splits_per_task);
-      for (int head = 0; head < num_kv_heads; ++head) tasks.push_back({tile, head, split, end});
+/// PagedAttention in stages: where rows are many a tile and a KV head is a task of kSelStage; else
+/// runs of splits are, so that few rows keep all threads busy.
+class StagedPagedAttention final : public StagedCall {
+ public:
+  StagedPagedAttention(Context& context, const ListScope& scope, const AttentionQuery& query,
+                       const PieceSource& source, const BranchOutput& result, Scratch& parts)
+      : context_(context),
+        call_{.query = query,
+              .source = source,
+              .result = result,
+              .group = query.num_q_heads / query.kv.num_kv_heads,
+              .tiles = List<RowTile>(scope.memory()),
+              .splits = List<TileSplits>(scope.memory())},
+        tasks_{List<AttentionTask>(scope.memory()), List<AttentionTask>(scope.memory())},
+        joins_(scope.memory()) {
+    NSA_CHECK(call_.group > 0 && call_.group * query.kv.num_kv_heads == query.num_q_heads);
+    const int32_t tile_rows = std::clamp(2 * kMaxChunkQueries / call_.group, 4, kMaxTileRows);
+    call_.tiles = MakeTiles(query.segments, query.num_segments, tile_rows, scope);
+    const int64_t num_lists = static_cast<int64_t>(call_.tiles.size()) * query.kv.num_kv_heads;
+    if (num_lists < 4 * context.pool.num_threads()) {
+      LayOutSplits(parts);
+    } else {
+      for (int64_t list = 0; list < num_lists; ++list) {
+        const int64_t num_kv_heads = query.kv.num_kv_heads;
+        tasks_[kSelStage].push_back(
+            {static_cast<size_t>(list / num_kv_heads), static_cast<int>(list % num_kv_heads)});
+      }
     }
-    for (int32_t row = 0; row < num_rows; ++row) rows.emplace_back(tile, row);
-    call.first_part.push_back(call.first_part.back() +
-                              num_splits * num_rows * call.query.num_q_heads);
   }
-  call.parts =
-      context.shared[0].Get<float>(static_cast<size_t>(call.first_part.back() * call.PartFloats()));
-  context.pool.ParallelFor(static_cast<int64_t>(tasks.size()), [&](int64_t index, int worker) {
-    HWY_DYNAMIC_DISPATCH(RunTask)(call, tasks[index], context.worker[worker]);
-  });
-  context.pool.ParallelFor(static_cast<int64_t>(rows.size()), [&](int64_t index, int worker) {
-    const auto [tile, row] = rows[index];
-    HWY_DYNAMIC_DISPATCH(JoinParts)(call, tile, row, context.worker[worker]);
-  });
-}
+
+  int num_stages() const override { return kNumPagedStages; }
+  int64_t NumTasks(int stage) const override {
+    return static_cast<int64_t>(stage == kJoinStage ? joins_.size() : tasks_[stage].size());
+  }
+  bool Follows(int stage, int /*earlier*/) const override { return stage == kJoinStage; }
+
+  void RunTask(int stage, int64_t task, int worker) override {
+    Scratch& scratch = context_.worker[static_cast<size_t>(worker)];
+    const auto index = static_cast<size_t>(task);
+    if (stage != kJoinStage) {
+      HWY_DYNAMIC_DISPATCH(RunTask)(call_, tasks_[stage][index], scratch);
+      return;
+    }
+    const Join& join = joins_[index];
+    HWY_DYNAMIC_DISPATCH(JoinParts)(call_, join.tile, join.row, join.kv_head, scratch);
+  }
+
+ private:
+  struct Join {
+    size_t tile;
+    int32_t row;
+    int kv_head;
+  };
+
+  /// Splits of the tile's longest lists.
+  TileSplits SplitsOf(const RowTile& tile) const {
+    int64_t num_sel = 0;
+    int64_t num_range = 0;
+    for (int32_t row = 0; row < tile.num_rows; ++row) {
+      num_sel = std::max(num_sel, call_.source.MaxSelPieces(tile.Row(row)));
+      num_range = std::max(num_range, call_.source.Range(tile.Row(row)).NumRangePieces());
+    }
+    return {NumSplits(num_sel), NumSplits(num_sel) + NumSplits(num_range), 0};
+  }
+
+  /// Long runs of splits, where there are many: a task fetches each page while it reads the one
+  /// before, but not its first.
+  void LayOutSplits(Scratch& parts) {
+    const int num_kv_heads = call_.query.kv.num_kv_heads;
+    int64_t num_splits = 0;
+    int64_t num_parts = 0;
+    for (const RowTile& tile : call_.tiles) {
+      TileSplits splits = SplitsOf(tile);
+      splits.first_part = num_parts;
+      call_.splits.push_back(splits);
+      num_splits += num_kv_heads * splits.num_all;
+      num_parts += splits.num_all * tile.num_rows * call_.query.num_q_heads;
+    }
+    const int64_t splits_per_task =
+        std::max<int64_t>(1, num_splits / (kTasksPerThread * context_.pool.num_threads()));
+    for (size_t tile = 0; tile < call_.tiles.size(); ++tile) {
+      const TileSplits& splits = call_.splits[tile];
+      AddTasks(kSelStage, tile, 0, splits.num_sel, splits_per_task);
+      AddTasks(kRangeStage, tile, splits.num_sel, splits.num_all, splits_per_task);
+      for (int32_t row = 0; row < call_.tiles[tile].num_rows; ++row) {
+        for (int head = 0; head < num_kv_heads; ++head) joins_.push_back({tile, row, head});
+      }
+    }
+    call_.parts = parts.Get<float>(static_cast<size_t>(num_parts * call_.PartFloats()));
+  }
+
+  /// Tasks of splits [first, end), all KV heads of some before the next.
+  void AddTasks(PagedStage stage, size_t tile, int64_t first, int64_t end, int64_t step) {
+    for (; first < end; first += step) {
+      for (int head = 0; head < call_.query.kv.num_kv_heads; ++head) {
+        tasks_[stage].push_back({tile, head, first, std::min(end, first + step)});
+      }
+    }
+  }
+
+  Context& context_;
+  AttentionCall call_;
+  List<AttentionTask> tasks_[2];  // of kRangeStage and kSelStage
+  List<Join> joins_;
+};
 
 }  // namespace
 
-void PagedAttention(Context& context, const AttentionQuery& query, const PieceFunction& pieces_of,
-                    const BranchOutput& result) {
-  const int group = query.num_q_heads / query.kv.num_kv_heads;
-  NSA_CHECK(group > 0 && group * query.kv.num_kv_heads == query.num_q_heads);
-  const int32_t tile_rows = std::clamp(2 * kMaxChunkQueries / group, 4, kMaxTileRows);
-  const ListScope scope(context);
-  AttentionCall call{.query = query,
-                     .pieces_of = pieces_of,
-                     .result = result,
-                     .group = group,
-                     .tiles = MakeTiles(query.segments, query.num_segments, tile_rows, scope),
-                     .first_part = List<int64_t>(scope.memory())};
-  const int64_t num_tasks = static_cast<int64_t>(call.tiles.size()) * query.kv.num_kv_heads;
-  if (num_tasks < 4 * context.pool.num_threads()) {
-    RunSplits(context, scope, call);
-  } else {
-    RunWholeTiles(context, call);
-  }
+StagedCallPtr StagePagedAttention(Context& context, const ListScope& scope,
+                                  const AttentionQuery& query, const PieceSource& source,
+                                  const BranchOutput& result, Scratch& parts) {
+  return MakeStagedCall<StagedPagedAttention>(scope, context, scope, query, source, result, parts);
 }
 
 }  // namespace nsa::kernels::cpu

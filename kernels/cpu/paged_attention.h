@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <functional>
 #include <limits>
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/staged_call.h"
 #include "kernels/ops/attention.h"
 
 /// Softmax attention over lists of page pieces: what win_attn, full_attn and sel_attn share.
@@ -28,17 +28,20 @@ struct PagePiece {
 /// range.
 struct RowPieces {
   int64_t query_page = 0;
-  int64_t num_pieces = 0;
-  int64_t begin_token = 0;
-  int64_t end_token = 0;
-  // The first pieces: sel_blocks up to a token, none of which stands farther back than
-  // `max_page_distance`.
+  // Sel_blocks up to a token, none of which stands farther back than `max_page_distance`.
   int64_t num_sel_pieces = 0;
   const int32_t* sel_blocks = nullptr;
   int sel_block_size = kPageSize;
   int64_t sel_end_token = 0;
   int64_t max_page_distance = std::numeric_limits<int64_t>::max();
+  // The range, which may be empty.
+  int64_t begin_token = 0;
+  int64_t end_token = 0;
 
+  int64_t NumRangePieces() const {
+    return end_token > begin_token ? (end_token - 1) / kPageSize - begin_token / kPageSize + 1 : 0;
+  }
+  int64_t NumPieces() const { return num_sel_pieces + NumRangePieces(); }
   PagePiece Get(int64_t i) const { return i < num_sel_pieces ? OfBlock(i) : OfRange(i); }
 
  private:
@@ -60,16 +63,6 @@ struct RowPieces {
   }
 };
 
-/// All pages of tokens [begin, end), end > begin, as the query at `position` sees them.
-inline RowPieces PiecesOfRange(int64_t position, int64_t begin, int64_t end) {
-  RowPieces pieces;
-  pieces.begin_token = begin;
-  pieces.end_token = end;
-  pieces.query_page = position / kPageSize;
-  pieces.num_pieces = (end - 1) / kPageSize - begin / kPageSize + 1;
-  return pieces;
-}
-
 /// A row of a call: where it stands and what it belongs to.
 struct QueryRow {
   const AttentionSegment* segment;
@@ -77,7 +70,23 @@ struct QueryRow {
   int64_t position;  // t
 };
 
-using PieceFunction = std::function<RowPieces(const QueryRow& row, int kv_head)>;
+/// Tells what rows read. Called from many threads.
+class PieceSource {
+ public:
+  PieceSource(const PieceSource&) = delete;
+  PieceSource& operator=(const PieceSource&) = delete;
+
+  /// The row's token range, which all KV heads read.
+  virtual RowPieces Range(const QueryRow& row) const = 0;
+  /// The most pieces of sel_blocks that a KV head of the row reads: known before the choice.
+  virtual int64_t MaxSelPieces(const QueryRow& /*row*/) const { return 0; }
+  /// Adds the sel_blocks that were chosen.
+  virtual void AddSelected(const QueryRow& /*row*/, int /*kv_head*/, RowPieces& /*pieces*/) const {}
+
+ protected:
+  PieceSource() = default;
+  ~PieceSource() = default;
+};
 
 /// Consecutive rows of one segment: the rows of one task.
 struct RowTile {
@@ -114,15 +123,20 @@ inline int64_t CmpScorerFloats(int64_t num_queries, int64_t head_dim_k, int64_t 
   const int64_t page_floats = head_dim_k * rows_per_page;
   // Queries are laid out like a page, unless a page's rows fill a vector of any target.
   const int64_t query_floats = rows_per_page < 16 ? page_floats + 16 : head_dim_k + 1;
-  return num_queries * (2 * query_floats + 2) + 2 * head_dim_k + 4 * page_floats;
+  return num_queries * (2 * query_floats + 2) + 2 * head_dim_k + 6 * page_floats;
 }
 
-/// Attention of every row over the pieces that `pieces_of` gives (called from many threads).
-/// Row-invariant. For one row the pieces are read in order; an online softmax runs over the pieces
-/// of a split, and the splits are joined in order, whether one task makes them all or one task
-/// each.
-void PagedAttention(Context& context, const AttentionQuery& query, const PieceFunction& pieces_of,
-                    const BranchOutput& result);
+/// Stages of PagedAttention. Only kSelStage asks what was chosen.
+enum PagedStage { kRangeStage, kSelStage, kJoinStage, kNumPagedStages };
+
+/// Attention of every row over the pieces of `source`. Row-invariant. For one row the pieces are
+/// read in order; an online softmax runs over the pieces of a split, sel_blocks and range apart,
+/// and the splits are joined in order, whether one task makes them all (then kSelStage does) or one
+/// task each. `parts` holds what tasks leave for the join. `query`, `source` and `parts` outlive
+/// the call.
+StagedCallPtr StagePagedAttention(Context& context, const ListScope& scope,
+                                  const AttentionQuery& query, const PieceSource& source,
+                                  const BranchOutput& result, Scratch& parts);
 
 }  // namespace nsa::kernels::cpu
 

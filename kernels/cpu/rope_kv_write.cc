@@ -31,6 +31,9 @@ void WriteTyped(const RopeKvWriteParams& params, const RowTile& tile, int head, 
   std::byte* slot = kv.slots + tile.segment->page_table[first / kPageSize] * kv.page_stride +
                     head * kv.head_stride;
   const int64_t first_offset = first % kPageSize;
+  T* keys = reinterpret_cast<T*>(slot) + first_offset;
+  // A token's key is an element in each of so many lines, which come while it is rotated.
+  for (int dim = 0; dim < kv.head_dim_k; ++dim) __builtin_prefetch(keys + dim * kPageSize, 1);
   T* values = reinterpret_cast<T*>(slot + kv.v_offset);
   float* scales = reinterpret_cast<float*>(slot + kv.scale_offset);  // of kInt8 alone
   const auto store = [scales](const float* from, int count, T* to, int64_t scale_index) {
@@ -49,7 +52,6 @@ void WriteTyped(const RopeKvWriteParams& params, const RowTile& tile, int head, 
     store(params.v + row * params.v_stride + int64_t{head} * kv.head_dim_v, kv.head_dim_v,
           values + offset * kv.head_dim_v, kPageSize + offset);
   }
-  T* keys = reinterpret_cast<T*>(slot) + first_offset;
   for (int dim = 0; dim < kv.head_dim_k; ++dim) {
     for (int32_t i = 0; i < tile.num_rows; ++i) {
       keys[dim * kPageSize + i] = rounded[int64_t{i} * kv.head_dim_k + dim];

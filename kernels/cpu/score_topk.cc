@@ -4,13 +4,12 @@
 #include <cstdint>
 #include <limits>
 #include <numeric>
-#include <span>
-#include <utility>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/paged_attention.h"
 #include "kernels/cpu/score_call.h"
+#include "kernels/cpu/sparse_attn.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/score_topk.cc"
@@ -167,8 +166,6 @@ HWY_EXPORT(ChooseForTile);
 /// The fewest pages that one task scores where a call has too few rows for its threads: laying out
 /// the queries costs as much as scoring some.
 constexpr int64_t kMinPagesPerTask = kPagesPerRange;
-/// With fewer pages, choosing is over before another thread would have begun.
-constexpr int64_t kMinPagesToShare = 512;
 /// Tasks per thread in such a call, so that none waits long for the last.
 constexpr int64_t kTasksPerThread = 2;
 
@@ -178,120 +175,184 @@ constexpr int64_t kMaxSharedScores = int64_t{32} << 20;
 
 constexpr int64_t RoundUp(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 
-void RunWholeTiles(Context& context, const ScoreCall& call) {
-  const int num_kv_heads = call.params.query.kv.num_kv_heads;
-  context.pool.ParallelFor(
-      static_cast<int64_t>(call.tiles.size()) * num_kv_heads, [&](int64_t index, int worker) {
-        const RowTile& tile = call.tiles[index / num_kv_heads];
-        const int kv_head = static_cast<int>(index % num_kv_heads);
-        const int64_t score_floats = call.NumQueries(tile) * call.ScoreFloats(tile);
-        const int64_t rest = std::max(call.ScorerFloats(tile, 1), call.ChooserFloats(tile));
-        float* scores = context.worker[worker].Get<float>(static_cast<size_t>(score_floats + rest));
-        float* memory = scores + score_floats;
-        const int64_t num_pages = call.NumPages(tile);
-        if (num_pages > 0) {
-          HWY_DYNAMIC_DISPATCH(ScorePages)(call, tile, {kv_head, 1, 0, num_pages}, memory, scores);
-        }
-        HWY_DYNAMIC_DISPATCH(ChooseForTile)(call, tile, kv_head, scores, memory);
-      });
-}
-
-/// A tile, and where the scores of all its heads stand: [KV heads][queries][cache row].
-struct TileScores {
-  const RowTile* tile;
-  int64_t num_floats;
-  float* scores = nullptr;
-};
-
-void ScoreAndChoose(Context& context, const ListScope& scope, const ScoreCall& call,
-                    std::span<const TileScores> batch) {
-  const int num_kv_heads = call.params.query.kv.num_kv_heads;
-  int64_t num_pages = 0;
-  for (const TileScores& scores : batch) num_pages += call.NumPages(*scores.tile);
-  const int64_t num_tasks = kTasksPerThread * context.pool.num_threads();
-  const int64_t pages_per_task =
-      RoundUp(std::max(kMinPagesPerTask, (num_pages + num_tasks - 1) / num_tasks), kPagesPerRange);
-  List<std::pair<const TileScores*, int64_t>> ranges(scope.memory());  // with the first page
-  for (const TileScores& scores : batch) {
-    // The last pages, whose keys are turned one by one, take the longest, and so come first.
-    const int64_t num_ranges = (call.NumPages(*scores.tile) + pages_per_task - 1) / pages_per_task;
-    for (int64_t range = num_ranges - 1; range >= 0; --range) {
-      ranges.emplace_back(&scores, range * pages_per_task);
+/// score_topk in stages. Where rows are many a tile and a KV head is a task. Else ranges of pages
+/// are scored for all heads, and lists chosen when all are; as many tiles at once as keep their
+/// scores within kMaxSharedScores, and at least one, so there are two stages for each such batch.
+class StagedScoreTopk final : public StagedCall {
+ public:
+  StagedScoreTopk(Context& context, const ListScope& scope, const ScoreTopkParams& params)
+      : context_(context),
+        params_(WithClustersAsWindows(params)),
+        call_{.params = params_,
+              .group = params.query.num_q_heads / params.query.kv.num_kv_heads,
+              .tiles = List<RowTile>(scope.memory())},
+        tiles_(scope.memory()),
+        ranges_(scope.memory()),
+        batches_(scope.memory()) {
+    const AttentionQuery& query = params_.query;
+    call_.tiles =
+        MakeTiles(query.segments, query.num_segments, std::clamp(24 / call_.group, 1, 16), scope);
+    const int64_t num_lists = static_cast<int64_t>(call_.tiles.size()) * num_kv_heads();
+    if (params_.cmp_scores.data == nullptr && num_lists < 4 * context.pool.num_threads()) {
+      LayOutRanges();
     }
   }
-  context.pool.ParallelFor(static_cast<int64_t>(ranges.size()), [&](int64_t index, int worker) {
-    const auto& [scores, first_page] = ranges[index];
-    const RowTile& tile = *scores->tile;
-    float* memory = context.worker[worker].Get<float>(
-        static_cast<size_t>(call.ScorerFloats(tile, num_kv_heads)));
-    const int64_t end = std::min(call.NumPages(tile), first_page + pages_per_task);
-    HWY_DYNAMIC_DISPATCH(ScorePages)
-    (call, tile, {0, num_kv_heads, first_page, end}, memory, scores->scores);
-  });
-  const int64_t num_lists = static_cast<int64_t>(batch.size()) * num_kv_heads;
-  const auto choose = [&](int64_t index, int worker) {
-    const TileScores& scores = batch[index / num_kv_heads];
-    const int kv_head = static_cast<int>(index % num_kv_heads);
-    float* memory =
-        context.worker[worker].Get<float>(static_cast<size_t>(call.ChooserFloats(*scores.tile)));
+
+  int num_stages() const override {
+    return batches_.empty() ? 1 : 2 * static_cast<int>(batches_.size());
+  }
+  int64_t NumTasks(int stage) const override {
+    if (batches_.empty()) return static_cast<int64_t>(call_.tiles.size()) * num_kv_heads();
+    const Batch& batch = BatchOf(stage);
+    return IsChoice(stage) ? (batch.end_tile - batch.first_tile) * num_kv_heads()
+                           : batch.end_range - batch.first_range;
+  }
+  /// Batches share their memory, so one follows the other.
+  bool Follows(int stage, int earlier) const override {
+    return earlier + 1 == stage || (IsChoice(stage) && earlier + 2 == stage);
+  }
+
+  void RunTask(int stage, int64_t task, int worker) override {
+    if (batches_.empty()) return RunTile(task, worker);
+    const Batch& batch = BatchOf(stage);
+    Scratch& scratch = context_.worker[static_cast<size_t>(worker)];
+    if (!IsChoice(stage)) {
+      const PageRange& range = ranges_[static_cast<size_t>(batch.first_range + task)];
+      const TileScores& scores = tiles_[static_cast<size_t>(range.tile)];
+      float* memory =
+          scratch.Get<float>(static_cast<size_t>(call_.ScorerFloats(*scores.tile, num_kv_heads())));
+      HWY_DYNAMIC_DISPATCH(ScorePages)
+      (call_, *scores.tile, {0, num_kv_heads(), range.first_page, range.end_page}, memory,
+       scores.scores);
+      return;
+    }
+    const TileScores& scores =
+        tiles_[static_cast<size_t>(batch.first_tile + task / num_kv_heads())];
+    const int kv_head = static_cast<int>(task % num_kv_heads());
+    float* memory = scratch.Get<float>(static_cast<size_t>(call_.ChooserFloats(*scores.tile)));
     HWY_DYNAMIC_DISPATCH(ChooseForTile)
-    (call, *scores.tile, kv_head, scores.scores + kv_head * scores.num_floats / num_kv_heads,
+    (call_, *scores.tile, kv_head, scores.scores + kv_head * scores.num_floats / num_kv_heads(),
      memory);
-  };
-  if (num_pages * num_kv_heads >= kMinPagesToShare) {
-    context.pool.ParallelFor(num_lists, choose);
-  } else {
-    for (int64_t index = 0; index < num_lists; ++index) choose(index, 0);
   }
-}
 
-/// Scores ranges of pages in parallel, then chooses. Takes as many tiles at once as keep their
-/// scores within kMaxSharedScores, and at least one.
-void RunPageRanges(Context& context, const ListScope& scope, const ScoreCall& call) {
-  List<TileScores> tiles(scope.memory());
-  const auto run = [&](std::span<TileScores> batch, int64_t num_floats) {
-    float* scores = context.shared[1].Get<float>(static_cast<size_t>(num_floats));
-    for (TileScores& tile : batch) {
-      tile.scores = scores;
-      scores += tile.num_floats;
-    }
-    ScoreAndChoose(context, scope, call, batch);
+ private:
+  /// A tile, and where the scores of all its heads stand: [KV heads][queries][cache row].
+  struct TileScores {
+    const RowTile* tile;
+    int64_t num_floats;
+    float* scores;
   };
-  int64_t num_floats = 0;
-  for (const RowTile& tile : call.tiles) {
-    const int64_t tile_floats =
-        call.params.query.kv.num_kv_heads * call.NumQueries(tile) * call.ScoreFloats(tile);
-    if (!tiles.empty() && num_floats + tile_floats > kMaxSharedScores) {
-      run(tiles, num_floats);
-      tiles.clear();
-      num_floats = 0;
+  struct PageRange {
+    int64_t tile;  // index in tiles_
+    int64_t first_page;
+    int64_t end_page;
+  };
+  /// Tiles whose scores stand in memory at the same time.
+  struct Batch {
+    int64_t first_tile;
+    int64_t end_tile;
+    int64_t first_range;
+    int64_t end_range;
+  };
+
+  int num_kv_heads() const { return params_.query.kv.num_kv_heads; }
+  const Batch& BatchOf(int stage) const { return batches_[static_cast<size_t>(stage / 2)]; }
+  static bool IsChoice(int stage) { return stage % 2 == 1; }
+
+  void LayOutRanges() {
+    int64_t most_floats = 0;
+    int64_t num_floats = 0;
+    int64_t first_tile = 0;
+    for (const RowTile& tile : call_.tiles) {
+      const int64_t tile_floats = num_kv_heads() * call_.NumQueries(tile) * call_.ScoreFloats(tile);
+      const int64_t index = static_cast<int64_t>(tiles_.size());
+      if (index > first_tile && num_floats + tile_floats > kMaxSharedScores) {
+        AddBatch(first_tile);
+        first_tile = index;
+        num_floats = 0;
+      }
+      tiles_.push_back({&tile, tile_floats, nullptr});
+      num_floats += tile_floats;
+      most_floats = std::max(most_floats, num_floats);
     }
-    tiles.push_back({&tile, tile_floats});
-    num_floats += tile_floats;
+    AddBatch(first_tile);
+    float* const memory =
+        context_.shared[kSharedScores].Get<float>(static_cast<size_t>(most_floats));
+    for (const Batch& batch : batches_) {
+      float* scores = memory;
+      for (int64_t tile = batch.first_tile; tile < batch.end_tile; ++tile) {
+        tiles_[static_cast<size_t>(tile)].scores = scores;
+        scores += tiles_[static_cast<size_t>(tile)].num_floats;
+      }
+    }
   }
-  if (!tiles.empty()) run(tiles, num_floats);
-}
+
+  /// Of the tiles from `first_tile` on.
+  void AddBatch(int64_t first_tile) {
+    const auto end_tile = static_cast<int64_t>(tiles_.size());
+    int64_t num_pages = 0;
+    for (int64_t tile = first_tile; tile < end_tile; ++tile) {
+      num_pages += call_.NumPages(*tiles_[static_cast<size_t>(tile)].tile);
+    }
+    const int64_t num_tasks = kTasksPerThread * context_.pool.num_threads();
+    const int64_t pages_per_task = RoundUp(
+        std::max(kMinPagesPerTask, (num_pages + num_tasks - 1) / num_tasks), kPagesPerRange);
+    const auto first_range = static_cast<int64_t>(ranges_.size());
+    for (int64_t tile = first_tile; tile < end_tile; ++tile) {
+      // The last pages, whose keys are turned one by one, take the longest, and so come first.
+      const int64_t end = call_.NumPages(*tiles_[static_cast<size_t>(tile)].tile);
+      const int64_t num_ranges = (end + pages_per_task - 1) / pages_per_task;
+      for (int64_t range = num_ranges - 1; range >= 0; --range) {
+        const int64_t first = range * pages_per_task;
+        ranges_.push_back({tile, first, std::min(end, first + pages_per_task)});
+      }
+    }
+    batches_.push_back({first_tile, end_tile, first_range, static_cast<int64_t>(ranges_.size())});
+  }
+
+  void RunTile(int64_t task, int worker) {
+    const RowTile& tile = call_.tiles[static_cast<size_t>(task / num_kv_heads())];
+    const int kv_head = static_cast<int>(task % num_kv_heads());
+    const int64_t score_floats = call_.NumQueries(tile) * call_.ScoreFloats(tile);
+    const int64_t rest = std::max(call_.ScorerFloats(tile, 1), call_.ChooserFloats(tile));
+    float* scores = context_.worker[static_cast<size_t>(worker)].Get<float>(
+        static_cast<size_t>(score_floats + rest));
+    float* memory = scores + score_floats;
+    const int64_t num_pages = call_.NumPages(tile);
+    if (num_pages > 0) {
+      HWY_DYNAMIC_DISPATCH(ScorePages)(call_, tile, {kv_head, 1, 0, num_pages}, memory, scores);
+    }
+    HWY_DYNAMIC_DISPATCH(ChooseForTile)(call_, tile, kv_head, scores, memory);
+  }
+
+  Context& context_;
+  const ScoreTopkParams params_;
+  ScoreCall call_;
+  List<TileScores> tiles_;
+  List<PageRange> ranges_;
+  List<Batch> batches_;  // none: a task is a whole tile
+};
 
 }  // namespace
 
-void ScoreTopk(Context& context, const ScoreTopkParams& given) {
-  const ScoreTopkParams params = WithClustersAsWindows(given);
-  const AttentionQuery& query = params.query;
-  NSA_CHECK(params.stride > 0 && kPageSize % params.stride == 0);
-  NSA_CHECK(params.length % params.stride == 0 && params.sel_block_size % params.stride == 0);
-  NSA_CHECK(kPageSize % params.sel_block_size == 0 || params.sel_block_size % kPageSize == 0);
-  const int group = query.num_q_heads / query.kv.num_kv_heads;
+StagedCallPtr StageScoreTopk(Context& context, const ListScope& scope,
+                             const ScoreTopkParams& params) {
+  const ScoreTopkParams checked = WithClustersAsWindows(params);
+  const int size = checked.sel_block_size;
+  NSA_CHECK(checked.stride > 0 && kPageSize % checked.stride == 0);
+  NSA_CHECK(checked.length % checked.stride == 0 && size % checked.stride == 0);
+  NSA_CHECK(kPageSize % size == 0 || size % kPageSize == 0);
+  return MakeStagedCall<StagedScoreTopk>(scope, context, scope, params);
+}
+
+int64_t NumChosenBlocks(const ScoreTopkParams& params, const QueryRow& row) {
+  const ScoreCall call{.params = params, .group = 1, .tiles = {}};
+  return std::min(call.NumCandidates(row.position), call.NumSelected(row.row));
+}
+
+void ScoreTopk(Context& context, const ScoreTopkParams& params) {
   const ListScope scope(context);
-  const ScoreCall call{
-      .params = params,
-      .group = group,
-      .tiles = MakeTiles(query.segments, query.num_segments, std::clamp(24 / group, 1, 16), scope)};
-  const int64_t num_tasks = static_cast<int64_t>(call.tiles.size()) * query.kv.num_kv_heads;
-  if (params.cmp_scores.data == nullptr && num_tasks < 4 * context.pool.num_threads()) {
-    RunPageRanges(context, scope, call);
-  } else {
-    RunWholeTiles(context, call);
-  }
+  RunStages(context, scope, *StageScoreTopk(context, scope, params));
 }
 
 }  // namespace nsa::kernels::cpu

@@ -12,7 +12,8 @@
 
 namespace nsa::engine {
 
-/// Passes all on to another backend; derived ones break one thing, or watch.
+/// Passes all on to another backend; derived ones break one thing, or watch. Sparse attention is
+/// passed on operator by operator, so that they see each.
 class PassingBackend : public kernels::Backend {
  public:
   explicit PassingBackend(std::unique_ptr<kernels::Backend> inner) : inner_(std::move(inner)) {}

@@ -3,6 +3,7 @@
 #include "kernels/ops/merge.h"
 #include "kernels/ops/score_topk.h"
 #include "kernels/ops/sel_attn.h"
+#include "kernels/ops/sparse_attn.h"
 #include "kernels/ops/win_attn.h"
 #include "tests/kernels/attention_cases.h"
 
@@ -20,6 +21,8 @@ struct Layer {
   int64_t max_page_distance;
   int num_clusters = 0;  // > 0: instead of windows
   int64_t decay_page_distance = -1;
+  bool reads_window = false;  // disjoint, and one pass over both
+  bool keeps_scores = false;  // of cmp_attn for score_topk
 };
 
 /// One sequence and its activations; its cache starts empty (NaN).
@@ -36,6 +39,13 @@ class LayerWorld {
     k_ = RandomFloats(num_tokens * c.num_kv_heads * c.head_dim_k, 2);
     v_ = RandomFloats(num_tokens * c.num_kv_heads * c.head_dim_v, 3);
     gates_ = RandomFloats(num_tokens * num_q_heads() * 3, 4);
+  }
+
+  /// Operators are called one by one, in the place of SparseAttn.
+  void TakeApart() { apart_ = true; }
+  /// Nothing that has a key of this token gets a finite score.
+  void BreakKey(int64_t token) {
+    k_[static_cast<size_t>(token * c_.num_kv_heads * c_.head_dim_k)] = NAN;
   }
 
   int num_q_heads() const { return c_.group * c_.num_kv_heads; }
@@ -108,28 +118,46 @@ class LayerWorld {
     std::vector<int32_t> num_selected(segment.num_rows * c_.num_kv_heads);
     const int64_t disjoint_window = layer.disjoint ? layer.window_size : 0;
 
+    SparseAttnParams params;
     if (layer.num_clusters == 0) {
-      backend.CmpAttn({query, c_.length, c_.stride, layer.max_page_distance, branch(0), {}});
+      params.cmp = {query, c_.length, c_.stride, layer.max_page_distance, branch(0), {}};
     }
-    ScoreTopkParams topk;
-    topk.query = query;
-    topk.length = c_.length;
-    topk.stride = c_.stride;
-    topk.sel_block_size = c_.sel_block_size;
-    topk.num_clusters = layer.num_clusters;
-    topk.max_page_distance = layer.max_page_distance;
-    topk.decay_page_distance = layer.decay_page_distance;
-    topk.cmp_lse = layer.disjoint ? nullptr : lse[0].data();
-    topk.num_selected_blocks = layer.num_selected_blocks;
-    topk.window_size = disjoint_window;
-    topk.selected = selected.data();
-    topk.num_selected = num_selected.data();
-    backend.ScoreTopk(topk);
-    backend.SelAttn({query, c_.sel_block_size, layer.num_selected_blocks, selected.data(),
-                     num_selected.data(), layer.limited ? layer.max_page_distance : -1,
-                     disjoint_window, false, branch(1)});
-    backend.WinAttn({query, layer.window_size, layer.disjoint, branch(2)});
+    std::vector<float> scores;
+    if (layer.keeps_scores) {
+      const int64_t stride =
+          CmpScoreStride((segment.position + segment.num_rows) / kPageSize + 1, c_.stride);
+      scores.resize(static_cast<size_t>(segment.num_rows * num_q_heads() * stride));
+      params.cmp->scores = params.score.cmp_scores = {scores.data(), stride};
+    }
+    params.score.query = query;
+    params.score.length = c_.length;
+    params.score.stride = c_.stride;
+    params.score.sel_block_size = c_.sel_block_size;
+    params.score.num_clusters = layer.num_clusters;
+    params.score.max_page_distance = layer.max_page_distance;
+    params.score.decay_page_distance = layer.decay_page_distance;
+    params.score.cmp_lse = layer.disjoint ? nullptr : lse[0].data();
+    params.score.num_selected_blocks = layer.num_selected_blocks;
+    params.score.window_size = disjoint_window;
+    params.score.selected = selected.data();
+    params.score.num_selected = num_selected.data();
+    params.sel = {
+        query,           c_.sel_block_size,   layer.num_selected_blocks,
+        selected.data(), num_selected.data(), layer.limited ? layer.max_page_distance : -1,
+        disjoint_window, layer.reads_window,  branch(1)};
+    if (layer.reads_window) {
+      params.sel.result.out = y;
+    } else {
+      params.win = {query, layer.window_size, layer.disjoint, branch(2)};
+      params.merge = MergeOf(layer, segment, branch, y);
+    }
+    if (apart_) return backend.Backend::SparseAttn(params);
+    backend.SparseAttn(params);
+  }
 
+  template <typename Branch>
+  MergeParams MergeOf(const Layer& layer, const AttentionSegment& segment, const Branch& branch,
+                      float* y) const {
     MergeParams merge;
     merge.num_branches = layer.disjoint ? 2 : 3;
     for (int b = 0; b < merge.num_branches; ++b) {
@@ -144,7 +172,7 @@ class LayerWorld {
     merge.head_dim_v = c_.head_dim_v;
     merge.y = y;
     merge.y_stride = RowFloats();
-    backend.Merge(merge);
+    return merge;
   }
 
   AttentionCase c_;
@@ -152,6 +180,7 @@ class LayerWorld {
   TestRope rope_;
   std::vector<int32_t> table_;
   std::vector<float> q_, k_, v_, gates_;
+  bool apart_ = false;
 };
 
 constexpr int64_t kNumTokens = 640;
@@ -167,10 +196,12 @@ AttentionCase SmallCase() {
 }
 
 std::vector<Layer> Layers() {
-  return {{"TrainingFree", 128, 3, true, true, 2, 8, 3},
+  return {{"TrainingFree", 128, 3, true, true, 2, 8, 3, true},
+          {"TrainingFreeMerged", 128, 3, true, true, 2, 8, 3},
           {"TrainingFreeByMeans", 128, 3, true, true, 2},
           {"InfLlm", 128, 4, true, false, -1},
-          {"Paper", 129, 5, false, false, -1}};
+          {"Paper", 129, 5, false, false, -1},
+          {"PaperKeepingScores", 129, 5, false, false, -1, 0, -1, false, true}};
 }
 
 /// Chunk ends: `all` of the tokens at once, or one token a call around what `steps` says.
@@ -208,6 +239,28 @@ TEST(NsaEquivalenceTest, CachedDecodeEqualsFullForwardBitForBit) {
       EXPECT_TRUE(SameBits(world.Run(*backend, layer, {511, 512, 513, 575, 576, 577, kNumTokens}),
                            expected));
       EXPECT_TRUE(SameBits(world.Run(*MakeCpuBackend(1), layer, ChunksOf(13)), expected));
+    }
+  }
+}
+
+// Parts of different operators run at the same time; a broken score leaves fewer blocks chosen than
+// were expected when they were laid out.
+TEST(NsaEquivalenceTest, OneCallHasTheBitsOfOperatorsOneByOne) {
+  for (const Layer& layer : Layers()) {
+    SCOPED_TRACE(layer.name);
+    for (const bool is_broken : {false, true}) {
+      LayerWorld world(SmallCase(), kNumTokens);
+      if (is_broken) world.BreakKey(100);
+      LayerWorld apart = world;
+      apart.TakeApart();
+      for (const int num_threads : {1, 2, 5}) {
+        const auto backend = MakeCpuBackend(num_threads);
+        for (const int64_t size : {int64_t{1}, int64_t{7}, kNumTokens}) {
+          EXPECT_TRUE(SameBits(world.Run(*backend, layer, ChunksOf(size)),
+                               apart.Run(*backend, layer, ChunksOf(size))))
+              << num_threads << " threads, chunks of " << size;
+        }
+      }
     }
   }
 }

@@ -12,6 +12,7 @@
 
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "engine/memory.h"
@@ -63,6 +64,8 @@ Json AttentionBytes(const engine::LoadedModel& model, int64_t position, int64_t 
     const bool joined = plan.num_branches() == 1;
     bytes["sel_attn"] = (reads.slc + (joined ? reads.win : 0)) * token_bytes * heads;
     bytes["win_attn"] = reads.win * token_bytes * heads;
+    bytes["sparse_attn"] =
+        bytes["score_topk"].get<int64_t>() + (reads.slc + reads.win) * token_bytes * heads;
   } else {
     bytes["full_attn"] = reads.win * token_bytes * heads;
   }
@@ -132,24 +135,29 @@ void Decode(engine::LoadedModel& model, Streams& streams, int32_t num_tokens) {
   streams.next = first;
 }
 
-/// What operators of a device take in prefill and decode, by runs of their own: while one is waited
-/// for, nothing else runs.
-void ProfileDevice(engine::LoadedModel& model, ProfilingBackend& profiler, Streams& streams,
-                   int64_t chunk, Json& result) {
+/// What operators take in decode one by one, by runs of their own: those of sparse attention are
+/// not called together then, and a device does nothing else while one is waited for. Of a device in
+/// prefill too.
+void ProfileOperators(engine::LoadedModel& model, ProfilingBackend& profiler, Streams& streams,
+                      int64_t chunk, Json& result) {
   const int64_t context = result["context"].get<int64_t>();
   const int32_t decode_tokens = absl::GetFlag(FLAGS_decode_tokens);
   profiler.WaitForOperators(true);
-  profiler.Reset();
-  Prefill(model, context, 1, chunk);  // the first sequence again, in the pages that it has
-  const int64_t num_chunks = (context + chunk - 1) / chunk;
-  result["prefill_operators"] =
-      OperatorTable(profiler, Json::object(), static_cast<double>(num_chunks));
+  profiler.TakeApart(true);
+  if (profiler.on_device()) {
+    profiler.Reset();
+    Prefill(model, context, 1, chunk);  // the first sequence again, in the pages that it has
+    const int64_t num_chunks = (context + chunk - 1) / chunk;
+    result["prefill_operators"] =
+        OperatorTable(profiler, Json::object(), static_cast<double>(num_chunks));
+  }
   profiler.Reset();
   Decode(model, streams, decode_tokens);
   result["decode_operators"] =
       OperatorTable(profiler, AttentionBytes(model, context + decode_tokens / 2, streams.batch()),
                     static_cast<double>(decode_tokens));
   profiler.WaitForOperators(false);
+  profiler.TakeApart(false);
 }
 
 /// Prefills `batch` sequences of `context` tokens, then decodes them together.
@@ -179,17 +187,18 @@ Json Measure(engine::LoadedModel& model, ProfilingBackend& profiler, int64_t con
   std::sort(rounds.begin(), rounds.end());
   result["decode_tokens_per_s"] = rounds[rounds.size() / 2];
   result["peak_rss_bytes"] = engine::PeakResidentBytes();
-  if (profiler.on_device()) {
-    ProfileDevice(model, profiler, streams, chunk, result);
-    return result;
+  if (!profiler.on_device()) {
+    result["prefill_operators"] = std::move(prefill_operators);
+    const double steps = static_cast<double>(decode_tokens) * num_rounds;
+    double in_operators = 0;
+    for (const auto& [name, profile] : profiler.profiles()) {
+      if (!absl::StrContains(name, '.')) in_operators += profile.seconds;
+    }
+    result["decode_outside_operators"] = 1.0 - in_operators / decode_s;
+    result["decode_together"] =
+        OperatorTable(profiler, AttentionBytes(model, context + decode_tokens / 2, batch), steps);
   }
-  result["decode_operators"] =
-      OperatorTable(profiler, AttentionBytes(model, context + decode_tokens / 2, batch),
-                    static_cast<double>(decode_tokens) * num_rounds);
-  double in_operators = 0;
-  for (const auto& [name, profile] : profiler.profiles()) in_operators += profile.seconds;
-  result["decode_outside_operators"] = 1.0 - in_operators / decode_s;
-  result["prefill_operators"] = std::move(prefill_operators);
+  ProfileOperators(model, profiler, streams, chunk, result);
   return result;
 }
 
@@ -199,9 +208,15 @@ void PrintTable(const Json& result) {
       result["context"].get<long long>(), result["batch"].get<int>(),
       result["prefill_tokens_per_s"].get<double>(), result["decode_tokens_per_s"].get<double>(),
       result["peak_rss_bytes"].get<double>() / (1 << 30));
-  for (const auto& [name, entry] : result["decode_operators"].items()) {
-    std::printf("  %-14s %8.3f ms a step  %6.2f GB/s\n", name.c_str(),
+  const auto print = [](const std::string& name, const Json& entry) {
+    std::printf("  %-17s %8.3f ms a step  %6.2f GB/s\n", name.c_str(),
                 entry["seconds_per_step"].get<double>() * 1e3, entry["gb_per_s"].get<double>());
+  };
+  for (const auto& [name, entry] : result["decode_operators"].items()) print(name, entry);
+  const Json none = Json::object();
+  const Json& together = result.contains("decode_together") ? result["decode_together"] : none;
+  for (const auto& [name, entry] : together.items()) {
+    if (absl::StartsWith(name, "sparse_attn")) print(name, entry);
   }
   std::fflush(stdout);
 }

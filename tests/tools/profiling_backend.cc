@@ -67,6 +67,23 @@ void ProfilingBackend::SelAttn(const kernels::SelAttnParams& p) {
 void ProfilingBackend::WinAttn(const kernels::WinAttnParams& p) {
   Measure("win_attn", &Backend::WinAttn, p);
 }
+void ProfilingBackend::SparseAttn(const kernels::SparseAttnParams& p) {
+  if (is_apart_) return Backend::SparseAttn(p);
+  kernels::SparseAttnTimes times;
+  kernels::SparseAttnParams measured = p;
+  measured.times = &times;
+  Measure("sparse_attn", &Backend::SparseAttn, measured);
+  if (p.times != nullptr) *p.times = times;
+  if (on_device()) return;
+  const std::pair<const char*, double> branches[] = {{"sparse_attn.cmp", times.cmp},
+                                                     {"sparse_attn.slc", times.slc},
+                                                     {"sparse_attn.win", times.win},
+                                                     {"sparse_attn.merge", times.merge}};
+  for (const auto& [name, seconds] : branches) {
+    ++profiles_[name].num_calls;
+    profiles_[name].seconds += seconds;
+  }
+}
 void ProfilingBackend::FullAttn(const kernels::FullAttnParams& p) {
   Measure("full_attn", &Backend::FullAttn, p);
 }

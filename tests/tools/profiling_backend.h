@@ -21,6 +21,9 @@ struct OperatorProfile {
 
 /// Measures another backend: time and calls of every operator. One thread.
 ///
+/// Sparse attention is one operator, `sparse_attn`, and beside it `sparse_attn.cmp` and so on say
+/// what its branches took of that; while TakeApart holds its operators are called one by one.
+///
 /// A call only queues an operator on a device. There its time is told while WaitForOperators holds:
 /// each is then launched and waited for by itself, and a step takes longer.
 class ProfilingBackend final : public engine::PassingBackend {
@@ -30,6 +33,7 @@ class ProfilingBackend final : public engine::PassingBackend {
   /// Whether operators run on a device, which has memory of its own.
   bool on_device() const { return !flag_.empty(); }
   void WaitForOperators(bool waits) { waits_ = waits; }
+  void TakeApart(bool is_apart) { is_apart_ = is_apart; }
 
   const std::map<std::string, OperatorProfile>& profiles() const { return profiles_; }
   void Reset() { profiles_.clear(); }
@@ -47,6 +51,7 @@ class ProfilingBackend final : public engine::PassingBackend {
   void ScoreTopk(const kernels::ScoreTopkParams& p) override;
   void SelAttn(const kernels::SelAttnParams& p) override;
   void WinAttn(const kernels::WinAttnParams& p) override;
+  void SparseAttn(const kernels::SparseAttnParams& p) override;
   void FullAttn(const kernels::FullAttnParams& p) override;
   void Merge(const kernels::MergeParams& p) override;
   void PageAges(const kernels::PageAgesParams& p) override;
@@ -59,6 +64,7 @@ class ProfilingBackend final : public engine::PassingBackend {
   std::map<std::string, OperatorProfile> profiles_;
   kernels::Array<int32_t> flag_;  // of a device: what is read in order to wait
   bool waits_ = false;
+  bool is_apart_ = false;
 };
 
 }  // namespace nsa::tools
