@@ -13,14 +13,15 @@ import tempfile
 import time
 
 import pytest
+import yaml
 
 from tests.support import container, model_files
 from tests.tidy import files
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(5400)]
 
-IMAGE, BAKED, PROGRAMS, CUDA, CUDA_BASE, PROBE = (
-    f"localhost/nsa-{name}" for name in ("cpu", "baked", "programs", "cuda", "cuda-base", "probe"))
+IMAGE, BAKED, PROGRAMS, CUDA, CUDA_BASE, PROBE, GATEWAY = (
+    f"localhost/nsa-{name}" for name in ("cpu", "baked", "programs", "cuda", "cuda-base", "probe", "gateway"))
 UID = 10001
 MAX_COMPRESSED_BYTES = 200e6
 # Of compose.yaml: --drain_timeout_s and some for the process to end.
@@ -164,6 +165,35 @@ def test_sigterm_drains_within_the_stop_timeout(store):
         assert one.process.wait(60) == 0, one.output()
         assert time.monotonic() - began < STOP_TIMEOUT_S
         assert "drained" in one.output()
+
+
+ASK = """import json, urllib.request as r
+at = "http://127.0.0.1:8080/v1/"
+(model,) = json.load(r.urlopen(at + "models"))["data"]
+body = {"model": model["id"], "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
+request = r.Request(at + "completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+print(json.load(r.urlopen(request))["choices"][0]["text"])
+"""
+
+
+def test_the_gateway_target(store, running):
+    """As compose.yaml starts it, beside a server: the OpenAI HTTP API answers."""
+    store.build(GATEWAY, "--target", "gateway", CPU_BASE=container.BASE)
+    assert store.config(GATEWAY)["User"] == f"{UID}:{UID}"
+    service = yaml.safe_load((model_files.ROOT / "deploy/compose.yaml").read_text())["services"]["gateway"]
+    command = [word.replace("nsa-serve:", "127.0.0.1:") for word in service["command"]]
+    with container.running(store, GATEWAY, *command, tmpfs=tuple(service["tmpfs"]), beside=running) as gateway:
+        kind, *health = service["healthcheck"]["test"]
+        assert kind == "CMD"
+        deadline = time.monotonic() + 120
+        python = health[0]
+        while gateway.exec(*health).returncode != 0 or gateway.exec(python, "-c", ASK).returncode != 0:
+            assert gateway.process.poll() is None and time.monotonic() < deadline, gateway.output()
+            time.sleep(1)
+        said = gateway.exec(python, "-c", ASK)
+        assert said.returncode == 0 and "Paris" in said.stdout, said.stderr
+        written = gateway.exec("touch", "/usr/local/lib/gateway/x")
+        assert written.returncode != 0 and "Read-only file system" in written.stderr
 
 
 def test_a_model_can_be_baked_in(store):

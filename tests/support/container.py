@@ -123,27 +123,33 @@ class Store:
 
 class Container:
     """A running container: the image's user, command and root, which is read-only; no capabilities, and a network
-    of its own with nothing but loopback."""
+    with nothing but loopback: its own, or that of another (`beside`). `tmpfs`: where it may write."""
 
     _numbers = itertools.count()
 
     def __init__(self, store: Store, tag: str, *arguments: str, entrypoint: list[str] | None = None,
-                 mounts: dict[str, pathlib.Path] | None = None):  # fmt: skip
+                 mounts: dict[str, pathlib.Path] | None = None, tmpfs: tuple[str, ...] = (),
+                 beside: "Container | None" = None):  # fmt: skip
         self.config = store.config(tag)
         self.id = f"nsa-{os.getpid()}-{next(self._numbers)}"
         self._state = store.folder / "runc"
         bundle = store.folder / self.id
         bundle.mkdir()
         command = [*(entrypoint or self.config["Entrypoint"]), *(arguments or self.config["Cmd"] or [])]
-        self._write_bundle(bundle, store.tree(tag), command, mounts or {})
+        spec = self._spec(bundle, store.tree(tag), command, mounts or {})
+        spec["mounts"] += [{"destination": target, "type": "tmpfs", "source": "tmpfs"} for target in tmpfs]
+        for namespace in spec["linux"]["namespaces"]:
+            if beside and namespace["type"] == "network":
+                namespace["path"] = beside._network()
+        (bundle / "config.json").write_text(json.dumps(spec))
         self._output = bundle / "output"
         with open(self._output, "wb") as output:
             self.process = subprocess.Popen(
                 ["runc", "--root", self._state, "run", "--bundle", bundle, self.id],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output)  # fmt: skip
 
-    def _write_bundle(self, bundle: pathlib.Path, root: pathlib.Path, command: list[str],
-                      mounts: dict[str, pathlib.Path]) -> None:  # fmt: skip
+    def _spec(self, bundle: pathlib.Path, root: pathlib.Path, command: list[str],
+              mounts: dict[str, pathlib.Path]) -> dict:  # fmt: skip
         run("runc", "spec", "--bundle", bundle)
         spec = json.loads((bundle / "config.json").read_text())
         user, _, group = self.config["User"].partition(":")
@@ -154,7 +160,10 @@ class Container:
                             "capabilities": {}}  # fmt: skip
         spec["mounts"] += [{"destination": target, "type": "bind", "source": str(source),
                             "options": ["bind", "ro"]} for target, source in mounts.items()]  # fmt: skip
-        (bundle / "config.json").write_text(json.dumps(spec))
+        return spec
+
+    def _network(self) -> str:
+        return f"/proc/{json.loads(run(*self._runc('state', self.id)))['pid']}/ns/net"
 
     def _runc(self, *arguments) -> list:
         return ["runc", "--root", self._state, *arguments]
@@ -181,9 +190,8 @@ class Container:
 
     def fetch(self, port: int, path: str) -> str:
         """From a port of the container's own loopback."""
-        state = json.loads(run(*self._runc("state", self.id)))
         program = f"import urllib.request as r; print(r.urlopen('http://127.0.0.1:{port}/{path}').read().decode())"
-        return run("nsenter", f"--net=/proc/{state['pid']}/ns/net", sys.executable, "-c", program)
+        return run("nsenter", f"--net={self._network()}", sys.executable, "-c", program)
 
     def stop(self) -> None:
         """What `docker stop` begins with."""
