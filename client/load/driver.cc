@@ -32,6 +32,7 @@ class Driver::Call final : public grpc::ClientReadReactor<v1::GenerateResponse> 
         context_(std::make_shared<grpc::ClientContext>()),
         request_(std::move(request)) {
     record_.planned = planned;
+    record_.planned.token_ids = {};  // the message has them
   }
 
   const std::shared_ptr<grpc::ClientContext>& context() const { return context_; }

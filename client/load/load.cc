@@ -129,6 +129,7 @@ class Run {
     stubs_ = Connect(options_.num_connections);
     LoadOutcome outcome = Prepare();
     if (!outcome.usage.ok() || !outcome.status.ok()) return outcome;
+    if (!options_.plan_out.empty()) return WritePlan();
     Send();
     Print();
     trace_out_.close();
@@ -186,6 +187,26 @@ class Run {
     }
   }
 
+  /// The requests of the run as a trace, prompts and all.
+  LoadOutcome WritePlan() {
+    std::ofstream file(options_.plan_out, std::ios::trunc);
+    if (!file.is_open()) return Usage("--plan_out: cannot write '", options_.plan_out);
+    int64_t num_left = options_.num_requests.value_or(std::numeric_limits<int64_t>::max());
+    while (num_left-- > 0 && file) {
+      std::optional<PlannedRequest> request = workload_->Next();
+      if (!request.has_value() || request->arrival_s >= DurationSeconds()) break;
+      request->token_ids = prompts_->Make(*request);
+      file << Line(TraceJson(*request)) << '\n';
+    }
+    file.close();
+    if (!file) return Usage("--plan_out: could not write all of '", options_.plan_out);
+    return {};
+  }
+
+  double DurationSeconds() const {
+    return options_.duration_s.value_or(std::numeric_limits<double>::infinity());
+  }
+
   /// Warm-up and the run itself.
   void Send() {
     Driver::Options options;
@@ -217,8 +238,7 @@ class Run {
           if (num_left-- == 0) return std::nullopt;
           return workload_->Next();
         },
-        {.concurrency = options_.concurrency,
-         .duration_s = options_.duration_s.value_or(std::numeric_limits<double>::infinity())});
+        {.concurrency = options_.concurrency, .duration_s = DurationSeconds()});
     description_.interrupted = interrupted_;
     description_.timed_out = timed_out_;
   }

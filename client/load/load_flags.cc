@@ -41,6 +41,8 @@ ABSL_FLAG(std::string, slo_itl_ms, "", "goodput: longest gap between tokens");
 ABSL_FLAG(std::string, slo_tpot_ms, "", "goodput: longest mean time of a token after the first");
 ABSL_FLAG(std::string, slo_e2e_ms, "", "goodput: longest time to the end");
 ABSL_FLAG(std::string, trace_out, "", "write a JSON line for each request to this file");
+ABSL_FLAG(std::string, plan_out, "",
+          "write the requests with their prompts' ids to this file, as a trace, and send none");
 
 namespace nsa::client {
 namespace {
@@ -147,6 +149,7 @@ absl::Status ReadRun(LoadOptions& options) {
   options.trace_speed = absl::GetFlag(FLAGS_trace_speed);
   options.text_file = absl::GetFlag(FLAGS_text_file);
   options.trace_out = absl::GetFlag(FLAGS_trace_out);
+  options.plan_out = absl::GetFlag(FLAGS_plan_out);
   options.num_connections = absl::GetFlag(FLAGS_num_connections);
   options.stop_at_eos = absl::GetFlag(FLAGS_stop_at_eos);
   return FirstError({
@@ -166,6 +169,10 @@ absl::Status ReadRun(LoadOptions& options) {
 
 absl::Status CheckTogether(const LoadOptions& options) {
   const bool open = !absl::GetFlag(FLAGS_rate).empty();
+  if (!options.plan_out.empty() && options.concurrency.has_value()) {
+    return absl::InvalidArgumentError(
+        "--plan_out needs --rate or --trace_file: in a closed loop answers decide the arrivals");
+  }
   if (!options.trace_file.empty()) {
     const std::string drawn = FirstGivenFlag(
         {{"",
@@ -207,7 +214,8 @@ const std::vector<FlagGroup>& LoadFlagGroups() {
       {"load: requests",
        {"prompt_tokens", "output_tokens", "stop_at_eos", "shared_prefix_tokens", "num_prefixes",
         "text_file", "priority_mix", "deadline_ms", "num_cache_salts"}},
-      {"load: report", {"slo_ttft_ms", "slo_itl_ms", "slo_tpot_ms", "slo_e2e_ms", "trace_out"}},
+      {"load: report",
+       {"slo_ttft_ms", "slo_itl_ms", "slo_tpot_ms", "slo_e2e_ms", "trace_out", "plan_out"}},
   };
   return *groups;
 }
@@ -220,7 +228,9 @@ load sends requests, counts latencies from the arrival that was planned, and rep
   server's context is drawn again.
   A trace has a JSON object on each line: prompt_tokens and output_tokens; and where wanted
   arrival_s, ascending; prefix_group and prefix_tokens, the tokens at the prompt's beginning that
-  requests of the group share; priority; deadline_ms; cache_salt.
+  requests of the group share; priority; deadline_ms; cache_salt; token_ids, the prompt itself in
+  place of prompt_tokens. --plan_out writes one that others can send too: to the same server later,
+  or to another one.
   TTFT: from the arrival to the first token. ITL: gaps between messages with tokens. TPOT: mean time
   of a token after the first. E2E: from the arrival to the end. All of completed requests alone.
   Goodput: requests completed within every --slo_* that is given, in a second.

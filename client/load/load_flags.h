@@ -23,6 +23,7 @@ struct LoadOptions {
   double trace_speed = 1;
   std::string text_file;  // empty: prompts of random token ids
   std::string trace_out;  // empty: none
+  std::string plan_out;   // empty: the requests are sent
   Slo slo;
   int64_t num_connections = 1;
   bool stop_at_eos = false;

@@ -5,6 +5,7 @@
 namespace nsa::client {
 
 std::vector<int32_t> PromptMaker::Make(const PlannedRequest& request) const {
+  if (!request.token_ids.empty()) return request.token_ids;
   std::vector<int32_t> ids;
   ids.reserve(static_cast<size_t>(request.prompt_tokens));
   if (request.prefix_tokens > 0) {

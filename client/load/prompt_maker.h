@@ -19,7 +19,8 @@ class PromptMaker {
   PromptMaker(uint64_t seed, int32_t vocabulary_size, std::vector<int32_t> text)
       : seed_(seed), vocabulary_size_(vocabulary_size), text_(std::move(text)) {}
 
-  /// request.prompt_tokens ids, of which the first request.prefix_tokens are the group's.
+  /// request.prompt_tokens ids, of which the first request.prefix_tokens are the group's. The
+  /// request's own token_ids where it has any.
   std::vector<int32_t> Make(const PlannedRequest& request) const;
 
  private:

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace nsa::client {
 
@@ -18,6 +19,7 @@ struct PlannedRequest {
   int32_t priority = 0;
   double deadline_ms = 0;  // from the arrival; 0: none
   std::string cache_salt = {};
+  std::vector<int32_t> token_ids = {};  // the prompt itself, prompt_tokens ids; empty: to be made
 };
 
 }  // namespace nsa::client

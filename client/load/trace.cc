@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <system_error>
 #include <utility>
@@ -45,19 +46,39 @@ absl::Status Read(const Json& line, const char* field, double low, double high, 
 absl::Status CheckFields(const Json& line) {
   static constexpr absl::string_view kFields[] = {"arrival_s",    "prompt_tokens", "output_tokens",
                                                   "prefix_group", "prefix_tokens", "priority",
-                                                  "deadline_ms",  "cache_salt"};
+                                                  "deadline_ms",  "cache_salt",    "token_ids"};
   if (!line.is_object()) return absl::InvalidArgumentError("expected one JSON object");
   for (const auto& [field, value] : line.items()) {
     if (std::find(std::begin(kFields), std::end(kFields), field) == std::end(kFields)) {
       return absl::InvalidArgumentError(absl::StrCat("'", field, "' is no field of a trace"));
     }
   }
-  for (const char* field : {"prompt_tokens", "output_tokens"}) {
-    if (!line.contains(field)) return absl::InvalidArgumentError(absl::StrCat("no '", field, "'"));
+  if (!line.contains("prompt_tokens") && !line.contains("token_ids")) {
+    return absl::InvalidArgumentError("no 'prompt_tokens' and no 'token_ids'");
   }
+  if (!line.contains("output_tokens")) return absl::InvalidArgumentError("no 'output_tokens'");
   if (line.contains("prefix_group") != line.contains("prefix_tokens")) {
     return absl::InvalidArgumentError("'prefix_group' and 'prefix_tokens' need each other");
   }
+  return absl::OkStatus();
+}
+
+/// The prompt's ids; `prompt_tokens` becomes their number where the line does not have it.
+absl::Status ReadTokenIds(const Json& line, std::vector<int32_t>& ids, double& prompt_tokens) {
+  const auto found = line.find("token_ids");
+  if (found == line.end()) return absl::OkStatus();
+  constexpr int64_t kLargestId = std::numeric_limits<int32_t>::max();
+  const auto is_id = [](const Json& id) {
+    return id.is_number_unsigned() && id.get<uint64_t>() <= uint64_t{kLargestId};
+  };
+  if (!found->is_array() || found->empty() || !std::all_of(found->begin(), found->end(), is_id)) {
+    return Bad("token_ids", absl::StrCat("a list of whole numbers from 0 to ", kLargestId));
+  }
+  if (!line.contains("prompt_tokens")) prompt_tokens = static_cast<double>(found->size());
+  if (prompt_tokens != static_cast<double>(found->size())) {
+    return Bad("prompt_tokens", absl::StrCat("the number of token_ids, ", found->size()));
+  }
+  ids = found->get<std::vector<int32_t>>();
   return absl::OkStatus();
 }
 
@@ -70,6 +91,7 @@ absl::StatusOr<PlannedRequest> ParseLine(const std::string& text) {
   const absl::Status results[] = {
       Read(line, "arrival_s", 0, kLongestSeconds, false, request.arrival_s),
       Read(line, "prompt_tokens", 1, kLongestTokens, true, prompt),
+      ReadTokenIds(line, request.token_ids, prompt),
       Read(line, "output_tokens", 1, kLongestTokens, true, output),
       Read(line, "prefix_group", 0, kLongestTokens, true, group),
       Read(line, "prefix_tokens", 0, prompt, true, prefix),
@@ -94,6 +116,21 @@ absl::StatusOr<PlannedRequest> ParseLine(const std::string& text) {
 }
 
 }  // namespace
+
+nlohmann::ordered_json TraceJson(const PlannedRequest& request) {
+  nlohmann::ordered_json line = {{"arrival_s", request.arrival_s},
+                                 {"prompt_tokens", request.prompt_tokens},
+                                 {"output_tokens", request.output_tokens}};
+  if (request.prefix_tokens > 0) {
+    line["prefix_group"] = request.prefix_group;
+    line["prefix_tokens"] = request.prefix_tokens;
+  }
+  if (request.priority != 0) line["priority"] = request.priority;
+  if (request.deadline_ms > 0) line["deadline_ms"] = request.deadline_ms;
+  if (!request.cache_salt.empty()) line["cache_salt"] = request.cache_salt;
+  if (!request.token_ids.empty()) line["token_ids"] = request.token_ids;
+  return line;
+}
 
 absl::StatusOr<std::vector<PlannedRequest>> ReadTrace(std::istream& input) {
   std::vector<PlannedRequest> requests;

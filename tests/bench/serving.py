@@ -1,32 +1,35 @@
 """What a server promises under load, measured: latency beside a long prompt, the second question, overload.
 
-    .venv/bin/python -m tests.bench.serving [--measure latency,second,overload] [--model PATH]
-        [--long 64000] [--document 32000] [--target_ms 250] [--seconds 60]
+    .venv/bin/python -m tests.bench.serving [--measure latency,second,overload,shared] [--model PATH]
+        [--long 64000] [--document 32000] [--target_ms 250] [--seconds 40] [--num_threads N] [--json FILE]
 
-latency: eight streams run, a prompt of `long` tokens arrives; the gaps between tokens of the eight from there to its first
-  token. Limit: p99 of 1.5 × --target_inter_token_ms.
+latency: eight streams run, a prompt of `long` tokens arrives; the gaps between tokens of the eight from there to its
+  first token. Limit: p99 of 1.5 × --target_inter_token_ms.
 second: a question about a document of `document` tokens, then another about the same. Limit: time to first token 1/20.
-overload: requests by open loop at some rates below capacity (of a closed loop), then at three times the capacity. Limit:
-  90 % of the best goodput (first token within 5 s, no gap above 1 s).
+overload: requests by open loop at some rates below capacity (of a closed loop), then at three times the capacity.
+  Limit: 90 % of the best goodput (first token within 5 s, no gap above 1 s).
+shared: prompts of 8192 tokens of which 6144 are the same, at rates below the capacity of either server. Limit: three
+  times llama.cpp's best goodput.
 
-Ends with 1 where a limit is missed. Everything shares the machine's cores, the clients too.
+The last two ask llama.cpp's server the same beside ours, where tests/bench/build_llama_server.sh has built it
+(serving_beside.py); the table's ratios say how many times better ours is. Ends with 1 where a limit is missed.
+Everything shares the machine's cores, the clients too.
 """
 
 import argparse
 import json
+import os
 import pathlib
-import subprocess
 import sys
 import threading
 import time
 
 import numpy as np
 
+from tests.bench import serving_beside
 from tests.support import model_files, server
 
 STREAMS = 8
-SHORT_PROMPT = ["--prompt_tokens=uniform:200:800", "--output_tokens=uniform:20:60"]
-GOALS = ["--slo_ttft_ms=5000", "--slo_itl_ms=1000"]
 
 
 class Texts:
@@ -56,6 +59,13 @@ class Stream(threading.Thread):
         self.result = server.collect(self.call, lambda token_ids: self.times.append(time.monotonic()))
 
 
+def check_running(streams: list[Stream]) -> None:
+    """RuntimeError where one has ended, which a gap between tokens would not show."""
+    for stream in streams:
+        if not stream.is_alive():
+            raise RuntimeError(f"a stream ended: {stream.result.status}: {stream.result.details}")
+
+
 def time_to_first_token(running, ids: list[int]) -> float:
     began, times = time.monotonic(), []
     call = running.stub.Generate(server.request(ids, 4), timeout=3600)
@@ -65,13 +75,15 @@ def time_to_first_token(running, ids: list[int]) -> float:
     return times[0] - began
 
 
-def latency(options, texts: Texts) -> bool:
-    flags = {"max_context": options.long + 2048, "target_inter_token_ms": options.target_ms}
-    with server.running(options.model, **flags) as running:
-        streams = [Stream(running, texts.piece(i, 512), 100_000) for i in range(STREAMS)]
+def latency(options) -> bool:
+    texts = Texts(options.model)
+    context = options.long + 2048
+    with server.running(options.model, max_context=context, target_inter_token_ms=options.target_ms) as running:
+        streams = [Stream(running, texts.piece(i, 512), context - 512) for i in range(STREAMS)]
         for stream in streams:
             stream.start()
         while min(len(stream.times) for stream in streams) < 50:
+            check_running(streams)
             time.sleep(0.1)
         alone = [gap for stream in streams for gap in np.diff(stream.times[10:])]
         began = time.monotonic()
@@ -79,6 +91,9 @@ def latency(options, texts: Texts) -> bool:
         long.start()
         long.join()
         ended = time.monotonic()
+        check_running(streams)
+        if long.result.finished is None:
+            raise RuntimeError(f"the long prompt: {long.result.status}: {long.result.details}")
         for stream in streams:
             stream.call.cancel()
         for stream in streams:
@@ -92,14 +107,15 @@ def latency(options, texts: Texts) -> bool:
     p50, p99 = np.percentile(gaps, [50, 99])
     limit = 1.5 * options.target_ms / 1000
     print(
-        f"latency: {STREAMS} streams, a prompt of {options.long} tokens for {ended - began:.1f} s: gaps p50 {1000 * p50:.0f}, "
-        f"p99 {1000 * p99:.0f}, longest {1000 * max(gaps):.0f} ms (limit of p99 {1000 * limit:.0f}); alone p50 "
-        f"{1000 * float(np.percentile(alone, 50)):.0f} ms"
+        f"latency: {STREAMS} streams, a prompt of {options.long} tokens for {ended - began:.1f} s: gaps p50 "
+        f"{1000 * p50:.0f}, p99 {1000 * p99:.0f}, longest {1000 * max(gaps):.0f} ms (limit of p99 {1000 * limit:.0f}); "
+        f"alone p50 {1000 * float(np.percentile(alone, 50)):.0f} ms"
     )
     return p99 <= limit
 
 
-def second(options, texts: Texts) -> bool:
+def second(options) -> bool:
+    texts = Texts(options.model)
     with server.running(options.model, max_context=options.document + 1024) as running:
         document = texts.piece(0, options.document)
         first = time_to_first_token(running, document + texts.piece(7, 20))
@@ -112,37 +128,7 @@ def second(options, texts: Texts) -> bool:
     return ratio >= 20
 
 
-def load(address: str, *words: str) -> dict:
-    command = [model_files.tool("nsa_client"), "load", f"--server={address}", "--json", *SHORT_PROMPT, *GOALS, *words]
-    run = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=3600)
-    if not run.stdout.strip():
-        raise RuntimeError(run.stderr)
-    return json.loads(run.stdout)
-
-
-def overload(options, texts: Texts) -> bool:
-    flags = {"max_context": 2048, "max_queued_requests": 16}
-    with server.running(options.model, **flags) as running:
-        closed = load(running.address, "--concurrency=8", f"--duration_s={options.seconds / 2}", "--warmup_requests=4")
-        capacity = closed["throughput"]["requests_per_s"]
-        print(f"overload: capacity {capacity:.2f} requests/s")
-        goodput = {}
-        for share in (0.6, 0.8, 1.0, 3.0):
-            rate = share * capacity
-            words = (f"--rate={rate:.3f}", f"--duration_s={options.seconds}", f"--workload_seed={int(10 * share)}")
-            report = load(running.address, *words)
-            goodput[share] = report["goodput"]["requests_per_s"]
-            ttft = report["ttft_s"]
-            print(
-                f"  {share:.1f} of it: goodput {goodput[share]:.2f} requests/s, {report['requests']['rejected']} of "
-                f"{report['requests']['sent']} rejected, first token p50 {ttft['p50']:.2f} p99 {ttft['p99']:.2f} s"
-            )
-    kept = goodput[3.0] / max(goodput.values())
-    print(f"  at three times the capacity {100 * kept:.0f} % of the best goodput (limit 90 %)")
-    return kept >= 0.9
-
-
-MEASURES = {"latency": latency, "second": second, "overload": overload}
+MEASURES = {"latency": latency, "second": second} | serving_beside.MEASURES
 
 
 def main() -> int:
@@ -152,11 +138,15 @@ def main() -> int:
     parser.add_argument("--long", type=int, default=64_000)
     parser.add_argument("--document", type=int, default=32_000)
     parser.add_argument("--target_ms", type=float, default=250)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seconds", type=float, default=40, help="of arrivals in a run of overload and shared")
+    parser.add_argument("--num_threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--json", type=pathlib.Path, help="the reports of all runs of overload and shared")
     options = parser.parse_args()
     options.model = options.model or model_files.model_path()
-    texts = Texts(options.model)
-    held = [MEASURES[name](options, texts) for name in options.measure.split(",")]
+    options.tables = {}
+    held = [MEASURES[name](options) for name in options.measure.split(",")]
+    if options.json:
+        options.json.write_text(json.dumps(options.tables, indent=1) + "\n")
     return 0 if all(held) else 1
 
 

@@ -116,6 +116,21 @@ TEST_F(DriverTest, RequestsSayWhatWasPlanned) {
   EXPECT_GE(record.end_s, record.last_token_s);
 }
 
+TEST_F(DriverTest, APromptOfATraceIsSentAsItIs) {
+  Driver driver(Options());
+  driver.Run(
+      [sent = false]() mutable -> std::optional<PlannedRequest> {
+        if (std::exchange(sent, true)) return std::nullopt;
+        return PlannedRequest{.prompt_tokens = 3, .output_tokens = 1, .token_ids = {70, 7, 70}};
+      },
+      {});
+  ASSERT_EQ(service_.requests().size(), 1U);
+  EXPECT_THAT(service_.requests()[0].token_ids().ids(), ::testing::ElementsAre(70, 7, 70));
+  ASSERT_THAT(records_, SizeIs(1));
+  EXPECT_THAT(records_[0].planned.token_ids, SizeIs(0)) << "records of long runs stay small";
+  EXPECT_EQ(records_[0].planned.prompt_tokens, 3);
+}
+
 TEST_F(DriverTest, ASlowServerDelaysNoArrival) {
   constexpr int kRequests = 2000;
   service_.set_way(Way::kHold);

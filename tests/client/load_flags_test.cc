@@ -46,6 +46,8 @@ TEST_F(LoadFlagsTest, ClosedLoopAndTrace) {
   EXPECT_EQ(Options({"--concurrency=8", "--duration_s=1"})->concurrency, 8);
   EXPECT_EQ(Options({"--trace_file=x", "--trace_speed=2"})->trace_speed, 2);
   EXPECT_TRUE(Options({"--trace_file=x", "--concurrency=2", "--num_requests=5"}).ok());
+  EXPECT_EQ(Options({"--trace_file=x", "--plan_out=y"})->plan_out, "y");
+  EXPECT_EQ(Options({"--rate=1", "--num_requests=5", "--plan_out=y"})->plan_out, "y");
 }
 
 TEST_F(LoadFlagsTest, EachFlagOutOfRangeIsNamed) {
@@ -102,6 +104,8 @@ TEST_F(LoadFlagsTest, Contradictions) {
       {{"--trace_file=x", "--rate=1"}, "--rate is for drawn requests"},
       {{"--trace_file=x", "--prompt_tokens=5"}, "--prompt_tokens"},
       {{"--trace_file=x", "--num_cache_salts=5"}, "--num_cache_salts"},
+      {{"--concurrency=1", "--num_requests=1", "--plan_out=x"}, "--plan_out needs --rate"},
+      {{"--rate=1", "--plan_out=x"}, "--duration_s"},
   };
   for (const auto& [arguments, words] : cases) {
     const auto options = Options(arguments);

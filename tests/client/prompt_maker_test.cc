@@ -51,6 +51,13 @@ TEST(PromptMakerTest, GroupsShareTheirPrefixAndNoMore) {
   EXPECT_THAT(maker.Make(Request(4, 30, 5, 30)), SizeIs(30));
 }
 
+TEST(PromptMakerTest, GivenIdsAreThePrompt) {
+  PlannedRequest request = Request(0, 3, 5, 2);
+  request.token_ids = {900, 1, 900};
+  EXPECT_THAT(PromptMaker(1, 10, {}).Make(request), ::testing::ElementsAre(900, 1, 900));
+  EXPECT_THAT(PromptMaker(1, 10, {4, 4}).Make(request), ::testing::ElementsAre(900, 1, 900));
+}
+
 TEST(PromptMakerTest, TextIsCutInOrderAndAroundItsEnd) {
   const std::vector<int32_t> text = {7, 8, 9, 10, 11};
   const PromptMaker maker(1, 1000, text);

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -10,6 +11,7 @@
 namespace nsa::client {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 absl::StatusOr<std::vector<PlannedRequest>> Read(const std::string& text) {
@@ -42,6 +44,49 @@ TEST(TraceTest, FieldsAndDefaults) {
   EXPECT_EQ(second.cache_salt, "s");
 }
 
+TEST(TraceTest, PromptsByTheirIds) {
+  const auto trace = Read(
+      "{\"token_ids\": [5, 0, 2147483647], \"output_tokens\": 1}\n"
+      "{\"token_ids\": [7, 8], \"prompt_tokens\": 2, \"output_tokens\": 1, \"prefix_group\": 3, "
+      "\"prefix_tokens\": 2}\n"
+      "{\"prompt_tokens\": 2, \"output_tokens\": 1}");
+  ASSERT_TRUE(trace.ok()) << trace.status();
+  EXPECT_THAT(trace->at(0).token_ids, ElementsAre(5, 0, 2147483647));
+  EXPECT_EQ(trace->at(0).prompt_tokens, 3);
+  EXPECT_THAT(trace->at(1).token_ids, ElementsAre(7, 8));
+  EXPECT_EQ(trace->at(1).prompt_tokens, 2);
+  EXPECT_EQ(trace->at(1).prefix_tokens, 2);
+  EXPECT_THAT(trace->at(2).token_ids, ElementsAre());
+}
+
+TEST(TraceTest, WhatIsWrittenIsReadAgain) {
+  const PlannedRequest full = {.arrival_s = 1.0 / 3,
+                               .prompt_tokens = 4,
+                               .output_tokens = 9,
+                               .prefix_group = 2,
+                               .prefix_tokens = 3,
+                               .priority = -1,
+                               .deadline_ms = 0.1,
+                               .cache_salt = "s\"",
+                               .token_ids = {4, 3, 2, 1}};
+  const PlannedRequest plain = {.arrival_s = 1, .prompt_tokens = 7, .output_tokens = 2};
+  EXPECT_EQ(TraceJson(plain).size(), 3U) << "what is not there is not written";
+  const auto trace = Read(TraceJson(full).dump() + "\n" + TraceJson(plain).dump());
+  ASSERT_TRUE(trace.ok()) << trace.status();
+  const PlannedRequest& first = trace->at(0);
+  EXPECT_EQ(first.arrival_s, full.arrival_s);
+  EXPECT_EQ(first.prompt_tokens, full.prompt_tokens);
+  EXPECT_EQ(first.output_tokens, full.output_tokens);
+  EXPECT_EQ(first.prefix_group, full.prefix_group);
+  EXPECT_EQ(first.prefix_tokens, full.prefix_tokens);
+  EXPECT_EQ(first.priority, full.priority);
+  EXPECT_EQ(first.deadline_ms, full.deadline_ms);
+  EXPECT_EQ(first.cache_salt, full.cache_salt);
+  EXPECT_EQ(first.token_ids, full.token_ids);
+  EXPECT_EQ(trace->at(1).prompt_tokens, plain.prompt_tokens);
+  EXPECT_EQ(trace->at(1).output_tokens, plain.output_tokens);
+}
+
 TEST(TraceTest, WrongLinesAreNamed) {
   const std::string good = "{\"prompt_tokens\": 1, \"output_tokens\": 1}\n";
   const auto with = [](const std::string& field) {
@@ -70,6 +115,12 @@ TEST(TraceTest, WrongLinesAreNamed) {
       {with("\"cache_salt\": 5"), "'cache_salt' must be"},
       {with("\"cache_salt\": \"" + std::string(257, 'x') + "\""), "'cache_salt' must be"},
       {with("\"arival_s\": 1"), "'arival_s' is no field"},
+      {with("\"token_ids\": 5"), "'token_ids' must be"},
+      {with("\"token_ids\": []"), "'token_ids' must be"},
+      {with("\"token_ids\": [1, -1, 1, 1, 1, 1, 1, 1, 1]"), "'token_ids' must be"},
+      {with("\"token_ids\": [1, 2.0, 1, 1, 1, 1, 1, 1, 1]"), "'token_ids' must be"},
+      {with("\"token_ids\": [1, 2147483648, 1, 1, 1, 1, 1, 1, 1]"), "'token_ids' must be"},
+      {with("\"token_ids\": [1, 2]"), "'prompt_tokens' must be the number of token_ids, 2"},
       {std::string(100'000, '['), "no JSON"},
   };
   for (const auto& [line, words] : cases) {

@@ -167,6 +167,44 @@ def test_trace_file(tiny_server, tmp_path):
     assert first["requests"]["completed"] == 2 and first["arrivals"] == "closed"
 
 
+def test_a_plan_is_what_would_be_sent(tiny_server, tmp_path):
+    drawn = ["--rate=200", "--num_requests=30", "--workload_seed=3", "--prompt_tokens=uniform:70:90",
+             "--output_tokens=uniform:1:4", "--shared_prefix_tokens=64", "--num_prefixes=2"]  # fmt: skip
+    plan, drawn_out, planned_out = (tmp_path / name for name in ("plan", "drawn", "planned"))
+    before = tiny_server.metrics()
+    run = subprocess.run(
+        command(tiny_server.address, *drawn, f"--plan_out={plan}"), capture_output=True, timeout=60
+    )
+    assert run.returncode == 0 and run.stdout == b"", run.stderr
+    assert grown(before, tiny_server.metrics(), "vllm:request_success_total") == 0, "none is sent"
+    requests = lines(plan)
+    assert len(requests) == 30
+    prefixes = {(r["prefix_group"], tuple(r["token_ids"][:64])) for r in requests}
+    assert len(prefixes) == 2 == len({group for group, _ in prefixes})
+    assert len({tuple(r["token_ids"]) for r in requests}) == 30
+    load(tiny_server.address, *drawn, f"--trace_out={drawn_out}")
+    report = load(tiny_server.address, f"--trace_file={plan}", f"--trace_out={planned_out}")
+    assert report["requests"]["completed"] == 30
+    assert report["tokens"]["prompt"] == sum(len(r["token_ids"]) for r in requests)
+    # The prompts were sent a moment ago: had the plan other ids, no page of these were cached.
+    assert report["tokens"]["cached"] >= 30 * 64
+    first, second = (sorted(lines(p), key=lambda r: r["index"]) for p in (drawn_out, planned_out))
+    for request, record, again in zip(requests, first, second, strict=True):
+        assert request["arrival_s"] == record["scheduled_s"] == again["scheduled_s"]
+        assert request["output_tokens"] == record["output_tokens"] == again["output_tokens"]
+        for field in ("prompt_tokens", "prefix_group", "prefix_tokens"):
+            assert request[field] == record[field] == again[field]
+
+
+def test_a_plan_ends_with_its_duration(tiny_server, tmp_path):
+    plan = tmp_path / "plan"
+    arguments = ["--rate=100", "--arrivals=constant", "--duration_s=0.255", *SHORT]
+    subprocess.run(
+        command(tiny_server.address, *arguments, f"--plan_out={plan}"), check=True, timeout=60
+    )
+    assert [r["arrival_s"] for r in lines(plan)] == [i / 100 for i in range(1, 26)]
+
+
 def test_prompts_from_a_text(tiny_server, tmp_path):
     path = tmp_path / "text"
     path.write_bytes("the ünïcode 漢字 and the rest ".encode() * 50 + b"\xff")
@@ -320,6 +358,7 @@ GOOD = ["--rate=1", "--num_requests=1"]
         ([*GOOD, "--text_file=no/such/file"], "--text_file"),
         ([*GOOD, "--text_file=."], "--text_file"),
         ([*GOOD, "--trace_out=no/such/folder/file"], "--trace_out"),
+        ([*GOOD, "--plan_out=no/such/folder/file"], "--plan_out"),
         (["--trace_file=no/such/file"], "--trace_file"),
         ([*GOOD, "--prompt=x"], "--prompt"),
         ([*GOOD, "--max_tokens=5"], "--max_tokens"),
