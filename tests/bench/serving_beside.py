@@ -108,6 +108,9 @@ def cell(number: float) -> str:
 
 
 def ratio(numerator: float, denominator: float) -> float:
+    """Infinite against nothing; NaN where a side was not measured."""
+    if math.isnan(denominator):
+        return math.nan
     return numerator / denominator if denominator > 0 else math.inf if numerator > 0 else math.nan
 
 

@@ -299,6 +299,8 @@ def test_ratios_say_how_many_times_better():
     assert table.goodput("ours") == {1.0: 0.9, 2.0: 1.8}
     assert table.goodput("theirs") == {1.0: 0.3, 2.0: 0.0, 3.0: 0.1}
     assert serving_beside.ratio(3, 2) == 1.5 and serving_beside.ratio(1, 0) == math.inf
-    assert math.isnan(serving_beside.ratio(0, 0)) and math.isnan(serving_beside.numbers(None)["goodput"])
+    for numbers in ((0, 0), (1, math.nan), (math.nan, 1)):
+        assert math.isnan(serving_beside.ratio(*numbers))
+    assert math.isnan(serving_beside.numbers(None)["goodput"])
     assert serving_beside.shared_rates(1.0) == [0.5, 0.9]
     assert serving_beside.shared_rates(1.0, 0.1) == pytest.approx([0.085, 0.5, 0.9])
