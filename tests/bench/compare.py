@@ -1,7 +1,7 @@
 """Our speed beside llama.cpp's and PyTorch's: same model file, same threads, same machine, one run.
 
     .venv-oracles/bin/python -m tests.bench.compare [--contexts 512,4096,16384,32768,65536] [--rounds 5]
-        [--prefill_rounds 3] [--streams 8x8192] [--attention 65536] [--num_threads N]
+        [--prefill_rounds 3] [--streams 8x8192] [--attention 65536] [--num_selected_blocks 16] [--num_threads N]
         [--json FILE] [--plot docs/speed.svg]
 
 Each kind of work is measured on both sides in turn, and medians count. llama.cpp runs with and without flash
@@ -47,8 +47,9 @@ def run_json(command: list) -> dict:
 class Machine:
     """Who is asked what, with how many threads and rounds."""
 
-    def __init__(self, threads: int, rounds: int, prefill_rounds: int):
+    def __init__(self, threads: int, rounds: int, prefill_rounds: int, blocks: int):
         self.threads, self.rounds, self.prefill_rounds = threads, rounds, prefill_rounds
+        self.blocks = blocks  # n of training-free NSA; 0: its own
 
     def ours(self, context: int, batch: int = 1, decode_rounds: int = 0, attention="auto") -> dict:
         return run_json(
@@ -56,6 +57,7 @@ class Machine:
             + [f"--context={context}", f"--batch={batch}", f"--num_threads={self.threads}"]
             + [f"--decode_tokens={DECODE_TOKENS}", f"--attention={attention}"]
             + [f"--decode_rounds={decode_rounds or self.rounds}"]
+            + [f"--num_selected_blocks={self.blocks}"]
         )
 
     def llama_cpp_streams(self, context: int, flash: bool, streams: int) -> dict:
@@ -70,6 +72,7 @@ class Machine:
         ours = run_json(
             [model_files.tool("attention_bench"), f"--context={context}"]
             + [f"--num_threads={self.threads}", f"--rounds={self.rounds}"]
+            + [f"--num_selected_blocks={self.blocks}"]
         )
         theirs = run_json(
             [sys.executable, "-m", "tests.bench.torch_peer", "--context", context]
@@ -237,11 +240,14 @@ def main() -> int:
     parser.add_argument("--prefill_rounds", type=int, default=3)
     parser.add_argument("--streams", default="8x8192")
     parser.add_argument("--attention", default="65536")
+    parser.add_argument("--num_selected_blocks", type=int, default=0, help="0: the default")
     parser.add_argument("--num_threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--plot", type=pathlib.Path)
     options = parser.parse_args()
-    machine = Machine(options.num_threads, options.rounds, options.prefill_rounds)
+    machine = Machine(
+        options.num_threads, options.rounds, options.prefill_rounds, options.num_selected_blocks
+    )
     rows: list[dict] = []
 
     def take(new: list[dict]) -> None:

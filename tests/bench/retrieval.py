@@ -1,10 +1,10 @@
 """The retrieval tables: pass keys in filler up to 64k tokens, and in real text within the trained length.
 
     .venv/bin/python -m tests.bench.retrieval [--suite] [--filler 4096,8192] [--real 3000,7000]
-        [--blocks 16,32,64] [--json FILE] [--chat] [--num_threads N]
+        [--blocks 16,32,64] [--filler_blocks 16,32] [--json FILE] [--chat] [--num_threads N]
 
---suite is what fits in the test suite. Prints a line per probe as it comes, then one table; --json
-writes all of it. Ends with 1 where the bars of the issue are missed.
+Of the model that NSA_TEST_MODEL names, by default SmolLM2. --suite is what fits in the test suite. Prints a line per
+probe as it comes, then one table; --json writes all of it. Ends with 1 where the bars of the issue are missed.
 """
 
 import argparse
@@ -121,15 +121,19 @@ def main() -> int:
     parser.add_argument("--suite", action="store_true", help="filler to 8k; n: the default")
     parser.add_argument("--filler", type=numbers, default=[4 * K, 8 * K, 16 * K, 32 * K, 64 * K])
     parser.add_argument("--real", type=numbers, default=[3000, 7000])
-    parser.add_argument("--blocks", type=numbers, default=[16, 32, 64])
+    parser.add_argument("--blocks", type=numbers, default=[16, 32, 64], help="n in real text")
+    parser.add_argument("--filler_blocks", type=numbers, default=[0], help="n in filler; 0: the model's")
     parser.add_argument("--chat", action="store_true", help="ask through the chat template")
     parser.add_argument("--num_threads", type=int, default=0)
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
     if options.suite:
-        options.filler, options.blocks = [4 * K, 8 * K], [0]
+        options.filler, options.blocks, options.filler_blocks = [4 * K, 8 * K], [0], [0]
 
-    rows = list(filler_rows(options.filler, nsa_eval.NSA, options.chat, options.num_threads))
+    rows = []
+    for n in options.filler_blocks:
+        attention = nsa_eval.Attention("nsa", n)
+        rows += filler_rows(options.filler, attention, options.chat, options.num_threads)
     attentions = [nsa_eval.FULL] + [nsa_eval.Attention("nsa", n) for n in options.blocks]
     rows += real_rows(options.real, attentions, options.chat, options.num_threads)
     missed = shortfalls(rows)

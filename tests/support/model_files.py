@@ -46,11 +46,15 @@ def manual_text() -> str:
     return subprocess.run(["bash", "-c", script], check=True, capture_output=True).stdout.decode()
 
 
-def encode(texts: list[str], model: pathlib.Path, special_tokens: bool = False) -> list[list[int]]:
-    """Token ids of each text, by nsa_tokenize."""
+def encode(
+    texts: list[str], model: pathlib.Path, special_tokens: bool = False, *, begin: bool = False
+) -> list[list[int]]:
+    """Token ids of each text, by nsa_tokenize. `begin`: with the token that the model's prompts begin with,
+    if they do."""
+    flags = ("p" if special_tokens else "") + ("s" if begin else "")
     records = b"".join(struct.pack("<I", len(raw)) + raw for raw in (t.encode() for t in texts))
     run = subprocess.run(
-        [tool("nsa_tokenize"), "encode", model, "p" if special_tokens else "-"],
+        [tool("nsa_tokenize"), "encode", model, flags or "-"],
         input=records,
         capture_output=True,
         check=True,

@@ -56,7 +56,8 @@ def make_probe(haystack, context: int, depth: int, *, chat: bool = False) -> Pro
     num_chars = int(context / sample)
     while True:
         prompt_text = compose(text[:num_chars], needle, depth, chat)
-        prompt, whole = model_files.encode([prompt_text, f"{prompt_text} {key}"], model, chat)
+        texts = [prompt_text, f"{prompt_text} {key}"]
+        prompt, whole = model_files.encode(texts, model, chat, begin=True)
         if len(whole) <= context:
             break
         num_chars -= max(16, int((len(whole) - context) / sample))

@@ -30,6 +30,7 @@ ABSL_FLAG(int32_t, num_q_heads, 9, "query heads");
 ABSL_FLAG(int32_t, num_kv_heads, 3, "KV heads");
 ABSL_FLAG(int32_t, head_dim_k, 64, "of queries and keys");
 ABSL_FLAG(int32_t, head_dim_v, 64, "of values");
+ABSL_FLAG(int32_t, num_selected_blocks, 0, "n of training_free; 0: its own");
 ABSL_FLAG(int32_t, num_threads, 0, "0: all usable cores");
 ABSL_FLAG(int32_t, rounds, 5, "passes over all layers; the median counts");
 ABSL_FLAG(int32_t, num_layers, 0, "0: as many as fill four times the last-level cache");
@@ -56,7 +57,12 @@ double Seconds() {
 
 AttentionSpec SpecOf(const std::string& name) {
   if (name == "full") return engine::FullAttentionSpec();
-  if (name == "training_free") return engine::TrainingFreeSpec(kTrainedContext);
+  if (name == "training_free") {
+    AttentionSpec spec = engine::TrainingFreeSpec(kTrainedContext);
+    const int32_t n = absl::GetFlag(FLAGS_num_selected_blocks);
+    if (n > 0) spec.num_selected_blocks = n;
+    return spec;
+  }
   AttentionSpec paper;  // l = 32, d = 16, l' = 64, n = 16, w = 512: the paper's, and the defaults
   paper.sparse = true;
   paper.compressed_values = true;
