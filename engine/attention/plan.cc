@@ -60,6 +60,7 @@ struct AttentionPlan::StepRunner {
     params.selected = workspace.selected();
     params.num_selected = workspace.num_selected();
     backend.ScoreTopk(params);
+    if (inputs.observer != nullptr) inputs.observer->OnSelected(params);
   }
   void operator()(kernels::SelAttnParams params) const {
     params.query = QueryOf(kSelBranch);
