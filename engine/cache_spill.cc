@@ -25,8 +25,22 @@ absl::StatusOr<std::unique_ptr<SpillFile>> OpenSpillFile(const EngineOptions& op
       {.folder = options.kv_spill_dir,
        .block_bytes = layout.SlotsBytes(),
        .num_blocks = cache.num_blocks(),
+       .num_layers = layout.num_layers,
        .io = options.faults != nullptr ? MakeFaultyIo(options.faults) : nullptr},
       parts_of);
+}
+
+void DiscardVacated(PagePool& pool, KvCache& cache) {
+  // What has got memory again, or is about to, keeps it.
+  const auto discard = [&](Slot slot) {
+    if (!pool.has_frame(slot.page) && pool.slots().state(slot) == SlotTable::State::kAbsent) {
+      cache.Discard(slot.layer, slot.page);
+    }
+  };
+  for (const int32_t page : pool.TakeVacated()) {
+    for (int layer = 0; layer < cache.layout().num_layers; ++layer) discard({layer, page});
+  }
+  for (const Slot slot : pool.slots().TakeVacated()) discard(slot);
 }
 
 }  // namespace nsa::engine

@@ -6,6 +6,7 @@
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "engine/kv_cache.h"
+#include "engine/page_pool.h"
 #include "engine/spill_file.h"
 
 namespace nsa::engine {
@@ -13,6 +14,9 @@ namespace nsa::engine {
 /// The file that the blocks of `cache` are in, which outlives it; null where it has none.
 absl::StatusOr<std::unique_ptr<SpillFile>> OpenSpillFile(const EngineOptions& options,
                                                          const KvCache& cache);
+
+/// Gives back the memory of pages and slots that have lost it since the last call.
+void DiscardVacated(PagePool& pool, KvCache& cache);
 
 }  // namespace nsa::engine
 

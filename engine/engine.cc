@@ -54,7 +54,7 @@ class EngineImpl final : public Engine {
         observer_(options.metrics != nullptr ? options.metrics : &no_metrics_),
         grammars_(GrammarCompiler::Create(loaded_->tokenizer.get(), loaded_->info.vocabulary_size,
                                           GrammarCompiler::Limits())),
-        pool_(loaded_->cache->num_frames(), loaded_->cache->num_blocks()),
+        pool_(loaded_->cache->num_frames(), loaded_->cache->num_blocks(), loaded_->info.num_layers),
         scheduler_(&pool_,
                    {.max_step_tokens = options.max_step_tokens,
                     .max_running = options.max_running_requests,
@@ -62,7 +62,9 @@ class EngineImpl final : public Engine {
                     .default_blocks = loaded_->info.num_selected_blocks,
                     .target_inter_token = options.target_inter_token,
                     .priority_ageing = options.priority_ageing,
-                    .faults = options.faults},
+                    .faults = options.faults,
+                    .residency = loaded_->info.residency,
+                    .on_vacated = [this] { DiscardVacated(pool_, *loaded_->cache); }},
                    spill_.get()),
         token_stage_(loaded_.get(), observer_),
         limits_{{options.max_queued_requests, options.max_queued_tokens > 0
@@ -70,7 +72,7 @@ class EngineImpl final : public Engine {
                                                   : 8 * loaded_->info.max_context},
                 {options.max_tenant_requests, options.max_tenant_tokens}} {
     pages_free_ = scheduler_.num_pages_available();
-    if (spill_ != nullptr) spill_->set_on_ended([this] { wake_.notify_all(); });
+    if (spill_ != nullptr) spill_->set_on_ended([this] { OnMoveEnded(); });
     thread_ = std::thread([this] { RunOrExit([this] { Loop(); }); });
   }
 
@@ -81,6 +83,7 @@ class EngineImpl final : public Engine {
     }
     wake_.notify_all();
     thread_.join();
+    spill_.reset();  // its thread wakes this one
   }
 
   absl::Status Admit(int64_t prompt_bytes, std::string_view tenant) const override;
@@ -109,7 +112,12 @@ class EngineImpl final : public Engine {
   void Loop();
   bool TakeInbox();  // false: stop
   void EndExpired(absl::Time now);
-  void RunStep(const Batch& batch);
+  void RunStep(Batch batch);
+  void OnMoveEnded() {  // on the file's thread
+    const std::lock_guard<std::mutex> lock(mutex_);
+    move_ended_ = true;
+    wake_.notify_all();
+  }
   void End(std::unique_ptr<Sequence> sequence, const absl::Status& status, FinishReason reason);
   void AbortAll();
   void EndRequest(std::string_view id, const absl::Status& status);
@@ -120,7 +128,7 @@ class EngineImpl final : public Engine {
 
   const EngineOptions options_;
   const std::unique_ptr<LoadedModel> loaded_;
-  const std::unique_ptr<SpillFile> spill_;  // null: no tier; moves the cache's pages
+  std::unique_ptr<SpillFile> spill_;  // null: no tier; moves the cache's pages
   MetricsObserver no_metrics_;
   MetricsObserver* const observer_;
 
@@ -146,6 +154,7 @@ class EngineImpl final : public Engine {
   bool stop_ = false;
   bool draining_ = false;
   bool abort_all_ = false;
+  bool move_ended_ = false;  // since the engine thread last waited
 
   std::atomic<int32_t> running_{0};
   std::atomic<int64_t> pages_free_{0};
@@ -307,18 +316,14 @@ void EngineImpl::AbortAll() {
 }
 
 void EngineImpl::EndExpired(absl::Time now) {
-  auto expired = scheduler_.RemoveIf([&](const Sequence& sequence) {
-    return sequence.request.deadline <= now || scheduler_.IsHopeless(sequence, now);
+  std::vector<absl::Status> reasons;
+  auto over = scheduler_.RemoveIf([&](const Sequence& sequence) {
+    const absl::Status why = scheduler_.WhyOver(sequence, now);
+    if (!why.ok()) reasons.push_back(why);
+    return !why.ok();
   });
-  for (auto& sequence : expired) {
-    const absl::Duration left = sequence->request.deadline - now;
-    const std::string message =
-        left <= absl::ZeroDuration()
-            ? absl::StrFormat("deadline passed after %d of at most %d tokens",
-                              sequence->num_generated(), sequence->max_tokens)
-            : absl::StrFormat("the deadline in %.1f s is too near to read a prompt of %d tokens",
-                              absl::ToDoubleSeconds(left), sequence->num_prompt_tokens());
-    End(std::move(sequence), absl::DeadlineExceededError(message), FinishReason::kAborted);
+  for (size_t i = 0; i < over.size(); ++i) {
+    End(std::move(over[i]), reasons[i], FinishReason::kAborted);
   }
 }
 
@@ -377,7 +382,7 @@ void EngineImpl::Publish() {
   count(inbox_.sequences);
 }
 
-void EngineImpl::RunStep(const Batch& batch) {
+void EngineImpl::RunStep(Batch batch) {
   const absl::Time began = absl::Now();
   step_began_ = absl::ToUnixNanos(began);
   if (options_.faults != nullptr) options_.faults->SleepIf(Fault::kStepSlow);
@@ -389,6 +394,9 @@ void EngineImpl::RunStep(const Batch& batch) {
   loaded_->runner->Run(batch, [&](size_t index, int64_t row, float* logits) {
     const BatchEntry& entry = batch.entries[index];
     token_stage_.Take(scheduler_.running(entry.sequence_index), entry, row, logits);
+  });
+  const bool is_whole = scheduler_.TakeOutLeft(batch, [this](const BatchEntry& entry) {
+    if (entry.samples) token_stage_.Forget(scheduler_.running(entry.sequence_index));
   });
   scheduler_.Complete(batch);
   step_began_ = 0;
@@ -409,7 +417,9 @@ void EngineImpl::RunStep(const Batch& batch) {
     for (auto& sequence : removed) End(std::move(sequence), ended.status, ended.reason);
   }
   const StepStats stats = CountStep(batch, absl::Now() - began, *loaded_, scheduler_, pool_);
-  scheduler_.ObserveStep(stats.num_decode_tokens, stats.num_prefill_tokens, stats.duration);
+  if (is_whole) {
+    scheduler_.ObserveStep(stats.num_decode_tokens, stats.num_prefill_tokens, stats.duration);
+  }
   observer_->OnStep(stats);
   changed_outside_step_ = false;
 }
@@ -437,23 +447,23 @@ void EngineImpl::Loop() {
     if (std::exchange(changed_outside_step_, false)) {
       observer_->OnStep(CountStep(Batch{}, absl::ZeroDuration(), *loaded_, scheduler_, pool_));
     }
-    const Batch batch = scheduler_.Schedule(absl::Now());
+    Batch batch = scheduler_.Schedule(absl::Now());
     const Preemptions preemptions = scheduler_.TakePreemptions();
     if (preemptions.num_sequences + preemptions.num_recomputed_tokens > 0) {
       observer_->OnPreemptions(preemptions);
     }
-    for (const int32_t page : pool_.TakeVacated()) {
-      if (!pool_.has_frame(page)) loaded_->cache->Discard(page);
-    }
+    DiscardVacated(pool_, *loaded_->cache);
     Publish();  // what was admitted no longer waits: a step takes long enough to be refused for it
     if (!batch.entries.empty()) {
-      RunStep(batch);
+      RunStep(std::move(batch));
       DropAStream();
       CheckState(scheduler_.idle());
     } else if (!scheduler_.idle() || scheduler_.moving()) {
       // All that run are paused by slow readers, or wait for pages of such, or for pages that move.
       std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait_for(lock, absl::ToChronoMilliseconds(kIdlePoll));
+      wake_.wait_for(lock, absl::ToChronoMilliseconds(kIdlePoll),
+                     [this] { return move_ended_ || stop_ || abort_all_ || !inbox_.empty(); });
+      move_ended_ = false;
     }
     watchers_.Deliver();
     Publish();
@@ -473,24 +483,12 @@ void EngineImpl::Loop() {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& options) {
-  if (options.max_step_tokens < 1 || options.max_step_tokens > (1 << 16)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("max_step_tokens is ", options.max_step_tokens, ", expected 1 to 65536"));
-  }
-  if (options.max_running_requests < 1 || options.max_queued_requests < 1) {
-    return absl::InvalidArgumentError(
-        "max_running_requests and max_queued_requests must be at least 1");
-  }
   auto loaded = LoadModelWithCache(options);
   if (!loaded.ok()) return loaded.status();
   if (absl::Status status = SelfCheck(**loaded, options.max_step_tokens); !status.ok()) {
     return status;
   }
-  const ModelInfo& info = (*loaded)->info;
-  LOG(INFO) << "model " << info.name << " (" << info.family << ", " << info.weight_type << ", "
-            << info.num_parameters << " parameters), attention " << info.attention << " ("
-            << info.attention_source << "), context " << info.max_context << " tokens, KV pool "
-            << info.num_pages << " pages (" << info.kv_pool_bytes << " bytes), " << info.backend;
+  LogSummary((*loaded)->info);
   auto spill = OpenSpillFile(options, *(*loaded)->cache);
   if (!spill.ok()) return spill.status();
   return std::make_unique<EngineImpl>(options, *std::move(loaded), *std::move(spill));

@@ -15,6 +15,7 @@
 #include "engine/metrics.h"
 #include "engine/models/weight_dtype.h"
 #include "engine/request.h"
+#include "engine/residency.h"
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "engine/tokenizer/tokenizer_export.h"
@@ -108,6 +109,7 @@ struct ModelInfo {
   int32_t vocabulary_size = 0;
   int32_t num_selected_blocks = 0;
   int64_t window_size = 0;
+  Residency residency;             // of sequences beyond memory; not enabled: there are none
   bool has_full_attention = true;  // requests may ask for it; not where gates were trained
 };
 

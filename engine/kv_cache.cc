@@ -143,14 +143,12 @@ std::span<std::byte> KvCache::slot(int layer, int branch, int32_t page) const {
   return {slots(layer, branch) + page * slot_stride_, static_cast<size_t>(layout_.SlotBytes())};
 }
 
-void KvCache::Discard(int32_t page) {
+void KvCache::Discard(int layer, int32_t page) {
   CHECK(num_blocks_ > 0) << "memory is not given back";
-  for (int layer = 0; layer < layout_.num_layers; ++layer) {
-    for (int branch = 0; branch < layout_.num_kv; ++branch) {
-      const int failed = madvise(slot(layer, branch, page).data(),
-                                 static_cast<size_t>(slot_stride_), MADV_DONTNEED);
-      CHECK(failed == 0) << "madvise of a slot: " << std::strerror(errno);
-    }
+  for (int branch = 0; branch < layout_.num_kv; ++branch) {
+    const int failed =
+        madvise(slot(layer, branch, page).data(), static_cast<size_t>(slot_stride_), MADV_DONTNEED);
+    CHECK(failed == 0) << "madvise of a slot: " << std::strerror(errno);
   }
 }
 

@@ -63,8 +63,9 @@ class KvCache {
   int32_t num_blocks() const { return num_blocks_; }
   /// K and V of a page in one layer; for whoever moves them. Any thread, while nobody else writes.
   std::span<std::byte> slot(int layer, int branch, int32_t page) const;
-  /// Gives the memory of a page's slots back; their content is gone. Needs num_blocks > 0.
-  void Discard(int32_t page);
+  /// Gives the memory of a page's slots in one layer back; their content is gone. Needs
+  /// num_blocks > 0.
+  void Discard(int layer, int32_t page);
   /// With the layer's compressed rows. `branch` in [0, num_kv).
   kernels::PagedKv view(int layer, int branch = 0) const;
 

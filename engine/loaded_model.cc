@@ -20,6 +20,18 @@ using kernels::kPageSize;
 // Training-free NSA keeps distances inside the trained length, so the context can go beyond it.
 constexpr int64_t kTrainingFreeStretch = 8;
 
+absl::Status CheckOptions(const EngineOptions& options) {
+  if (options.max_step_tokens < 1 || options.max_step_tokens > (1 << 16)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_step_tokens is ", options.max_step_tokens, ", expected 1 to 65536"));
+  }
+  if (options.max_running_requests < 1 || options.max_queued_requests < 1) {
+    return absl::InvalidArgumentError(
+        "max_running_requests and max_queued_requests must be at least 1");
+  }
+  return absl::OkStatus();
+}
+
 /// What will be built, known before any weight is touched.
 struct Sizing {
   ModelConfig config;
@@ -30,6 +42,7 @@ struct Sizing {
   KvLayout layout;
   int32_t num_pages = 0;   // in memory
   int32_t num_blocks = 0;  // of the tier below
+  Residency residency;     // of sequences that run with pages there
 };
 
 std::string Gib(int64_t bytes) { return absl::StrFormat("%.2f GiB", std::ldexp(bytes, -30)); }
@@ -139,10 +152,28 @@ absl::Status DecideSpill(const EngineOptions& options, const kernels::Backend& b
   const double num_blocks =
       std::ldexp(options.kv_spill_gib, 30) / static_cast<double>(sizing.layout.SlotsBytes());
   sizing.num_blocks = static_cast<int32_t>(std::min<double>(num_blocks, INT32_MAX / 4));
+  const ModelConfig& config = sizing.config;
+  int64_t window = 0;
+  for (const LayerAttention& layer : config.layers) window = std::max(window, layer.window_size);
+  sizing.residency =
+      Residency::Of(sizing.spec, window, config.num_layers, config.attention.num_kv_heads);
+  if (sizing.residency.enabled()) {
+    sizing.runner.kept_rows = options.max_running_requests + options.max_step_tokens;
+  }
   if (sizing.num_blocks > 0) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("--kv_spill_gib is ", options.kv_spill_gib,
                                                  ", less than one page (",
                                                  sizing.layout.SlotsBytes(), " bytes)"));
+}
+
+/// Pages of the longest context, where memory has `num_pages`; without what one sequence needs of
+/// that, its pages must all be there.
+int64_t LimitContext(int64_t num_pages, Sizing& sizing) {
+  const int32_t blocks = sizing.spec.num_selected_blocks;
+  Residency& residency = sizing.residency;
+  if (residency.enabled() && residency.LeastFrames(blocks) > num_pages) residency = {};
+  if (!residency.enabled()) return num_pages;
+  return std::max(num_pages, num_pages + sizing.num_blocks - residency.RowFrames(blocks) - 1);
 }
 
 /// Pages of the pool: what --kv_cache_gib says, or what memory allows up to all that could run.
@@ -183,14 +214,14 @@ absl::Status DecidePool(const EngineOptions& options, const kernels::Backend& ba
         Gib(weight_bytes), " + workspace ", Gib(workspace), " + compressed rows of the tier below ",
         Gib(fixed_bytes), ", available ", Gib(available)));
   }
-  if (num_pages < context_pages) {
+  if (const int64_t most = LimitContext(num_pages, sizing); most < context_pages) {
     if (options.max_context != 0) {
       return absl::ResourceExhaustedError(absl::StrFormat(
           "the KV cache holds %d tokens (%s), fewer than --max_context %d; one context needs %s",
-          num_pages * kPageSize, Gib(num_pages * page_bytes), sizing.max_context,
+          most * kPageSize, Gib(num_pages * page_bytes), sizing.max_context,
           Gib(bytes_of(context_pages))));
     }
-    sizing.max_context = num_pages * kPageSize;
+    sizing.max_context = most * kPageSize;
   }
   sizing.num_pages = static_cast<int32_t>(num_pages);
   return absl::OkStatus();
@@ -230,6 +261,7 @@ ModelInfo Describe(const EngineOptions& options, const LoadedModel& loaded, cons
   info.kv_pool_bytes = KvCache::NumBytes(sizing.layout, sizing.num_pages, sizing.num_blocks);
   info.num_pages = sizing.num_pages;
   info.num_spilled_pages = sizing.num_blocks;
+  info.residency = sizing.residency;
   info.max_context = sizing.max_context;
   info.trained_context = config.trained_context;
   info.num_layers = config.num_layers;
@@ -311,6 +343,7 @@ int64_t EstimateWeightBytes(const Checkpoint& checkpoint, WeightDtype dtype) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(const EngineOptions& options) {
+  if (absl::Status status = CheckOptions(options); !status.ok()) return status;
   auto loaded = std::make_unique<LoadedModel>();
   auto checkpoint = Checkpoint::Open(options.model_path);
   if (!checkpoint.ok()) return checkpoint.status();
@@ -352,6 +385,13 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(const EngineOpti
   loaded->runner = *std::move(runner);
   loaded->info = Describe(options, *loaded, sizing);
   return loaded;
+}
+
+void LogSummary(const ModelInfo& info) {
+  LOG(INFO) << "model " << info.name << " (" << info.family << ", " << info.weight_type << ", "
+            << info.num_parameters << " parameters), attention " << info.attention << " ("
+            << info.attention_source << "), context " << info.max_context << " tokens, KV pool "
+            << info.num_pages << " pages (" << info.kv_pool_bytes << " bytes), " << info.backend;
 }
 
 }  // namespace nsa::engine

@@ -36,6 +36,9 @@ struct LoadedModel {
 /// suffice.
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(const EngineOptions& options);
 
+/// What was loaded, in a line of the log.
+void LogSummary(const ModelInfo& info);
+
 }  // namespace nsa::engine
 
 #endif  // NSA_ENGINE_LOADED_MODEL_H_

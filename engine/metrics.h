@@ -31,12 +31,21 @@ struct PrefixCounts {
   int64_t num_found = 0;
 };
 
-/// Pages that moved between memory and the tier below, and moves that failed.
+/// Pages and slots (pages' K and V in one layer) that moved between memory and the tier below, and
+/// moves that failed.
 struct SpillCounts {
   int64_t num_pages_out = 0;
   int64_t num_pages_in = 0;
+  int64_t num_slots_in = 0;
   int64_t num_failed_writes = 0;
   int64_t num_failed_reads = 0;
+};
+
+/// Slots that attention selected and did not find in memory, and the rows that left a step for them
+/// and went on in a later one.
+struct MissCounts {
+  int64_t num_slots = 0;
+  int64_t num_rows = 0;
 };
 
 /// What one step did, with the state after it.
@@ -62,7 +71,10 @@ struct StepStats {
   DraftCounts drafts;
   PrefixCounts prefixes;
   SpillCounts spills;
-  int64_t spill_page_bytes = 0;  // that a page takes on its way
+  MissCounts misses;
+  int64_t num_slots_resident = 0;  // in memory, of pages in the tier below
+  int64_t spill_slot_bytes = 0;    // that a slot takes on its way
+  int64_t spill_page_bytes = 0;    // that a page takes on its way
 };
 
 /// How a choice ended, in a word of metrics: "stop", "length", "abort" (a missed deadline too) or

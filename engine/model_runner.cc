@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <utility>
 
 #include "absl/memory/memory.h"
@@ -61,7 +62,8 @@ ModelRunner::ModelRunner(const Model* model, kernels::Backend* backend, KvCache*
       plan_(std::move(plan)),
       full_plan_(std::move(full_plan)),
       workspace_(*backend, model->config.attention, options.max_rows,
-                 WorkspaceBlocks(options.spec, model->config.trained_context)) {
+                 WorkspaceBlocks(options.spec, model->config.trained_context)),
+      gated_layer_(backend, std::bind_front(&ModelRunner::Leave, this)) {
   const ModelConfig& config = model_->config;
   const AttentionShape& a = config.attention;
   ids_.resize(static_cast<size_t>(options.max_rows));
@@ -78,6 +80,10 @@ ModelRunner::ModelRunner(const Model* model, kernels::Backend* backend, KvCache*
   gate_up_ = floats(options.max_rows, int64_t{2} * config.ffn_size);
   logits_ = floats(kLogitRows, config.vocabulary_size);
   logits_rows_.reserve(kLogitRows);
+  kept_hidden_.resize(static_cast<size_t>(options.kept_rows * config.hidden_size));
+  if (options.kept_rows > 0) {
+    moved_hidden_.resize(static_cast<size_t>(options.max_rows * config.hidden_size));
+  }
 }
 
 absl::Status ModelRunner::PrepareLayers(const Options& options) {
@@ -126,8 +132,10 @@ int64_t ModelRunner::WorkspaceBytes(const ModelConfig& config, const Options& op
         int64_t{options.spec.compression_length} * std::max(a.head_dim_k, a.head_dim_v),
         config.compress_hidden_size);
   }
-  return compressor + static_cast<int64_t>(sizeof(float)) *
-                          (options.max_rows * row + kLogitRows * config.vocabulary_size + rope);
+  const int64_t kept = options.kept_rows > 0 ? options.kept_rows + options.max_rows : 0;
+  return compressor +
+         static_cast<int64_t>(sizeof(float)) * (options.max_rows * row + kept * config.hidden_size +
+                                                kLogitRows * config.vocabulary_size + rope);
 }
 
 void ModelRunner::LayOut(const Batch& batch) {
@@ -139,10 +147,12 @@ void ModelRunner::LayOut(const Batch& batch) {
     rows.plan = full ? &full_plan_ : &plan_;
     rows.row_begin = num_rows_;
     rows.segments.clear();
+    rows.entries.clear();
     for (size_t e = 0; e < batch.entries.size(); ++e) {
       const BatchEntry& entry = batch.entries[e];
-      if ((entry.full_attention || !plan_.spec().sparse) != full) continue;
+      if ((entry.full_attention || !plan_.spec().sparse) != full || !is_in_[e]) continue;
       entry_row_begin_[e] = num_rows_;
+      rows.entries.push_back(e);
       const auto num_tokens = static_cast<int32_t>(entry.tokens.size());
       rows.segments.push_back({.page_table = entry.page_table.data(),
                                .position = entry.num_cached,
@@ -157,19 +167,70 @@ void ModelRunner::LayOut(const Batch& batch) {
     }
     rows.num_rows = num_rows_ - rows.row_begin;
   }
-  CHECK(num_rows_ == batch.num_rows) << num_rows_ << " laid out of " << batch.num_rows;
 }
 
 void ModelRunner::Run(const Batch& batch, const LogitsConsumer& consumer) {
+  batch_ = &batch;
+  is_in_.resize(batch.entries.size());
+  for (size_t e = 0; e < is_in_.size(); ++e) is_in_[e] = batch.entries[e].first_layer == 0;
   LayOut(batch);
+  CHECK(num_rows_ == batch.num_rows || batch.gate != nullptr)
+      << num_rows_ << " laid out of " << batch.num_rows;
   backend_->BeginStep();
-  backend_->Embed({.table = model_->embedding.matrix,
-                   .ids = ids_.data(),
-                   .y = hidden_.data(),
-                   .num_rows = num_rows_,
-                   .scale = model_->config.embedding_scale});
-  for (int i = 0; i < model_->config.num_layers; ++i) RunLayer(i);
+  if (num_rows_ > 0) {
+    backend_->Embed({.table = model_->embedding.matrix,
+                     .ids = ids_.data(),
+                     .y = hidden_.data(),
+                     .num_rows = num_rows_,
+                     .scale = model_->config.embedding_scale});
+  }
+  for (int i = 0; i < model_->config.num_layers; ++i) {
+    if (batch.gate != nullptr) Regroup(batch, i);
+    if (num_rows_ > 0) RunLayer(i);
+  }
+  if (batch.gate != nullptr) Regroup(batch, model_->config.num_layers);
   EmitLogits(batch, consumer);
+}
+
+void ModelRunner::Leave(size_t entry, int64_t row_begin, int32_t kept_row) {
+  const int64_t hidden = model_->config.hidden_size;
+  const auto num_rows = static_cast<int64_t>(batch_->entries[entry].tokens.size());
+  CHECK((kept_row + num_rows) * hidden <= static_cast<int64_t>(kept_hidden_.size()))
+      << num_rows << " rows to keep at " << kept_row;
+  // Attention has not touched them yet: they are what came into the layer.
+  backend_->Read(kept_hidden_.data() + kept_row * hidden, hidden_.data() + row_begin * hidden,
+                 num_rows * hidden * static_cast<int64_t>(sizeof(float)));
+  left_.push_back(entry);
+  num_left_rows_ += num_rows;
+}
+
+void ModelRunner::Regroup(const Batch& batch, int layer) {
+  const auto begins = [&](const BatchEntry& entry) {
+    return layer > 0 && entry.first_layer == layer;
+  };
+  if (left_.empty() && std::ranges::none_of(batch.entries, begins)) return;
+  for (const size_t entry : left_) is_in_[entry] = false;
+  left_.clear();
+  num_left_rows_ = 0;
+  const std::vector<bool> was_in = is_in_;
+  for (size_t e = 0; e < is_in_.size(); ++e) {
+    if (begins(batch.entries[e])) is_in_[e] = true;
+  }
+  const int64_t hidden = model_->config.hidden_size;
+  const std::vector<int64_t> old_row_begin = entry_row_begin_;
+  const auto num_bytes = [&](int64_t rows) {
+    return rows * hidden * static_cast<int64_t>(sizeof(float));
+  };
+  backend_->Read(moved_hidden_.data(), hidden_.data(), num_bytes(num_rows_));
+  LayOut(batch);
+  backend_->BeginStep();  // segments have changed
+  for (size_t e = 0; e < is_in_.size(); ++e) {
+    if (!is_in_[e]) continue;
+    const float* rows = was_in[e] ? moved_hidden_.data() + old_row_begin[e] * hidden
+                                  : kept_hidden_.data() + batch.entries[e].kept_row * hidden;
+    backend_->Write(hidden_.data() + entry_row_begin_[e] * hidden, rows,
+                    num_bytes(static_cast<int64_t>(batch.entries[e].tokens.size())));
+  }
 }
 
 void ModelRunner::Product(const float* x, int64_t x_stride, const kernels::PackedMatrix& w,
@@ -224,6 +285,7 @@ void ModelRunner::RunLayer(int index) {
   if (layer.gates != nullptr) RunGates(layer);
   NormaliseHeads(layer);
   RunAttention(index);
+  if (num_left_rows_ == num_rows_) return;  // nobody is left
   AddToResidual(attention_.data(), layer.output->num_columns(), *layer.output, layer.output_bias,
                 layer.post_attention_norm);
   Norm(hidden_.data(), layer.ffn_norm, normed_.data());
@@ -309,6 +371,7 @@ AttentionInputs ModelRunner::InputsOf(int index, const PlanRows& rows) {
   inputs.row_begin = rows.row_begin;
   inputs.num_rows = rows.num_rows;
   inputs.y = attention_.data();
+  if (batch_->gate != nullptr) inputs.observer = &gated_layer_;
   return inputs;
 }
 
@@ -317,6 +380,7 @@ void ModelRunner::RunAttention(int index) {
   for (const PlanRows& rows : plan_rows_) {
     if (rows.num_rows == 0) continue;
     const AttentionPlan& plan = layer.window_plan ? *layer.window_plan : *rows.plan;
+    gated_layer_.Begin(batch_, index, rows.entries);
     plan.Run(*backend_, InputsOf(index, rows), workspace_);
   }
 }
@@ -336,6 +400,7 @@ void ModelRunner::EmitLogits(const Batch& batch, const LogitsConsumer& consumer)
   };
   for (size_t e = 0; e < batch.entries.size(); ++e) {
     const BatchEntry& entry = batch.entries[e];
+    if (!is_in_[e]) continue;
     const auto num_tokens = static_cast<int64_t>(entry.tokens.size());
     for (int64_t row = num_tokens - entry.num_logit_rows; row < num_tokens; ++row) {
       backend_->RmsNorm({.x = hidden_.data() + (entry_row_begin_[e] + row) * hidden,

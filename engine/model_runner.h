@@ -11,6 +11,7 @@
 #include "engine/attention/plan.h"
 #include "engine/attention/rope_table.h"
 #include "engine/batch.h"
+#include "engine/gated_layer.h"
 #include "engine/kv_cache.h"
 #include "engine/models/model.h"
 #include "kernels/array.h"
@@ -27,6 +28,7 @@ class ModelRunner {
     AttentionSpec spec;
     int64_t max_rows = 512;   // of a batch
     int64_t max_context = 0;  // tokens: how far rotations must reach
+    int64_t kept_rows = 0;    // of entries that leave a step and go on in a later one
   };
 
   /// Told the logits [vocabulary_size] of row `row` of entry `entry` (row counts within the entry).
@@ -42,6 +44,8 @@ class ModelRunner {
   static int64_t WorkspaceBytes(const ModelConfig& config, const Options& options);
 
   /// Writes the batch's K and V into its pages and hands out the logits asked for, in entry order.
+  /// Entries may leave on the way (Batch::gate), and those that did go on where they were: a layer
+  /// runs the rows that have come so far.
   void Run(const Batch& batch, const LogitsConsumer& consumer);
 
   const AttentionPlan& plan() const { return plan_; }
@@ -59,6 +63,7 @@ class ModelRunner {
     int64_t row_begin = 0;
     int64_t num_rows = 0;
     std::vector<kernels::AttentionSegment> segments;
+    std::vector<size_t> entries;  // [segments]
   };
 
   /// What a layer does of its own.
@@ -73,9 +78,12 @@ class ModelRunner {
   absl::Status PrepareLayers(const Options& options);
 
   void LayOut(const Batch& batch);
+  /// Before a layer: rows of entries that have left go, those of entries that begin here come.
+  void Regroup(const Batch& batch, int layer);
   void RunLayer(int index);
   void RunGates(const DecoderLayer& layer);
   void RunAttention(int index);
+  void Leave(size_t entry, int64_t row_begin, int32_t kept_row);
   AttentionInputs InputsOf(int index, const PlanRows& rows);
   void NormaliseHeads(const DecoderLayer& layer);
   void Norm(const float* x, const kernels::Array<float>& weight, float* y, bool accumulate = false);
@@ -98,8 +106,15 @@ class ModelRunner {
   int64_t num_rows_ = 0;
   std::vector<int32_t> ids_;              // [max_rows]
   std::vector<int32_t> num_selected_;     // [max_rows]: n of each row
+  std::vector<bool> is_in_;               // [entries]: its rows are among these
   std::vector<int64_t> entry_row_begin_;  // [entries]
   PlanRows plan_rows_[2];
+  const Batch* batch_ = nullptr;
+  GatedLayer gated_layer_;
+  std::vector<size_t> left_;         // entries that have left in this layer
+  int64_t num_left_rows_ = 0;        // theirs
+  std::vector<float> kept_hidden_;   // [kept_rows, hidden_size]
+  std::vector<float> moved_hidden_;  // rows on the way to other places
 
   kernels::Array<float> hidden_;     // [max_rows, hidden_size]
   kernels::Array<float> normed_;     // [max_rows, hidden_size]

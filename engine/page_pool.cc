@@ -10,13 +10,14 @@
 
 namespace nsa::engine {
 
-PagePool::PagePool(int32_t num_frames, int32_t num_blocks)
+PagePool::PagePool(int32_t num_frames, int32_t num_blocks, int32_t num_layers)
     : num_frames_(num_frames),
       num_users_(static_cast<size_t>(num_frames) + static_cast<size_t>(num_blocks), 0),
       free_(num_frames + num_blocks),
       has_frame_(num_users_.size(), false),
       block_(num_users_.size(), -1),
-      free_blocks_(static_cast<size_t>(num_blocks)) {
+      free_blocks_(static_cast<size_t>(num_blocks)),
+      slots_(num_blocks > 0 ? num_frames + num_blocks : 0, num_layers) {
   std::iota(free_blocks_.rbegin(), free_blocks_.rend(), 0);  // the lowest is given first
 }
 
@@ -34,7 +35,36 @@ bool PagePool::TakeFrame(int32_t page) {
   if (num_free() == 0) return false;
   has_frame_[static_cast<size_t>(page)] = true;
   ++num_frames_used_;
+  if (num_blocks() == 0) return true;
+  for (int layer = 0; layer < slots_.num_layers(); ++layer) {
+    slots_.Set({layer, page}, SlotTable::State::kAbsent);  // the frame has their memory
+  }
+  while (SlotOverflow() > 0) CHECK(slots_.DropOldest()) << "slots do not make the place counted on";
   return true;
+}
+
+/// Slots in memory beyond what frames leave.
+int64_t PagePool::SlotOverflow() const {
+  return slots_.num_present() - (int64_t{num_frames_} - num_frames_used_) * slots_.num_layers();
+}
+
+bool PagePool::TakeSlot(Slot slot) {
+  CHECK(!has_frame(slot.page) && block(slot.page) >= 0) << "page " << slot.page;
+  CHECK(slots_.state(slot) == SlotTable::State::kAbsent) << "page " << slot.page;
+  while (SlotOverflow() >= 0) {
+    if (!slots_.DropOldest()) return false;
+  }
+  slots_.Set(slot, SlotTable::State::kReading);
+  return true;
+}
+
+void PagePool::KeepAsSlots(int32_t page) {
+  CHECK(has_frame(page) && block(page) >= 0) << "page " << page;
+  has_frame_[static_cast<size_t>(page)] = false;
+  --num_frames_used_;
+  for (int layer = 0; layer < slots_.num_layers(); ++layer) {
+    slots_.Set({layer, page}, SlotTable::State::kResident);
+  }
 }
 
 void PagePool::DropFrame(int32_t page) {
@@ -72,7 +102,25 @@ void PagePool::Release(int32_t page) {
   if (--users > 0) return;
   if (has_frame(page)) DropFrame(page);
   if (block(page) >= 0) DropBlock(page);
+  for (int layer = 0; num_blocks() > 0 && layer < slots_.num_layers(); ++layer) {
+    const Slot slot = {layer, page};
+    CHECK(slots_.state(slot) != SlotTable::State::kReading) << "page " << page << " is being read";
+    slots_.Set(slot, SlotTable::State::kAbsent);
+    slots_.Forget(slot);
+  }
   free_.Give(page);
+}
+
+bool PagePool::SlotsConsistent() const {
+  if (!slots_.Consistent() || SlotOverflow() > 0) return false;
+  if (num_blocks() == 0) return true;
+  for (int32_t page = 0; page < num_pages(); ++page) {
+    if (!has_frame(page) && block(page) >= 0) continue;
+    for (int layer = 0; layer < slots_.num_layers(); ++layer) {
+      if (slots_.state({layer, page}) != SlotTable::State::kAbsent) return false;
+    }
+  }
+  return true;
 }
 
 bool PagePool::Consistent() const {
@@ -91,7 +139,7 @@ bool PagePool::Consistent() const {
   }
   return std::ranges::find(taken, false) == taken.end() &&
          std::count(has_frame_.begin(), has_frame_.end(), true) == num_frames_used_ &&
-         num_frames_used_ <= num_frames_;
+         num_frames_used_ <= num_frames_ && SlotsConsistent();
 }
 
 }  // namespace nsa::engine

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/free_pages.h"
+#include "engine/slot_table.h"
 
 namespace nsa::engine {
 
@@ -15,10 +16,12 @@ namespace nsa::engine {
 ///
 /// A page in use holds a frame (it is in memory) or a block (it is in the tier below), or both
 /// while it moves. There are as many indices as frames and blocks together, so a free frame always
-/// finds a free index. Engine thread.
+/// finds a free index. Of a page that has a block alone, slots (its K and V in one layer) may be in
+/// memory as well; as many slots as there are layers take a frame's place, and make room where a
+/// page needs it. Engine thread.
 class PagePool {
  public:
-  explicit PagePool(int32_t num_frames, int32_t num_blocks = 0);
+  explicit PagePool(int32_t num_frames, int32_t num_blocks = 0, int32_t num_layers = 1);
 
   /// A page with one user and a frame, or nothing where no frame is free. `after` and `expected` as
   /// FreePages has them.
@@ -31,12 +34,28 @@ class PagePool {
   bool TakeFrame(int32_t page);
   /// For a page that has a block: its content is there.
   void DropFrame(int32_t page);
+  /// The same, but its slots stay in memory for as long as there is room.
+  void KeepAsSlots(int32_t page);
   /// For a page without a block; false where none is free.
   bool TakeBlock(int32_t page);
   /// For a page that has a frame.
   void DropBlock(int32_t page);
   /// Pages that lost their frame since the last call; some may have one again.
   std::vector<int32_t> TakeVacated();
+
+  /// Memory for a slot of a page without a frame, which is then being read; false where there is
+  /// none, and no slot may go.
+  bool TakeSlot(Slot slot);
+  /// Whether attention can read the slot, as far as frames and slots say.
+  bool IsInMemory(Slot slot) const {
+    return has_frame(slot.page) || slots_.state(slot) == SlotTable::State::kResident;
+  }
+  SlotTable& slots() { return slots_; }
+  const SlotTable& slots() const { return slots_; }
+  /// Slots that could be in memory beside those that must stay.
+  int64_t num_free_slots() const {
+    return (int64_t{num_frames_} - num_frames_used_) * slots_.num_layers() - slots_.num_locked();
+  }
 
   bool has_frame(int32_t page) const { return has_frame_[static_cast<size_t>(page)]; }
   int32_t block(int32_t page) const { return block_[static_cast<size_t>(page)]; }  // −1: none
@@ -46,16 +65,26 @@ class PagePool {
   int32_t num_pages() const { return static_cast<int32_t>(num_users_.size()); }
   int32_t num_used() const { return num_pages() - free_.count(); }
   int32_t num_frames() const { return num_frames_; }
-  int32_t num_free() const { return num_frames_ - num_frames_used_; }  // frames
-  int32_t num_active() const { return num_frames_used_; }
+  /// Frames that Allocate could give, one after the other: slots that may go make place.
+  int32_t num_free() const { return static_cast<int32_t>(num_free_slots() / slots_.num_layers()); }
+  int32_t num_framed() const { return num_frames_used_; }  // pages that have a frame
+  /// Frames' worth of memory that pages and slots take.
+  int32_t num_active() const {
+    const int64_t num_slots = slots_.num_present() + slots_.num_layers() - 1;
+    return num_frames_used_ + static_cast<int32_t>(num_slots / slots_.num_layers());
+  }
   int32_t num_free_blocks() const { return static_cast<int32_t>(free_blocks_.size()); }
   int32_t num_blocks() const { return num_pages() - num_frames_; }
 
   /// Every page is either free and without users, frame and block, or has users and one of the two;
-  /// each free page and block is listed once, and frames are counted right.
+  /// each free page and block is listed once, frames are counted right, and slots are those of
+  /// pages that have a block alone, and have memory.
   bool Consistent() const;
 
  private:
+  int64_t SlotOverflow() const;
+  bool SlotsConsistent() const;
+
   int32_t num_frames_;
   int32_t num_frames_used_ = 0;
   std::vector<int32_t> num_users_;  // [num_pages]
@@ -64,6 +93,7 @@ class PagePool {
   std::vector<int32_t> block_;   // [num_pages]
   std::vector<int32_t> free_blocks_;
   std::vector<int32_t> vacated_;
+  SlotTable slots_;  // of no pages where there are no blocks
 };
 
 }  // namespace nsa::engine

@@ -8,10 +8,12 @@
 
 namespace nsa::engine {
 
-/// A page's K and V on the way between its frame and its block.
+/// A page's K and V on the way between its frame and its block, or those of one layer on the way
+/// back.
 struct PageMove {
   int32_t page = 0;
   int32_t block = 0;
+  int layer = -1;       // −1: of all layers
   bool out = false;     // from the frame to the block; else back
   absl::Status status;  // when it has ended
 };

@@ -6,6 +6,19 @@
 #include "absl/strings/str_format.h"
 
 namespace nsa::engine {
+namespace {
+
+/// Tokens beyond which the tier below is needed; no limit where the request can run with it.
+int64_t MemoryLimit(const Request& request, const ModelInfo& info) {
+  const int32_t own = request.attention.num_selected_blocks;
+  const bool runs_beyond =
+      info.residency.enabled() && request.attention.mode != AttentionMode::kFull &&
+      info.residency.LeastFrames(own > 0 ? own : info.num_selected_blocks) <= info.num_pages;
+  return runs_beyond ? info.max_context
+                     : std::min(info.max_context, info.num_pages * kernels::kPageSize);
+}
+
+}  // namespace
 
 absl::Status CheckRequest(const Request& request, const ModelInfo& info,
                           int32_t max_selected_blocks) {
@@ -57,13 +70,23 @@ absl::Status CheckRequest(const Request& request, const ModelInfo& info,
                         "max_tokens %d exceed it",
                         info.trained_context, num_tokens, request.sampling.max_tokens.value_or(1)));
   }
+  if (const int64_t limit = MemoryLimit(request, info);
+      num_tokens + request.sampling.max_tokens.value_or(1) > limit) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s has pages in memory alone, which is %d tokens; prompt %d + max_tokens %d exceed it",
+        attention.mode == AttentionMode::kFull
+            ? "attention.mode full"
+            : absl::StrFormat("attention.num_selected_blocks %d", attention.num_selected_blocks),
+        limit, num_tokens, request.sampling.max_tokens.value_or(1)));
+  }
   return absl::OkStatus();
 }
 
 int64_t CompletionLimit(const Request& request, const ModelInfo& info) {
-  const int64_t context = request.attention.mode == AttentionMode::kFull
-                              ? std::min(info.trained_context, info.max_context)
-                              : info.max_context;
+  int64_t context = MemoryLimit(request, info);
+  if (request.attention.mode == AttentionMode::kFull) {
+    context = std::min(context, info.trained_context);
+  }
   const int64_t room = context - static_cast<int64_t>(request.prompt_token_ids.size());
   return std::min(room, request.sampling.max_tokens.value_or(room));
 }

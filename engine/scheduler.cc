@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "engine/log.h"
 #include "engine/text.h"
 #include "kernels/tensor.h"
@@ -20,10 +21,6 @@ constexpr int64_t kMaxDraftRows = 24;
 constexpr int32_t kSpareFrames = 64;
 /// How much faster than lately measured a prompt may be read, for what it is worth to a deadline.
 constexpr double kOptimism = 1.5;
-
-int64_t PagesFor(int64_t num_tokens) {
-  return (num_tokens + kernels::kPageSize - 1) / kernels::kPageSize;
-}
 
 }  // namespace
 
@@ -62,14 +59,10 @@ void Scheduler::Sort(absl::Time now) {
 }
 
 void Scheduler::Admit(absl::Time now) {
-  // Pages that running sequences still need for what they have: counted, so that a newcomer is not
+  // Frames that running sequences still need for what they have: counted, so that a newcomer is not
   // let in only to be preempted.
   int64_t promised = 0;
-  for (const auto& sequence : running_) {
-    // A draft that was wrong may have left a page more than that.
-    promised += std::max<int64_t>(
-        0, PagesFor(sequence->num_tokens() + 1) - static_cast<int64_t>(sequence->pages.size()));
-  }
+  for (const auto& sequence : running_) promised += FramesPromised(*sequence);
   for (size_t i = 0; i < waiting_.size() && num_running() < limits_.max_running;) {
     Sequence& next = *waiting_[i];
     if (next.waits_for_prompt()) {
@@ -79,20 +72,19 @@ void Scheduler::Admit(absl::Time now) {
     const bool returns = !next.pages.empty();
     PrefixMatch match;
     if (!returns) match = cache_.Find(ChainOf(next), Findable(next));
-    const int64_t needed =
-        PagesFor(next.num_tokens() + 1) - NumReady(returns ? next.pages : match.pages);
-    const int64_t missing = promised + needed - (cache_.num_available() - match.num_idle);
-    if (missing > 0) {  // In order: nobody overtakes. But who waits behind it makes place.
-      const int64_t unmet = missing - mover_.NumComing(now);
-      if (unmet <= NumFramesHeld(&next)) Evict(unmet, &next);
+    const std::vector<int32_t>& pages = returns ? next.pages : match.pages;
+    const int64_t needed = FramesNeeded(next, pages);
+    const int64_t room = cache_.num_available() - match.num_idle - promised;
+    if (needed > room) {  // In order: nobody overtakes. But who waits behind it makes place.
+      MakeRoomFor(next, needed - room);
       break;
     }
     if (!returns) BeginAt(next, std::move(match));
-    if (!BringBack(next)) {
+    if (!BringBack(next, room)) {
       if (!returns) ReleasePages(next);
       break;
     }
-    promised += PagesFor(next.num_tokens() + 1) - static_cast<int64_t>(next.pages.size());
+    promised += FramesPromised(next);
     if (!returns) CountPrefix(next);
     next.first_scheduled = std::min(next.first_scheduled, now);
     const auto place = std::ranges::upper_bound(
@@ -101,6 +93,16 @@ void Scheduler::Admit(absl::Time now) {
     running_.insert(place, std::move(waiting_[i]));
     waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
   }
+}
+
+void Scheduler::MakeRoomFor(const Sequence& next, int64_t num_missing) {
+  const int64_t unmet = num_missing - mover_.NumComing(now_);
+  const int64_t held = NumFramesHeld(&next);
+  int64_t num_excess = 0;
+  for (const auto& sequence : running_) num_excess += NumExcessFrames(*sequence);
+  if (unmet > held + num_excess) return;
+  Evict(std::min(unmet, held), &next);
+  if (unmet > held) SpillCold(pool_->num_free() + mover_.NumComing(now_) + unmet - held);
 }
 
 bool Scheduler::IsHopeless(const Sequence& sequence, absl::Time now) const {
@@ -115,6 +117,26 @@ bool Scheduler::IsHopeless(const Sequence& sequence, absl::Time now) const {
     num_tokens -= static_cast<int64_t>(known) * kernels::kPageSize;
   }
   return step_budget_.PromptTime(num_tokens) > left;
+}
+
+absl::Status Scheduler::WhyOver(const Sequence& sequence, absl::Time now) const {
+  const absl::Duration left = sequence.request.deadline - now;
+  if (left <= absl::ZeroDuration()) {
+    return absl::DeadlineExceededError(
+        absl::StrFormat("deadline passed after %d of at most %d tokens", sequence.num_generated(),
+                        sequence.max_tokens));
+  }
+  if (IsHopeless(sequence, now)) {
+    return absl::DeadlineExceededError(
+        absl::StrFormat("the deadline in %.1f s is too near to read a prompt of %d tokens",
+                        absl::ToDoubleSeconds(left), sequence.num_prompt_tokens()));
+  }
+  if (IsStranded(sequence, now)) {
+    return absl::UnavailableError(
+        absl::StrFormat("%d tokens are more than memory holds (%d), and the spill file fails",
+                        sequence.num_tokens(), pool_->num_frames() * kernels::kPageSize));
+  }
+  return absl::OkStatus();
 }
 
 PrefixChain Scheduler::ChainOf(const Sequence& sequence) const {
@@ -186,6 +208,7 @@ void Scheduler::Publish(Sequence& sequence) {
 }
 
 void Scheduler::ReleasePages(Sequence& sequence) {
+  Abandon(sequence);
   // From the last on: of pages that become idle, those that continue others go first.
   const bool is_private = IsPrivate(sequence);
   for (const int32_t page : std::views::reverse(sequence.pages)) {
@@ -207,6 +230,7 @@ bool Scheduler::PreemptLastAfter(const Sequence& sequence) {
   ++victim->num_preemptions;
   ++preemptions_.num_sequences;
   victim->suspended = false;
+  Abandon(*victim);
   if (!mover_.CanWrite(now_)) GiveUp(*victim);
   preempted_.push_back(std::move(victim));
   return true;
@@ -241,6 +265,10 @@ void Scheduler::AddEntry(Batch& batch, int32_t index, int64_t num_tokens) {
   entry.full_attention = sequence.request.attention.mode == AttentionMode::kFull;
   entry.decodes = sequence.decoding();
   entry.samples = num_tokens == sequence.num_pending();
+  if (sequence.interruption.num_rows > 0) {
+    entry.first_layer = sequence.interruption.layer;
+    entry.kept_row = sequence.interruption.kept_row;
+  }
   entry.num_logit_rows = entry.samples ? 1 : 0;
   if (sequence.wants_prompt_logprobs()) {
     // Those that predict a prompt token whose turn it is, and that of the first after the prompt.
@@ -255,6 +283,9 @@ void Scheduler::AddEntry(Batch& batch, int32_t index, int64_t num_tokens) {
 int64_t Scheduler::AddDraft(Batch& batch, BatchEntry& entry, int64_t limit) {
   Sequence& sequence = running(entry.sequence_index);
   if (sequence.prompt_lookup == nullptr) return 0;
+  // Rows that go on are as many as they were, and drafts that missed would cost more than they
+  // save.
+  if (sequence.interruption.num_rows > 0 || HasSpilled(sequence)) return 0;
   const int64_t num_tokens = sequence.num_tokens();
   // The step adds one token more than it verifies.
   limit = std::min(limit, sequence.max_tokens - sequence.num_generated() - 1);
@@ -274,54 +305,73 @@ int64_t Scheduler::AddDraft(Batch& batch, BatchEntry& entry, int64_t limit) {
   return num_drafted;
 }
 
+void Scheduler::AddInterruptedChunk(Batch& batch) {
+  for (int32_t i = 0; limits_.residency.enabled() && i < num_running(); ++i) {
+    const Sequence& sequence = running(i);
+    if (sequence.suspended || !IsInterruptedChunk(sequence)) continue;
+    AddEntry(batch, i, sequence.interruption.num_rows);
+  }
+}
+
 void Scheduler::AddDecodeRows(Batch& batch) {
-  for (int32_t i = 0; i < num_running() && batch.num_rows < limits_.max_step_tokens; ++i) {
+  // A chunk in the middle of its step has its place. (It is added later: until then it may be sent
+  // away.)
+  const int64_t most = limits_.max_step_tokens - NumInterruptedChunkRows();
+  for (int32_t i = 0; i < num_running() && batch.num_rows < most; ++i) {
     Sequence& sequence = running(i);
-    if (!sequence.decoding() || sequence.suspended || !sequence.sink->Ready()) continue;
-    if (!Reserve(sequence, sequence.num_tokens())) continue;
+    if (!sequence.decoding() || sequence.suspended) continue;
+    // Who is in the middle of a step ends it: pages are held for that.
+    const bool goes_on = sequence.interruption.num_rows > 0;
+    if (!goes_on && !sequence.sink->Ready()) continue;
+    if (!goes_on && !Reserve(sequence, sequence.num_tokens())) continue;
     AddEntry(batch, i, 1);
   }
 }
 
 void Scheduler::AddPromptChunks(Batch& batch, absl::Time now) {
   int64_t budget = step_budget_.PromptTokens(batch.num_rows);
+  bool keeps_a_chunk = KeepsAChunk();
   std::vector<int32_t> order;
   for (int32_t i = 0; i < num_running(); ++i) {
     const Sequence& sequence = running(i);
-    if (!sequence.decoding() && !sequence.suspended && sequence.sink->Ready()) order.push_back(i);
+    const bool goes_on = sequence.interruption.num_rows > 0;  // and is in the batch already
+    if (sequence.decoding() || sequence.suspended || goes_on) continue;
+    if (sequence.sink->Ready()) order.push_back(i);
   }
   std::ranges::stable_sort(
       order, [&](int32_t a, int32_t b) { return IsServedBefore(running(a), running(b), now); });
   for (const int32_t i : order) {
     Sequence& sequence = running(i);
-    const auto num_held = static_cast<int64_t>(sequence.pages.size());
-    const int64_t wanted =
-        PagesFor(sequence.num_computed + std::min(budget, sequence.num_pending())) - num_held;
-    // A chunk waits for idle pages on their way out rather than have what they hold forgotten.
-    const int64_t num_pages = SpillIdle(wanted) ? pool_->num_free() : cache_.num_available();
-    const int64_t room = (num_held + num_pages) * kernels::kPageSize - sequence.num_computed;
-    const int64_t chunk = std::min({budget, sequence.num_pending(), room});
+    const bool may_leave = HasSpilled(sequence);
+    if (may_leave && keeps_a_chunk) continue;
+    const int64_t chunk = ChunkOf(sequence, budget);
     if (chunk <= 0) continue;
     if (!Reserve(sequence, sequence.num_computed + chunk)) continue;
     AddEntry(batch, i, chunk);
     budget -= chunk;
+    keeps_a_chunk = keeps_a_chunk || may_leave;
   }
 }
 
 Batch Scheduler::Schedule(absl::Time now) {
   now_ = now;
   SettleMoves();
+  pool_->slots().BeginUse();
+  gated_layer_ = -1;
   Sort(now);
+  ServeSuspended();
   Admit(now);
   EvictForRunning();
   PreemptByFault();
   Batch batch;
+  if (limits_.residency.enabled()) batch.gate = this;
   // Sequences with one token to go, then chunks. Preemption takes from the back and never touches
   // an index before the one at hand, but for chunks it could take a sequence that is in the batch:
   // so pages for decode rows are taken first, and a chunk whose pages are not there waits for the
   // next step.
   AddDecodeRows(batch);
   const size_t num_decode_entries = batch.entries.size();
+  AddInterruptedChunk(batch);
   AddPromptChunks(batch, now);
   // What is left, up to a limit: beyond it rows cost as much as they can save.
   int64_t drafts = std::min(limits_.max_step_tokens - batch.num_rows,
@@ -334,7 +384,11 @@ Batch Scheduler::Schedule(absl::Time now) {
       !mover_.IsExpectant(now)) {
     PreemptLastAfter(running(0));
   }
-  SpillIdle(std::clamp(pool_->num_frames() / 8, 1, kSpareFrames));
+  const int64_t spare = std::clamp(pool_->num_frames() / 8, 1, kSpareFrames);
+  const int64_t reserve = SlotReserve();
+  SpillIdle(spare + reserve);
+  if (reserve > 0) SpillCold(spare + reserve);
+  NoteWhetherStuck(batch);
   for (auto& sequence : preempted_) waiting_.push_back(std::move(sequence));
   preempted_.clear();
   return batch;
@@ -344,6 +398,11 @@ void Scheduler::Complete(const Batch& batch) {
   for (const BatchEntry& entry : batch.entries) {
     Sequence& sequence = running(entry.sequence_index);
     const auto num_tokens = static_cast<int64_t>(entry.tokens.size());
+    Abandon(sequence);  // it has come to its end
+    if (!entry.decodes && sequence.chunk_limit < limits_.max_step_tokens) {
+      sequence.chunk_limit += sequence.chunk_limit / 4 + 1;
+    }
+    if (entry.samples) sequence.num_losses = 0;
     // Of drafted tokens those are in the sequence that were right; the token behind them is new.
     sequence.num_computed = std::min(entry.num_cached + num_tokens, sequence.num_tokens() - 1);
     Publish(sequence);

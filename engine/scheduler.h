@@ -20,6 +20,7 @@
 #include "engine/page_pool.h"
 #include "engine/page_tier.h"
 #include "engine/prefix_cache.h"
+#include "engine/residency.h"
 #include "engine/sequence.h"
 #include "engine/step_budget.h"
 
@@ -33,8 +34,10 @@ namespace nsa::engine {
 /// them it gives them back and is computed again later, which row-invariant operators make
 /// invisible in its output. For the same reason drafted tokens may follow a decode row: those that
 /// turn out right are what plain decoding gives. Full pages stay known when their sequence ends,
-/// and one that begins with the same tokens begins behind them. Engine thread.
-class Scheduler {
+/// and one that begins with the same tokens begins behind them. Where sequences select what they
+/// read, they also run with pages in the tier below: rows that miss a slot (a page's K and V in one
+/// layer) leave the step, and go on with that layer when it is there. Engine thread.
+class Scheduler final : public PageGate {
  public:
   struct Limits {
     int64_t max_step_tokens = 512;
@@ -46,6 +49,10 @@ class Scheduler {
     /// A request gains one priority class each time it has been there so long.
     absl::Duration priority_ageing = absl::InfiniteDuration();
     FaultInjector* faults = nullptr;  // tests
+    /// What lets sequences run with pages in the tier below. It needs max_running +
+    /// max_step_tokens kept rows of the runner's.
+    Residency residency = {};
+    std::function<void()> on_vacated = {};  // slots have lost their memory during a step
   };
 
   /// `tier`: where pages go that are not in memory, into the pool's blocks; null: nowhere.
@@ -53,14 +60,24 @@ class Scheduler {
       : pool_(pool),
         cache_(pool, PrefixCache::Begin(RootOf(limits.default_blocks, "")).hash),
         mover_(pool, tier),
-        limits_(limits),
-        step_budget_(limits.max_step_tokens, limits.target_inter_token) {}
+        limits_(WithTier(limits, tier != nullptr)),
+        step_budget_(limits.max_step_tokens, limits.target_inter_token) {
+    for (int32_t row = limits_.max_running; limits_.residency.enabled() && row-- > 0;) {
+      free_kept_rows_.push_back(row);
+    }
+  }
 
   void Add(std::unique_ptr<Sequence> sequence);
 
   /// The next step's batch; entry.sequence_index indexes running(). Empty: nothing can run now.
   Batch Schedule(absl::Time now);
 
+  /// During a step, from the runner.
+  int32_t Pass(const BatchEntry& entry, int layer, std::span<const int32_t> pages) override;
+
+  /// After a step: takes out the entries that have left it, and tells `on_left` of each. False
+  /// where some did, or had left an earlier one: the step is none that others are measured by.
+  bool TakeOutLeft(Batch& batch, const std::function<void(const BatchEntry&)>& on_left = {}) const;
   /// After a step: the batch's tokens are in the cache.
   void Complete(const Batch& batch);
 
@@ -69,8 +86,11 @@ class Scheduler {
     step_budget_.Observe(num_decode_rows, num_prompt_tokens, duration);
   }
 
-  /// Whether its prompt cannot be read before its deadline, even at a better rate than measured.
-  bool IsHopeless(const Sequence& sequence, absl::Time now) const;
+  /// Why a sequence ends before its time; OK: it goes on. DeadlineExceeded where the deadline has
+  /// passed, or its prompt cannot be read before it even at a better rate than measured;
+  /// Unavailable where it needs the tier below, and that does not do its work.
+  absl::Status WhyOver(const Sequence& sequence, absl::Time now) const;
+  bool IsHopeless(const Sequence& sequence, absl::Time now) const;  // its deadline is too near
 
   /// Takes out the sequences of a request and returns their pages.
   std::vector<std::unique_ptr<Sequence>> Remove(std::string_view id);
@@ -79,6 +99,7 @@ class Scheduler {
       const std::function<bool(const Sequence&)>& ended);
 
   Sequence& running(int32_t index) { return *running_[static_cast<size_t>(index)]; }
+  const Sequence& running(int32_t index) const { return *running_[static_cast<size_t>(index)]; }
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
   int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
   const std::vector<std::unique_ptr<Sequence>>& waiting() const { return waiting_; }
@@ -101,19 +122,29 @@ class Scheduler {
   /// Pages are moving between memory and the tier below; Schedule takes note of their end.
   bool moving() const { return mover_.busy(); }
   /// Pages in the tier below.
-  int32_t num_pages_spilled() const { return pool_->num_used() - pool_->num_active(); }
-  /// What must hold between steps: users, frames and blocks of each page, hash chains, moves, and
-  /// the states of sequences. Internal names what does not.
+  int32_t num_pages_spilled() const { return pool_->num_used() - pool_->num_framed(); }
+  MissCounts TakeMissCounts() { return std::exchange(misses_, MissCounts{}); }
+  /// What must hold between steps: users, frames, blocks and slots of each page, hash chains,
+  /// moves, pins, and the states of sequences. Internal names what does not.
   absl::Status Check() const;
   bool Consistent() const { return Check().ok(); }
 
  private:
+  /// Residency needs a tier.
+  static Limits WithTier(Limits limits, bool has_tier) {
+    if (!has_tier) limits.residency = {};
+    return limits;
+  }
   /// Of sequences, in which order they get something.
   bool RunsBefore(const Sequence& a, const Sequence& b, absl::Time now) const;
   bool IsServedBefore(const Sequence& a, const Sequence& b, absl::Time now) const;
   int64_t PriorityOf(const Sequence& sequence, absl::Time now) const;
+  bool IsStranded(const Sequence& sequence, absl::Time now) const;
   void Sort(absl::Time now);
   void Admit(absl::Time now);
+  /// Sees to frames for a sequence that is next in line, where others can give so many.
+  void MakeRoomFor(const Sequence& next, int64_t num_missing);
+  void AddInterruptedChunk(Batch& batch);
   void AddDecodeRows(Batch& batch);
   void AddPromptChunks(Batch& batch, absl::Time now);
   /// Makes pages for `num_tokens` tokens in all, preempting later sequences if need be.
@@ -137,11 +168,77 @@ class Scheduler {
   /// Moves idle pages out until `num_frames` are free, now or soon, so that nothing must be
   /// forgotten; true where it is worth to wait for these.
   bool SpillIdle(int64_t num_frames);
-  /// A sequence that begins to run needs all its pages in memory. False: it should wait until idle
-  /// pages have made place.
-  bool BringBack(Sequence& sequence);
+  /// A sequence that begins to run needs its pages in memory: all, or where it can run without and
+  /// fewer than that many frames are there for it, those that it keeps. False: it should wait until
+  /// idle pages have made place.
+  bool BringBack(Sequence& sequence, int64_t room);
   int64_t NumReady(const std::vector<int32_t>& pages) const;
+
+  // scheduler_slots.cc: sequences that run with pages in the tier below.
+  /// Whether it may.
+  bool IsPageable(const Sequence& sequence) const;
+  /// Frames that it should have to run well, with what it holds.
+  int64_t FramesWanted(const Sequence& sequence) const;
+  int64_t NumFramed(const Sequence& sequence) const;
+  /// Whether a row of it may find that a page is not in memory.
+  bool HasSpilled(const Sequence& sequence) const;
+  /// Whether those that run want more than there is.
+  bool IsOvercommitted() const;
+  /// Of its page table, the first page that must have a frame while it runs.
+  size_t FirstKept(const Sequence& sequence) const {
+    return FirstKept(sequence, sequence.num_computed);
+  }
+  size_t FirstKept(const Sequence& sequence, int64_t num_computed) const;
+  /// Frames for a sequence that is to run with these pages, beside those that they have.
+  int64_t FramesNeeded(const Sequence& next, const std::vector<int32_t>& pages) const;
+  /// Of pages without a frame, slots that a row of it reads in a layer, at most; and their frames.
+  int64_t NumSlotsRead(const Sequence& sequence) const;
+  int64_t SlotFrames(const Sequence& sequence) const;
+  bool HasKeptPages(const Sequence& sequence) const;
+  /// Frames that should be free or hold slots, which make place at once.
+  int64_t SlotReserve() const;
+  /// Of running sequences, pages that need no frame, and that no move is on.
+  std::vector<int32_t> ColdPages() const;
+  /// Of its frames, those of cold pages beyond what a row selects.
+  int64_t NumExcessFrames(const Sequence& sequence) const;
+  /// Frames that it is still to get, for what it has and wants.
+  int64_t FramesPromised(const Sequence& sequence) const;
+  /// Moves the coldest pages out until `num_frames` are free, now or soon; their slots stay while
+  /// there is room.
+  void SpillCold(int64_t num_frames);
+  /// The same; where no block is free, waiting sequences are computed again.
+  void SpillColdAtAnyCost(int64_t num_frames);
+  bool CanSpillCold() const {
+    return limits_.residency.enabled() && now_ >= next_cold_ && mover_.CanWrite(now_);
+  }
+  /// Starts what suspended sequences wait for, the first in line first, and wakes those who have
+  /// it.
+  void ServeSuspended();
+  void UpdateSuspended(Sequence& sequence);
+  bool HasInterruptionPages(const Sequence& sequence) const;
+  /// Pins and begins to read what the interrupted layer needs; false where memory has no room.
+  bool Grant(Sequence& sequence);
+  /// Sees to room for a sequence that could not be granted; true: try again.
+  bool MakeSlotRoom(Sequence& sequence);
+  void Unpin(Sequence& sequence);
+  /// Its rows begin anew with the first layer.
+  void Abandon(Sequence& sequence);
+  /// Whether a chunk is interrupted: there is place to keep one.
+  bool KeepsAChunk() const;
+  bool IsInterruptedChunk(const Sequence& sequence) const {
+    return sequence.interruption.num_rows > 0 &&
+           sequence.interruption.kept_row >= limits_.max_running;
+  }
+  /// Of the one that can go on.
+  int64_t NumInterruptedChunkRows() const;
+  /// Tokens of its next chunk, of at most `most`.
+  int64_t ChunkOf(const Sequence& sequence, int64_t most);
+  void NoteWhetherStuck(const Batch& batch);
+  void NoteLoss(Sequence& sequence);
+
   absl::Status CheckSequences() const;
+  absl::Status CheckSuspension(const Sequence& sequence) const;
+  absl::Status CheckPins() const;
   absl::Status CheckPages() const;
   void AddEntry(Batch& batch, int32_t index, int64_t num_tokens);
   /// Adds drafted tokens to a decode row, as far as free pages and `limit` go; gives their number.
@@ -175,6 +272,12 @@ class Scheduler {
   std::vector<std::unique_ptr<Sequence>> preempted_;  // during Schedule
   absl::Time now_ = absl::InfinitePast();             // of the latest Schedule
   bool erases_later_ = false;                         // flushed while pages moved
+  // Sequences that run with pages in the tier below.
+  std::vector<int32_t> free_kept_rows_;              // of the runner's, for decode rows
+  int gated_layer_ = -1;                             // the latest that Pass was asked about
+  absl::Time next_cold_ = absl::InfinitePast();      // when cold pages may go out again
+  absl::Time stuck_since_ = absl::InfiniteFuture();  // the first in line has had no way to get on
+  MissCounts misses_;
   Preemptions preemptions_;
   DraftCounts drafts_;
   PrefixCounts prefixes_;

@@ -44,13 +44,64 @@ absl::Status Scheduler::CheckSequences() const {
       if (s.chain.num_pages * kernels::kPageSize > s.num_computed) {
         return Broken(s, "made pages known that are not full");
       }
-      if (list == &waiting_ && s.suspended) return Broken(s, "waits and is suspended");
-      if (list == &running_ && !s.suspended && NumReady(s.pages) < num_pages) {
-        return Broken(s, "runs without having its pages in memory");
+      if (list == &waiting_ && (s.suspended || s.interruption.num_rows > 0)) {
+        return Broken(s, "waits and is suspended");
       }
+      if (absl::Status status = CheckSuspension(s); !status.ok()) return status;
     }
   }
   if (!preempted_.empty()) return absl::InternalError("sequences are neither running nor waiting");
+  return absl::OkStatus();
+}
+
+absl::Status Scheduler::CheckSuspension(const Sequence& s) const {
+  const Interruption& interruption = s.interruption;
+  if (s.pages.empty()) {
+    return interruption.num_rows == 0 ? absl::OkStatus() : Broken(s, "left a step without pages");
+  }
+  if (interruption.num_rows > 0) {
+    if (interruption.num_rows > s.num_pending()) return Broken(s, "left a step with too many rows");
+    if (PagesFor(s.num_computed + interruption.num_rows) > std::ssize(s.pages)) {
+      return Broken(s, "left a step without the pages that it writes");
+    }
+    if (interruption.layer < 0 || interruption.layer >= limits_.residency.num_layers) {
+      return Broken(s, "left a step in no layer");
+    }
+  }
+  if (s.suspended ||
+      std::ranges::none_of(running_, [&](const auto& other) { return other.get() == &s; })) {
+    return absl::OkStatus();
+  }
+  if (!HasKeptPages(s)) return Broken(s, "runs without having its pages in memory");
+  if (interruption.num_rows > 0 && !(interruption.is_granted && HasInterruptionPages(s))) {
+    return Broken(s, "goes on without the slots that it left for");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Scheduler::CheckPins() const {
+  int64_t num_pins = 0;
+  std::set<int32_t> kept_rows(free_kept_rows_.begin(), free_kept_rows_.end());
+  size_t num_kept = free_kept_rows_.size();
+  for (const auto& s : running_) {
+    const Interruption& interruption = s->interruption;
+    if (interruption.num_rows == 0) continue;
+    ++num_kept;
+    kept_rows.insert(interruption.kept_row);
+    if (!interruption.is_granted) continue;
+    for (const int32_t page : interruption.pages) {
+      ++num_pins;
+      if (!pool_->slots().is_pinned({interruption.layer, page})) {
+        return Broken(*s, "waits for a slot that is not pinned");
+      }
+    }
+  }
+  if (num_pins != pool_->slots().num_pins()) return absl::InternalError("pins without an owner");
+  if (kept_rows.size() != num_kept) return absl::InternalError("kept rows have two owners");
+  const size_t num_rows = num_kept - (KeepsAChunk() ? 1 : 0);
+  if (limits_.residency.enabled() && num_rows != static_cast<size_t>(limits_.max_running)) {
+    return absl::InternalError("kept rows were lost");
+  }
   return absl::OkStatus();
 }
 
@@ -81,7 +132,7 @@ absl::Status Scheduler::CheckPages() const {
   }
   for (int32_t page = 0; page < pool_->num_pages(); ++page) {
     const int32_t expected = uses[static_cast<size_t>(page)].num_sequences +
-                             (cache_.IsKnown(page) ? 1 : 0) + (mover_.IsMoving(page) ? 1 : 0);
+                             (cache_.IsKnown(page) ? 1 : 0) + mover_.NumMoves(page);
     if (pool_->num_users(page) != expected) {
       return absl::InternalError(absl::StrCat("page ", page, " counts ", pool_->num_users(page),
                                               " users and has ", expected));
@@ -93,6 +144,7 @@ absl::Status Scheduler::CheckPages() const {
 absl::Status Scheduler::Check() const {
   if (absl::Status status = CheckSequences(); !status.ok()) return status;
   if (absl::Status status = CheckPages(); !status.ok()) return status;
+  if (absl::Status status = CheckPins(); !status.ok()) return status;
   if (!cache_.Consistent()) return absl::InternalError("pages, chains and idle lists do not fit");
   if (!mover_.Consistent()) return absl::InternalError("moves, frames and blocks do not fit");
   return absl::OkStatus();

@@ -13,17 +13,18 @@ int64_t Scheduler::NumReady(const std::vector<int32_t>& pages) const {
   return std::ranges::count_if(pages, [&](int32_t page) { return mover_.IsReady(page); });
 }
 
-bool Scheduler::BringBack(Sequence& sequence) {
-  const int64_t num_reads =
-      std::ranges::count_if(sequence.pages, [&](int32_t page) { return !pool_->has_frame(page); });
+bool Scheduler::BringBack(Sequence& sequence, int64_t room) {
+  const auto is_out = [&](int32_t page) { return !pool_->has_frame(page); };
+  size_t first = 0;
+  if (std::ranges::count_if(sequence.pages, is_out) > room) first = FirstKept(sequence);
+  const auto pages = sequence.pages | std::views::drop(first);
+  const int64_t num_reads = std::ranges::count_if(pages, is_out);
   if (num_reads > pool_->num_free() && SpillIdle(num_reads)) return false;
-  for (const int32_t page : sequence.pages) {
+  for (const int32_t page : pages) {
     if (mover_.IsReady(page)) continue;
     sequence.suspended = true;
-    if (mover_.IsMoving(page)) {
-      mover_.Keep(page);
-      continue;
-    }
+    if (mover_.IsMoving(page)) mover_.Keep(page);
+    if (mover_.NumMoves(page) > 0) continue;
     CHECK(cache_.FreeFrame()) << "a sequence was admitted without place";
     cache_.AddUser(page);
     mover_.Read(page, now_);
@@ -39,8 +40,7 @@ void Scheduler::SettleMoves() {
     cache_.Release(move.page);
   }
   for (const auto& sequence : running_) {
-    if (!sequence->suspended) continue;
-    sequence->suspended = NumReady(sequence->pages) < static_cast<int64_t>(sequence->pages.size());
+    if (sequence->suspended) UpdateSuspended(*sequence);
   }
   if (erases_later_) {
     mover_.EraseFreeBlocks();
@@ -56,6 +56,7 @@ void Scheduler::Lose(int32_t page) {
   for (auto* list : {&running_, &waiting_}) {
     for (auto& sequence : *list) {
       if (!has_page(sequence)) continue;
+      NoteLoss(*sequence);
       GiveUp(*sequence);
       if (list == &running_) waiting_.push_back(std::move(sequence));
     }
@@ -125,16 +126,20 @@ void Scheduler::EvictForRunning() {
   int64_t num_missing = -int64_t{cache_.num_available()} - mover_.NumComing(now_);
   for (const auto& sequence : running_) {
     const int64_t num_tokens = std::min(sequence->num_pending(), limits_.max_step_tokens);
-    const int64_t pages =
-        (sequence->num_computed + num_tokens + kernels::kPageSize - 1) / kernels::kPageSize;
+    const int64_t pages = PagesFor(sequence->num_computed + num_tokens);
     num_missing += std::max<int64_t>(0, pages - static_cast<int64_t>(sequence->pages.size()));
+    num_missing += SlotFrames(*sequence);
   }
   Evict(num_missing, nullptr);
+  if (num_missing > 0 && !IsOvercommitted()) {
+    SpillCold(int64_t{cache_.num_available()} + mover_.NumComing(now_) + num_missing);
+  }
 }
 
 bool Scheduler::MakeRoom(const Sequence& sequence, int64_t num_missing) {
   Evict(num_missing - mover_.NumComing(now_), nullptr);
   if (cache_.num_available() > 0) return true;
+  if (!IsOvercommitted()) SpillColdAtAnyCost(num_missing);
   // What moves may bring enough: nobody is sent away before that is known.
   if (mover_.IsExpectant(now_)) return false;
   return PreemptLastAfter(sequence);

@@ -30,6 +30,15 @@ struct ChoiceGroup {
   int64_t num_cached_tokens = 0;     // of the prompt, found in the cache by the first reader
 };
 
+/// Rows that have left a step, for a layer reads slots that are not in memory.
+struct Interruption {
+  int32_t num_rows = 0;        // 0: there is none
+  int32_t layer = 0;           // where they go on
+  int32_t kept_row = -1;       // of the runner's kept rows; theirs until their step is done
+  bool is_granted = false;     // the pages are pinned, and those not in memory on their way
+  std::vector<int32_t> pages;  // that the layer reads
+};
+
 /// A choice of an accepted request on its way through the engine: its tokens, its pages, its state.
 /// Belongs to the engine thread.
 class Sequence {
@@ -81,12 +90,15 @@ class Sequence {
   Request request;  // without the prompt's tokens
   std::shared_ptr<OutputSink> sink;
   std::shared_ptr<ChoiceGroup> group = std::make_shared<ChoiceGroup>();
-  int32_t index = 0;            // of the choice
-  std::vector<int32_t> tokens;  // prompt, then generated
-  std::vector<int32_t> pages;   // page table
-  int64_t num_computed = 0;     // tokens whose K and V are in the pages
-  bool suspended = false;       // runs, but waits for pages that are on the way to memory
-  PrefixChain chain;            // of its pages that the cache knows
+  int32_t index = 0;                // of the choice
+  std::vector<int32_t> tokens;      // prompt, then generated
+  std::vector<int32_t> pages;       // page table
+  int64_t num_computed = 0;         // tokens whose K and V are in the pages
+  bool suspended = false;           // runs, but waits for pages or slots that are to come to memory
+  Interruption interruption;        // of the step that it is in
+  int64_t chunk_limit = INT64_MAX;  // rows of a chunk whose selection fits memory
+  int32_t num_losses = 0;           // of pages, since its last token
+  PrefixChain chain;                // of its pages that the cache knows
   // The last token and what is drafted behind it, while a step verifies them; empty otherwise.
   std::vector<int32_t> verified;
   int64_t num_prompt_logprobs = 1;  // prompt tokens that are done; nothing predicts the first

@@ -20,6 +20,8 @@
 namespace nsa::engine {
 namespace {
 
+constexpr int kReadAttempts = 3;
+
 /// A file without a name, or −1 with errno.
 int OpenNameless(const std::string& folder) {
   const int file = open(folder.c_str(), O_TMPFILE | O_RDWR | O_EXCL | O_CLOEXEC, 0600);
@@ -129,8 +131,22 @@ void SpillFile::Loop() {
 }
 
 absl::Status SpillFile::Run(const PageMove& move) {
+  // What a read brings is nowhere else, so it is tried again; what was to be written still is.
+  absl::Status status = RunOnce(move);
+  for (int i = 1; i < kReadAttempts && !move.out && !status.ok(); ++i) status = RunOnce(move);
+  return status;
+}
+
+absl::Status SpillFile::RunOnce(const PageMove& move) {
+  const std::vector<std::span<std::byte>> all = parts_(move.page);
+  std::span<const std::span<std::byte>> parts(all);
   off_t offset = move.block * options_.block_bytes;
-  for (const std::span<std::byte> part : parts_(move.page)) {
+  if (move.layer >= 0) {
+    const size_t num_parts = parts.size() / static_cast<size_t>(options_.num_layers);
+    parts = parts.subspan(static_cast<size_t>(move.layer) * num_parts, num_parts);
+    offset += move.layer * (options_.block_bytes / options_.num_layers);
+  }
+  for (const std::span<std::byte> part : parts) {
     if (absl::Status status = Transfer(part, offset, move.out); !status.ok()) return status;
     offset += static_cast<off_t>(part.size());
   }

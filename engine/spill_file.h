@@ -38,10 +38,11 @@ class SpillFile final : public PageTier {
     std::string folder;
     int64_t block_bytes = 0;
     int32_t num_blocks = 0;
+    int32_t num_layers = 1;      // equal parts of a block
     std::unique_ptr<FileIo> io;  // null: the system's
   };
-  /// The parts of a page's content, which stand one behind the other in its block. Called by the
-  /// file's thread.
+  /// The parts of a page's content, which stand one behind the other in its block, those of a layer
+  /// together. Called by the file's thread.
   using PartsOf = std::function<std::vector<std::span<std::byte>>(int32_t page)>;
 
   /// InvalidArgument where no file can be made there; ResourceExhausted where the folder's disk has
@@ -65,6 +66,7 @@ class SpillFile final : public PageTier {
   SpillFile(int file, Options options, PartsOf parts);
   void Loop();
   absl::Status Run(const PageMove& move);
+  absl::Status RunOnce(const PageMove& move);
   absl::Status Transfer(std::span<std::byte> part, off_t offset, bool out);
   void EraseNow(const std::vector<int32_t>& blocks);
 

@@ -32,7 +32,11 @@ StepStats CountStep(const Batch& batch, absl::Duration duration, const LoadedMod
   stats.num_pages_active = pool.num_active() - stats.num_pages_cached;
   stats.num_pages_spilled = scheduler.num_pages_spilled();
   stats.spills = scheduler.TakeSpillCounts();
-  stats.spill_page_bytes = loaded.cache->layout().SlotsBytes();
+  stats.misses = scheduler.TakeMissCounts();
+  stats.num_slots_resident = pool.slots().num_present();
+  const KvLayout& layout = loaded.cache->layout();
+  stats.spill_slot_bytes = layout.num_kv * layout.SlotBytes();
+  stats.spill_page_bytes = layout.SlotsBytes();
   stats.prefixes = scheduler.TakePrefixCounts();
   return stats;
 }

@@ -59,6 +59,10 @@ void TokenStage::Prepare(Sequence& sequence) {
   if (sequence.matcher != nullptr) masks_.Add(sequence.matcher.get());
 }
 
+void TokenStage::Forget(Sequence& sequence) {
+  if (sequence.matcher != nullptr) masks_.Wait(sequence.matcher.get()).IgnoreError();
+}
+
 absl::Status TokenStage::WhyNoToken(const Sequence& sequence, const float* logits) {
   if (HasNan(OnHost(logits))) {
     return absl::InternalError("the model's logits are not numbers (NaN)");

@@ -33,6 +33,8 @@ class TokenStage {
   /// A step begins that will give `sequence` a token: what its grammar lets come next is found
   /// meanwhile, on a thread of its own.
   void Prepare(Sequence& sequence);
+  /// It has left that step.
+  void Forget(Sequence& sequence);
 
   /// Row `row` of `entry`, whose sequence this is; rows come in order. `logits`
   /// [vocabulary_size] are in the backend's memory and overwritten.

@@ -27,6 +27,7 @@ void Backend::SparseAttn(const SparseAttnParams& params) {
   };
   if (params.cmp.has_value()) CmpAttn(*params.cmp);
   ScoreTopk(params.score);
+  if (params.on_chosen != nullptr) (*params.on_chosen)();
   count(times.cmp);
   SelAttn(params.sel);
   count(times.slc);

@@ -84,6 +84,13 @@ PrometheusMetrics::PrometheusMetrics(std::string model_name, const Buckets& b)
                                      "Pages that could not be moved.", {{"direction", "out"}})),
       spill_failures_in_(AddCounter("nsa:kv_spill_failures_total", "Pages that could not be moved.",
                                     {{"direction", "in"}})),
+      slots_resident_(AddGauge("nsa:kv_slots",
+                               "Slots (K and V of a page in one layer) of pages in the spill file.",
+                               {{"state", "resident"}})),
+      slot_misses_(AddCounter("nsa:kv_slot_misses_total",
+                              "Slots that attention selected and did not find in memory.")),
+      interrupted_rows_(
+          AddCounter("nsa:kv_interrupted_rows_total", "Rows that left a step to wait for slots.")),
       prompt_tokens_(AddCounter("vllm:prompt_tokens_total",
                                 "Prompt tokens, of a request at once when its first token comes.")),
       generation_tokens_(
@@ -178,9 +185,14 @@ void PrometheusMetrics::OnStep(const engine::StepStats& stats) {
   pages_spilled_.Set(static_cast<double>(stats.num_pages_spilled));
   const auto page_bytes = static_cast<double>(stats.spill_page_bytes);
   spill_bytes_out_.Increment(static_cast<double>(stats.spills.num_pages_out) * page_bytes);
-  spill_bytes_in_.Increment(static_cast<double>(stats.spills.num_pages_in) * page_bytes);
+  spill_bytes_in_.Increment(static_cast<double>(stats.spills.num_pages_in) * page_bytes +
+                            static_cast<double>(stats.spills.num_slots_in) *
+                                static_cast<double>(stats.spill_slot_bytes));
   spill_failures_out_.Increment(static_cast<double>(stats.spills.num_failed_writes));
   spill_failures_in_.Increment(static_cast<double>(stats.spills.num_failed_reads));
+  slots_resident_.Set(static_cast<double>(stats.num_slots_resident));
+  slot_misses_.Increment(static_cast<double>(stats.misses.num_slots));
+  interrupted_rows_.Increment(static_cast<double>(stats.misses.num_rows));
   prefix_queries_.Increment(static_cast<double>(stats.prefixes.num_tokens));
   prefix_hits_.Increment(static_cast<double>(stats.prefixes.num_found));
   const int64_t tokens = stats.num_prefill_tokens + stats.num_decode_tokens;

@@ -68,6 +68,9 @@ class PrometheusMetrics final : public engine::MetricsObserver {
   prometheus::Counter& spill_bytes_in_;
   prometheus::Counter& spill_failures_out_;
   prometheus::Counter& spill_failures_in_;
+  prometheus::Gauge& slots_resident_;
+  prometheus::Counter& slot_misses_;
+  prometheus::Counter& interrupted_rows_;
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& generation_tokens_;
   prometheus::Counter& prompt_tokens_cached_;

@@ -177,6 +177,10 @@ CACHE = Row(
         Panel("Pages that could not be moved", "ops",
               one(rate("nsa:kv_spill_failures_total", by="direction"), "{{direction}}"),
               "Their tokens are computed again."),
+        Panel("Selected and not in memory", "ops", (
+            Query(rate("nsa:kv_slot_misses_total"), "slots read back"),
+            Query(rate("nsa:kv_interrupted_rows_total"), "rows that waited")),
+              "Contexts beyond memory: many for each token mean that what they select does not fit."),
     ),
 )  # fmt: skip
 

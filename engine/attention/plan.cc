@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <functional>
 #include <variant>
 
 #include "absl/status/status.h"
@@ -66,6 +67,8 @@ struct AttentionPlan::StepRunner {
       params.win->result = ResultOf(kWinBranch);
     }
     if (params.merge.has_value()) FillMerge(*params.merge);
+    const std::function<void()> on_chosen = [&] { inputs.observer->OnSelected(params.score); };
+    if (inputs.observer != nullptr) params.on_chosen = &on_chosen;
     kernels::SparseAttnTimes taken;
     if (workspace.times() != nullptr) params.times = &taken;
     backend.SparseAttn(params);

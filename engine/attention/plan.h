@@ -81,6 +81,14 @@ struct BranchKv {
   kernels::PagedKv kv;
 };
 
+/// Told what rows have selected before they read it. Lists as in ScoreTopkParams, in the backend's
+/// memory; emptied ones read nothing.
+class SelectionObserver {
+ public:
+  virtual ~SelectionObserver() = default;
+  virtual void OnSelected(const kernels::ScoreTopkParams& chosen) = 0;
+};
+
 /// One layer's attention over the rows [row_begin, row_begin + num_rows) of a batch.
 struct AttentionInputs {
   kernels::AttentionQuery query;  // without kv; segments' row_begin count from the batch's first
@@ -96,6 +104,7 @@ struct AttentionInputs {
   int64_t row_begin = 0;
   int64_t num_rows = 0;
   float* y = nullptr;  // [rows of the batch, num_q_heads · head_dim_v], dense
+  SelectionObserver* observer = nullptr;
 };
 
 /// Tokens that a query reads, by branch; compressed rows count as one each.

@@ -33,7 +33,10 @@ class CpuBackend final : public Backend {
   void ScoreTopk(const ScoreTopkParams& p) override { cpu::ScoreTopk(context_, p); }
   void SelAttn(const SelAttnParams& p) override { cpu::SelAttn(context_, p); }
   void WinAttn(const WinAttnParams& p) override { cpu::WinAttn(context_, p); }
-  void SparseAttn(const SparseAttnParams& p) override { cpu::SparseAttn(context_, p); }
+  void SparseAttn(const SparseAttnParams& p) override {
+    if (p.on_chosen != nullptr) return Backend::SparseAttn(p);
+    cpu::SparseAttn(context_, p);
+  }
   void FullAttn(const FullAttnParams& p) override { cpu::FullAttn(context_, p); }
   void Merge(const MergeParams& p) override { cpu::Merge(context_, p); }
   void PageAges(const PageAgesParams& p) override { cpu::PageAges(context_, p); }

@@ -1,6 +1,7 @@
 #ifndef NSA_KERNELS_OPS_SPARSE_ATTN_H_
 #define NSA_KERNELS_OPS_SPARSE_ATTN_H_
 
+#include <functional>
 #include <optional>
 
 #include "kernels/ops/cmp_attn.h"
@@ -28,6 +29,9 @@ struct SparseAttnParams {
   SelAttnParams sel;
   std::optional<WinAttnParams> win;
   std::optional<MergeParams> merge;
+  /// Called between score_topk and sel_attn, which then are not run at the same time: may change
+  /// what was chosen, to less. Null: nobody asks.
+  const std::function<void()>* on_chosen = nullptr;
   SparseAttnTimes* times = nullptr;  // added to where not null
 };
 

@@ -95,7 +95,7 @@ class Broken:
         self.start("wasteful", "preempt_every=25,step_slow=1,delay_ms=10", max_context=2048, kv_cache_gib=tiny_model.gib(40),
                    prefix_cache=False)  # fmt: skip
         # The same with a file, which fails at times; and streams that end in their middle.
-        self.start("spilling", "spill_write=0.05,spill_read=0.05,drop_stream=0.01,step_slow=1,delay_ms=10",
+        self.start("spilling", "spill_write=0.05,spill_read=0.3,drop_stream=0.01,step_slow=1,delay_ms=10",
                    max_context=2048, kv_cache_gib=tiny_model.gib(52), kv_spill_dir=self._folder,
                    kv_spill_gib=tiny_model.gib(160))  # fmt: skip
         self.start("failing", trace_file=self._folder / "spans.jsonl")

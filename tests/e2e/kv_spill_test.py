@@ -64,6 +64,35 @@ def test_together_more_than_memory_as_alone(tiny_path, tmp_path, alone):
             time.sleep(0.05)
 
 
+def test_a_context_beyond_memory_as_with_all_of_it(tiny_path, tmp_path):
+    """3,500 tokens in memory for 1,500: what is selected comes back by page and layer."""
+    request = server.request([3 + number * 7 % 200 for number in range(3300)], 200, temperature=1.0)
+    request.sampling.seed = 5
+    request.stopping.ignore_eos = True
+    with server.running(tiny_path, max_context=4096, kv_cache_gib=tiny_model.gib(65)) as whole:
+        expected = server.generate(whole, request).token_ids
+    pages, spilled = 24, 120
+    beyond = flags(
+        tmp_path,
+        max_context=4096,
+        kv_cache_gib=tiny_model.gib(pages + spilled * tiny_model.ROW_BYTES / tiny_model.PAGE_BYTES),
+        kv_spill_gib=tiny_model.gib(spilled),
+    )
+    with server.running(tiny_path, **beyond) as running:
+        assert running.load().num_pages_total < 30
+        result = server.generate(running, request)
+        assert (result.status, result.token_ids) == (grpc.StatusCode.OK, expected)
+        metrics = running.metrics()
+        assert metrics["nsa:kv_slot_misses_total"] > 100
+        assert metrics["nsa:kv_interrupted_rows_total"] > 100
+        assert metrics["vllm:prompt_tokens_recomputed_total"] == 0
+        full = server.request([5] * 2000, 10)
+        full.attention.mode = server.pb().ATTENTION_MODE_FULL
+        refused = server.generate(running, full)
+        assert refused.status == grpc.StatusCode.INVALID_ARGUMENT
+        running.wait_idle()
+
+
 def test_a_killed_server_leaves_no_file(tiny_path, tmp_path):
     with server.running(tiny_path, **flags(tmp_path)) as running:
         calls = [running.stub.Generate(ask(number), timeout=60) for number in range(4)]

@@ -38,13 +38,15 @@ class Counter final : public MetricsObserver {
     most_resident =
         std::max<int64_t>(most_resident, stats.num_pages_active + stats.num_pages_cached);
     spilled = stats.num_pages_spilled;
+    slots_in += stats.spills.num_slots_in;
+    slots_missed += stats.misses.num_slots;
   }
   void OnPreemptions(const Preemptions& preemptions) override {
     num_preempted += preemptions.num_sequences;
     num_recomputed += preemptions.num_recomputed_tokens;
   }
   std::atomic<int64_t> pages_out{0}, pages_in{0}, failures{0}, num_preempted{0}, num_recomputed{0};
-  std::atomic<int64_t> most_resident{0}, spilled{0};
+  std::atomic<int64_t> most_resident{0}, spilled{0}, slots_in{0}, slots_missed{0};
 };
 
 class CacheSpillTest : public testing::Test {
@@ -70,14 +72,15 @@ class CacheSpillTest : public testing::Test {
     options_.checks_each_step = true;
   }
 
-  /// With memory for `num_tokens` and a file for `num_spilled` more.
-  std::unique_ptr<Engine> Create(int64_t num_tokens, int64_t num_spilled) {
+  /// With memory for `num_tokens` and a file for `num_spilled` more; contexts of `max_context`
+  /// tokens, by default what memory holds.
+  std::unique_ptr<Engine> Create(int64_t num_tokens, int64_t num_spilled, int64_t max_context = 0) {
     const AttentionShape shape = {
         .num_q_heads = 2, .num_kv_heads = 1, .head_dim_k = 24, .head_dim_v = 24};
     const KvLayout layout =
         KvLayout::For(TrainingFreeSpec(kTrained), shape, kNumLayers, kernels::DType::kF16);
     const int64_t frames = num_tokens / 64, blocks = num_spilled / 64;
-    options_.max_context = std::min(num_tokens, int64_t{4096});
+    options_.max_context = max_context > 0 ? max_context : std::min(num_tokens, int64_t{4096});
     options_.kv_cache_gib =
         std::ldexp(static_cast<double>(KvCache::NumBytes(layout, frames, blocks)) + 1, -30);
     options_.kv_spill_dir = blocks > 0 ? folder_.path() : "";
@@ -108,8 +111,8 @@ class CacheSpillTest : public testing::Test {
     return SubmitTo<RecordingSink>(engine, std::move(request));
   }
 
-  std::vector<int32_t> Alone(const Request& request) {
-    auto engine = Create(4096, 0);
+  std::vector<int32_t> Alone(const Request& request, int64_t max_context = 4096) {
+    auto engine = Create(max_context, 0, max_context);
     auto sink = Submit(*engine, request);
     EXPECT_TRUE(sink->WaitUntilDone());
     return sink->tokens;
@@ -134,9 +137,10 @@ class CacheSpillTest : public testing::Test {
   EngineOptions options_;
 };
 
-/// Two sequences of 4k tokens in a pool for one: nothing is computed twice.
+/// Two sequences of 4k tokens in a pool for one, which read all of it: nothing is computed twice.
 TEST_F(CacheSpillTest, TwoContextsInAPoolForOneLoseNoWork) {
-  const Request first = MakeRequest(1, 2000, 2000), second = MakeRequest(2, 2000, 2000);
+  Request first = MakeRequest(1, 2000, 2000), second = MakeRequest(2, 2000, 2000);
+  first.attention.mode = second.attention.mode = AttentionMode::kFull;
   const std::vector<int32_t> first_alone = Alone(first), second_alone = Alone(second);
   auto engine = Create(4096 + 64, 4096);
   const auto a = Submit(*engine, first), b = Submit(*engine, second);
@@ -149,6 +153,108 @@ TEST_F(CacheSpillTest, TwoContextsInAPoolForOneLoseNoWork) {
   EXPECT_GE(counter_.pages_in, 30);
   EXPECT_LE(counter_.most_resident, 65);
   EXPECT_TRUE(WaitForAllPages(*engine));
+}
+
+/// A context of four times the memory: what its rows select comes and goes by slots.
+TEST_F(CacheSpillTest, AContextBeyondMemoryRuns) {
+  constexpr int64_t kContext = 5120, kMemory = 20 * 64;
+  Request long_prompt = MakeRequest(1, 4600, 300), long_answer = MakeRequest(2, 1000, 1500);
+  const auto expected = {Alone(long_prompt, kContext), Alone(long_answer, kContext)};
+  for (const int64_t max_step_tokens : {512, 7}) {
+    SCOPED_TRACE(max_step_tokens);
+    options_.max_step_tokens = max_step_tokens;
+    auto engine = Create(kMemory, 2 * kContext, kContext);
+    const int64_t misses = counter_.slots_missed;
+    const auto a = Submit(*engine, long_prompt), b = Submit(*engine, long_answer);
+    ASSERT_TRUE(a->WaitUntilDone() && b->WaitUntilDone());
+    EXPECT_EQ(a->tokens, *expected.begin());
+    EXPECT_EQ(b->tokens, *(expected.begin() + 1));
+    EXPECT_GT(counter_.slots_missed, misses + 1000);
+    EXPECT_EQ(counter_.num_recomputed, 0);
+    EXPECT_LE(counter_.most_resident, std::max<int64_t>(20, kContext / 64));
+    EXPECT_TRUE(WaitForAllPages(*engine));
+  }
+}
+
+/// Together beyond memory, but what they select fits: both run all the time.
+TEST_F(CacheSpillTest, TwoWhoseWorkingSetsFitRunTogether) {
+  const Request first = MakeRequest(1, 2400, 900), second = MakeRequest(2, 2400, 900);
+  const std::vector<int32_t> first_alone = Alone(first), second_alone = Alone(second);
+  auto engine = Create(60 * 64, 8192, 4096);
+  const auto a = Submit(*engine, first), b = Submit(*engine, second);
+  ASSERT_TRUE(a->WaitUntilDone() && b->WaitUntilDone());
+  EXPECT_EQ(a->tokens, first_alone);
+  EXPECT_EQ(b->tokens, second_alone);
+  EXPECT_EQ(counter_.num_preempted, 0);
+  EXPECT_EQ(counter_.num_recomputed, 0);
+  EXPECT_GT(counter_.pages_out, 30);
+  // Neither had ended before the other was well under way.
+  EXPECT_LT(a->finish.times.first_token, b->finish.times.end);
+  EXPECT_LT(b->finish.times.first_token, a->finish.times.end);
+}
+
+/// Contexts beyond memory, cancels and flushes, while everything fails now and then.
+TEST_F(CacheSpillTest, FaultsDoNotShowInContextsBeyondMemory) {
+  constexpr int64_t kContext = 2304;
+  constexpr int kNumRequests = 3;
+  std::vector<Request> requests;
+  std::vector<std::vector<int32_t>> alone;
+  for (int i = 0; i < kNumRequests; ++i) {
+    requests.push_back(MakeRequest(i, 800 * i + 300, 200));
+    alone.push_back(Alone(requests.back(), kContext));
+  }
+  for (const char* text :
+       {"spill_write=0.003,spill_read=0.05,spill_short=0.2,allocation=0.02,preempt_every=90",
+        "spill_slow=0.05,delay_ms=2,preempt=0.01", "drop_stream=0.0005,spill_slow=0.01,delay_ms=2",
+        "spill_write=0.2"}) {
+    SCOPED_TRACE(text);
+    FaultInjector faults(*FaultInjector::Parse(text));
+    options_.faults = &faults;
+    auto engine = Create(22 * 64, 4 * kContext, kContext);
+    std::vector<std::shared_ptr<RecordingSink>> sinks;
+    for (const Request& request : requests) sinks.push_back(Submit(*engine, request));
+    engine->FlushCache([](int32_t) {});
+    for (size_t i = 0; i < sinks.size(); ++i) {
+      ASSERT_TRUE(sinks[i]->WaitUntilDone());
+      ASSERT_TRUE(sinks[i]->status.ok()) << sinks[i]->status;
+      std::vector<int32_t> expected = alone[i];
+      if (sinks[i]->finish.reason == FinishReason::kAborted) {
+        expected.resize(sinks[i]->tokens.size());
+      }
+      EXPECT_EQ(sinks[i]->tokens, expected) << i;
+    }
+    EXPECT_TRUE(WaitForAllPages(*engine));
+    EXPECT_TRUE(engine->healthy());
+  }
+  EXPECT_GT(counter_.slots_missed, 0);
+}
+
+/// Who needs a file that gives nothing back is told so; who does not is served.
+TEST_F(CacheSpillTest, AContextBeyondMemoryEndsWhereTheFileFails) {
+  FaultInjector faults(*FaultInjector::Parse("spill_read=1"));
+  const Request beyond = MakeRequest(1, 2500, 100), within = MakeRequest(2, 300, 100);
+  const std::vector<int32_t> within_alone = Alone(within);
+  options_.faults = &faults;
+  auto engine = Create(22 * 64, 8192, 3072);
+  const auto a = Submit(*engine, beyond), b = Submit(*engine, within);
+  ASSERT_TRUE(a->done.WaitForNotificationWithTimeout(absl::Minutes(5)) && b->WaitUntilDone());
+  EXPECT_TRUE(absl::IsUnavailable(a->status)) << a->status;
+  EXPECT_EQ(b->tokens, within_alone);
+}
+
+/// Full attention reads all pages, and so has no more than memory.
+TEST_F(CacheSpillTest, FullAttentionBeyondMemoryIsRefused) {
+  auto engine = Create(22 * 64, 8192, 3072);
+  Request request = MakeRequest(1, 1400, 100);
+  request.attention.mode = AttentionMode::kFull;
+  const auto sink = std::make_shared<RecordingSink>();
+  const absl::Status status = engine->Submit(request, sink);
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_NE(status.message().find("1408 tokens"), std::string::npos) << status;
+  request.sampling.max_tokens = 8;
+  const auto fits = Submit(*engine, request);
+  ASSERT_TRUE(fits->WaitUntilDone());
+  EXPECT_EQ(fits->tokens.size(), 8u);
 }
 
 /// Prefixes that nobody uses make room and come back.

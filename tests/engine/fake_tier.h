@@ -1,6 +1,7 @@
 #ifndef NSA_TESTS_ENGINE_FAKE_TIER_H_
 #define NSA_TESTS_ENGINE_FAKE_TIER_H_
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -15,13 +16,15 @@
 
 namespace nsa::engine {
 
-/// What a page holds, one value a token.
+/// What a page holds in a layer, one value a token.
 using PageContent = std::array<uint64_t, kernels::kPageSize>;
 
 /// A tier whose moves end when the test says so, and as the test says. Content really moves.
 class FakeTier final : public PageTier {
  public:
-  explicit FakeTier(std::vector<PageContent>* memory) : memory_(memory) {}
+  /// `memory` [num_pages, num_layers].
+  explicit FakeTier(std::vector<PageContent>* memory, int num_layers = 1)
+      : memory_(memory), num_layers_(num_layers) {}
 
   void Start(const PageMove& move) override { moves.push_back(move); }
   std::vector<PageMove> TakeEnded() override { return std::exchange(ended_, {}); }
@@ -34,9 +37,18 @@ class FakeTier final : public PageTier {
     PageMove move = moves[index];
     moves.erase(moves.begin() + static_cast<std::ptrdiff_t>(index));
     move.status = status;
-    PageContent& page = memory_->at(static_cast<size_t>(move.page));
-    if (move.out && status.ok()) blocks_[move.block] = page;
-    if (!move.out) page = status.ok() ? blocks_.at(move.block) : PageContent{};
+    const int first = std::max(0, move.layer);
+    const int end = move.layer < 0 ? num_layers_ : move.layer + 1;
+    for (int layer = first; layer < end; ++layer) {
+      PageContent& slot = memory_->at(static_cast<size_t>(move.page * num_layers_ + layer));
+      if (move.out) {
+        if (!status.ok()) continue;
+        blocks_[move.block].resize(static_cast<size_t>(num_layers_));
+        blocks_[move.block][static_cast<size_t>(layer)] = slot;
+      } else {
+        slot = status.ok() ? blocks_.at(move.block)[static_cast<size_t>(layer)] : PageContent{};
+      }
+    }
     ended_.push_back(move);
   }
   void EndAll(const absl::Status& status = absl::OkStatus()) {
@@ -48,7 +60,8 @@ class FakeTier final : public PageTier {
 
  private:
   std::vector<PageContent>* memory_;
-  std::map<int32_t, PageContent> blocks_;
+  int num_layers_;
+  std::map<int32_t, std::vector<PageContent>> blocks_;  // [num_layers]
   std::vector<PageMove> ended_;
 };
 

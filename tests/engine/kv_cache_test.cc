@@ -44,25 +44,28 @@ TEST(KvCache, SlotsStandWhereOperatorsLookForThem) {
   }
 }
 
-/// A page leaves memory, in all layers and branches, and takes nothing of its neighbours with it.
-TEST(KvCache, DiscardTakesOnePageAlone) {
+/// A slot leaves memory, in all branches, and takes nothing of its neighbours with it.
+TEST(KvCache, DiscardTakesOneSlotAlone) {
   const auto backend = kernels::MakeReferenceBackend();
   const auto cache = *KvCache::Create(*backend, Layout(), 4, 5);
   const auto for_all = [&](const auto& visit) {
     for (int layer = 0; layer < 2; ++layer) {
       for (int branch = 0; branch < 3; ++branch) {
-        for (int32_t page = 0; page < 9; ++page) visit(page, cache->slot(layer, branch, page));
+        for (int32_t page = 0; page < 9; ++page) {
+          visit(layer, page, cache->slot(layer, branch, page));
+        }
       }
     }
   };
-  for_all([](int32_t page, std::span<std::byte> slot) {
-    std::ranges::fill(slot, static_cast<std::byte>(page + 1));
+  for_all([](int layer, int32_t page, std::span<std::byte> slot) {
+    std::ranges::fill(slot, static_cast<std::byte>(10 * layer + page + 1));
   });
   std::byte* const rows = cache->view(0).cmp_slots;
   std::fill_n(rows, cache->view(0).cmp_page_stride * 9, std::byte{77});
-  cache->Discard(3);
-  for_all([](int32_t page, std::span<std::byte> slot) {
-    EXPECT_TRUE(Holds(slot, page == 3 ? 0 : page + 1)) << page;
+  cache->Discard(1, 3);
+  for_all([](int layer, int32_t page, std::span<std::byte> slot) {
+    const bool is_gone = layer == 1 && page == 3;
+    EXPECT_TRUE(Holds(slot, is_gone ? 0 : 10 * layer + page + 1)) << layer << " " << page;
   });
   EXPECT_TRUE(Holds({rows, static_cast<size_t>(cache->view(0).cmp_page_stride * 9)}, 77))
       << "compressed rows stay";

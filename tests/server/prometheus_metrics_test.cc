@@ -78,6 +78,9 @@ TEST(PrometheusMetricsTest, ExactlyTheNamesOnTheWire) {
                                           "counter nsa:trace_spans_total",
                                           "counter nsa:kv_spill_bytes_total",
                                           "counter nsa:kv_spill_failures_total",
+                                          "counter nsa:kv_slot_misses_total",
+                                          "counter nsa:kv_interrupted_rows_total",
+                                          "gauge nsa:kv_slots",
                                           "counter nsa:page_selection_total",
                                           "histogram nsa:decode_step_seconds",
                                           "histogram nsa:prefill_chunk_seconds",
@@ -119,6 +122,11 @@ TEST(PrometheusMetricsTest, StepsMoveGaugesAndCounters) {
                           .slc = absl::Seconds(2),
                           .win = absl::Seconds(3),
                           .merge = absl::Seconds(4)};
+  step.spills = {.num_pages_in = 2, .num_slots_in = 3};
+  step.spill_page_bytes = 1000;
+  step.spill_slot_bytes = 10;
+  step.misses = {.num_slots = 31, .num_rows = 32};
+  step.num_slots_resident = 33;
   step.drafts = {.num_drafts = 21, .num_tokens = 22, .num_accepted = 23};
   step.selected_pages[engine::PageAge(0)] = 11;
   step.selected_pages[engine::PageAge(5)] = 12;
@@ -126,6 +134,11 @@ TEST(PrometheusMetricsTest, StepsMoveGaugesAndCounters) {
   metrics.OnStep(step);
   const std::string busy = Scrape(metrics);
   EXPECT_THAT(busy, HasSubstr("vllm:num_requests_running{engine=\"0\",model_name=\"m\"} 4"));
+  EXPECT_THAT(busy, HasSubstr("nsa:kv_spill_bytes_total{direction=\"in\",engine=\"0\","
+                              "model_name=\"m\"} 2030"));
+  EXPECT_THAT(busy, HasSubstr("nsa:kv_slot_misses_total{engine=\"0\",model_name=\"m\"} 31"));
+  EXPECT_THAT(busy, HasSubstr("nsa:kv_interrupted_rows_total{engine=\"0\",model_name=\"m\"} 32"));
+  EXPECT_THAT(busy, HasSubstr("nsa:kv_slots{engine=\"0\",model_name=\"m\",state=\"resident\"} 33"));
   EXPECT_THAT(busy, HasSubstr("vllm:num_requests_waiting{engine=\"0\",model_name=\"m\"} 2"));
   EXPECT_THAT(busy, HasSubstr("vllm:kv_cache_usage_perc{engine=\"0\",model_name=\"m\"} 0.25"));
   EXPECT_THAT(busy, HasSubstr("model_name=\"m\",state=\"free\"} 25"));

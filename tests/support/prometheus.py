@@ -33,6 +33,7 @@ NEED_A_FAULT = {
     "Preemptions",
     "Rejections",
     "Requests",
+    "Selected and not in memory",
     "Spans of --trace_file",
     "Tokens computed again",
     "Waiting",

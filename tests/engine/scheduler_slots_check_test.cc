@@ -1,0 +1,324 @@
+// Sequences that exceed memory, alone and together: random arrivals, cancels, deadlines, slow
+// readers, flushes and faults over tiny pools for 200,000 steps, against the scheduler's own
+// invariants, one end for each request, and the output that each has alone with all in memory.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/scheduler.h"
+#include "tests/engine/fake_tier.h"
+#include "tests/engine/fakes.h"
+#include "tests/engine/selecting_model.h"
+
+namespace nsa::engine {
+namespace {
+
+struct Shape {
+  int32_t num_frames = 6;
+  int32_t num_blocks = 20;
+  bool fails = false;  // moves and allocations
+  bool prefix_cache = true;
+  int64_t max_step_tokens = 100;
+  SelectingModel::Shape model;
+
+  Residency residency() const {
+    return {.num_layers = model.num_layers,
+            .num_kv_heads = 1,
+            .kept_pages = model.window_pages,
+            .pages_per_block = 1,
+            .dense_pages = 0};
+  }
+  /// Pages of the longest sequence.
+  int32_t most_pages() const {
+    const auto row = static_cast<int32_t>(residency().RowFrames(model.num_selected));
+    return num_frames + num_blocks - row - 1;
+  }
+};
+
+/// What happened in all lives.
+struct Counts {
+  SpillCounts spills;
+  MissCounts misses;
+  int64_t num_preempted = 0;
+  int64_t num_whole = 0;
+  int64_t num_beyond = 0;    // of these, with more pages than frames
+  int64_t num_stranded = 0;  // ended because the tier fails
+  int64_t num_together = 0;  // steps of two sequences with pages out
+};
+
+class SlotsWorld {
+ public:
+  SlotsWorld(const Shape& shape, uint32_t seed, Counts* counts)
+      : shape_(shape),
+        counts_(*counts),
+        random_(seed),
+        faults_(
+            {.probability = FaultsOf(shape), .preempt_every = shape.fails ? 29 : 0, .seed = seed}),
+        pool_(shape.num_frames, shape.num_blocks, shape.model.num_layers),
+        model_(pool_.num_pages(), shape.model),
+        tier_(&model_.memory, shape.model.num_layers),
+        scheduler_(&pool_,
+                   {.max_step_tokens = shape.max_step_tokens,
+                    .max_running = 4,
+                    .prefix_cache = shape.prefix_cache,
+                    .default_blocks = shape.model.num_selected,
+                    .faults = &faults_,
+                    .residency = shape.residency(),
+                    .on_vacated = [this] { Discard(); }},
+                   &tier_) {}
+
+  void Step(bool arrivals) {
+    now_ += absl::Milliseconds(50);
+    if (arrivals) Arrive();
+    Leave(arrivals);
+    EndMoves(arrivals);
+    Batch batch = scheduler_.Schedule(now_);
+    Discard();
+    RunBatch(batch);
+    const absl::Status status = scheduler_.Check();
+    ASSERT_TRUE(status.ok()) << status;
+    ASSERT_LE(pool_.num_active(), shape_.num_frames);
+  }
+
+  void Finish() {
+    for (auto& [id, asked] : asked_) asked.sink->ready = true;
+    for (int step = 0; step < 40'000 && (!scheduler_.idle() || scheduler_.moving()); ++step) {
+      ASSERT_NO_FATAL_FAILURE(Step(false));
+    }
+    ASSERT_TRUE(scheduler_.idle()) << "somebody never gets on";
+    EXPECT_EQ(scheduler_.num_pages_available(), shape_.num_frames);
+    scheduler_.FlushCache();
+    EXPECT_EQ(pool_.num_used(), 0);
+    EXPECT_EQ(pool_.slots().num_present(), 0);
+    EXPECT_EQ(tier_.num_blocks_written(), 0u) << "a block was not erased";
+    for (const auto& [id, asked] : asked_) {
+      ASSERT_EQ(asked.sink->num_done, 1) << id;
+      ASSERT_NO_FATAL_FAILURE(CheckOutput(id, asked));
+    }
+    const SpillCounts spills = scheduler_.TakeSpillCounts();
+    counts_.spills.num_pages_out += spills.num_pages_out;
+    counts_.spills.num_slots_in += spills.num_slots_in;
+    counts_.spills.num_failed_writes += spills.num_failed_writes;
+    counts_.spills.num_failed_reads += spills.num_failed_reads;
+    const MissCounts misses = scheduler_.TakeMissCounts();
+    counts_.misses.num_slots += misses.num_slots;
+    counts_.misses.num_rows += misses.num_rows;
+    counts_.num_preempted += scheduler_.TakePreemptions().num_sequences;
+  }
+
+ private:
+  struct Asked {
+    std::vector<int32_t> prompt;
+    int64_t max_tokens = 0;
+    bool full = false;
+    std::shared_ptr<RecordingSink> sink;
+  };
+
+  static std::array<double, kNumFaults> FaultsOf(const Shape& shape) {
+    std::array<double, kNumFaults> faults{};
+    if (shape.fails) faults[static_cast<size_t>(Fault::kAllocation)] = 0.1;
+    return faults;
+  }
+
+  uint32_t Draw(uint32_t below) { return static_cast<uint32_t>(random_() % below); }
+
+  /// The system takes the memory back.
+  void Discard() {
+    const auto discard = [this](Slot slot) {
+      if (pool_.has_frame(slot.page)) return;
+      if (pool_.slots().state(slot) != SlotTable::State::kAbsent) return;
+      const int32_t index = slot.page * shape_.model.num_layers + slot.layer;
+      model_.memory[static_cast<size_t>(index)].fill(0xDEAD);
+    };
+    for (const int32_t page : pool_.TakeVacated()) {
+      for (int layer = 0; layer < shape_.model.num_layers; ++layer) discard({layer, page});
+    }
+    for (const Slot slot : pool_.slots().TakeVacated()) discard(slot);
+  }
+
+  /// Prompts share beginnings; some are longer than memory. Full attention needs its place there.
+  void Arrive() {
+    if (Draw(6) != 0 || scheduler_.num_waiting() > 6) return;
+    const bool full = Draw(8) == 0;
+    const int64_t most =
+        int64_t{full ? shape_.num_frames : shape_.most_pages()} * kernels::kPageSize;
+    Request request;
+    request.id = std::to_string(asked_.size());
+    const int64_t num_prompt = 1 + Draw(static_cast<uint32_t>(Draw(4) == 0 ? most - 1 : most / 3));
+    for (int64_t i = 0; i < num_prompt; ++i) {
+      request.prompt_token_ids.push_back(static_cast<int32_t>(1 + i / 50 % 3));
+    }
+    if (Draw(2) == 0) request.prompt_token_ids[static_cast<size_t>(num_prompt) / 2] = 6;
+    request.attention.mode = full ? AttentionMode::kFull : AttentionMode::kDefault;
+    request.priority = static_cast<int32_t>(Draw(3));
+    request.tenant = Draw(2) == 0 ? "a" : "b";
+    request.cache_salt = Draw(8) == 0 ? "salt" : "";
+    request.bypass_prefix_cache = Draw(8) == 0;
+    if (Draw(10) == 0) request.deadline = now_ + absl::Milliseconds(50.0 * Draw(300));
+    Asked asked{
+        .prompt = request.prompt_token_ids,
+        .max_tokens = 1 + Draw(static_cast<uint32_t>(std::min<int64_t>(most - num_prompt, 150))),
+        .full = full,
+        .sink = std::make_shared<RecordingSink>()};
+    auto sequence =
+        std::make_unique<Sequence>(request, asked.sink, tokenizer_, asked.max_tokens, 1, now_);
+    if (Draw(3) == 0) sequence->prompt_lookup = std::make_unique<PromptLookup>();
+    asked_[request.id] = std::move(asked);
+    scheduler_.Add(std::move(sequence));
+  }
+
+  /// Cancels, deadlines, readers that come and go, flushes; who cannot go on.
+  void Leave(bool at_random) {
+    if (at_random && Draw(20) == 0 && !asked_.empty()) {
+      const uint32_t back = Draw(static_cast<uint32_t>(std::min<size_t>(asked_.size(), 20)));
+      End(scheduler_.Remove(std::to_string(asked_.size() - 1 - back)), FinishReason::kAborted);
+    }
+    End(scheduler_.RemoveIf([&](const Sequence& s) {
+      const absl::Status why = scheduler_.WhyOver(s, now_);
+      counts_.num_stranded += absl::IsUnavailable(why) ? 1 : 0;
+      return !why.ok();
+    }),
+        FinishReason::kAborted);
+    if (!at_random) return;
+    if (Draw(20) == 0 && !asked_.empty()) {
+      auto& sink = asked_.rbegin()->second.sink;
+      sink->ready = !sink->ready;
+    }
+    if (Draw(30) == 0) {
+      for (auto& [id, asked] : asked_) asked.sink->ready = true;
+    }
+    if (Draw(200) == 0) scheduler_.FlushCache();
+  }
+
+  void EndMoves(bool may_fail) {
+    for (size_t i = 0; i < tier_.moves.size();) {
+      if (Draw(3) == 0) {
+        ++i;
+        continue;
+      }
+      const uint32_t one_in = tier_.moves[i].out ? 10 : 300;
+      const bool fails = may_fail && shape_.fails && Draw(one_in) == 0;
+      tier_.End(i, fails ? absl::UnavailableError("as drawn") : absl::OkStatus());
+    }
+  }
+
+  void End(const std::vector<std::unique_ptr<Sequence>>& sequences, FinishReason reason) {
+    for (const auto& sequence : sequences) sequence->Finish(absl::OkStatus(), reason, now_);
+  }
+
+  void RunBatch(Batch& batch) {
+    ASSERT_LE(batch.num_rows, shape_.max_step_tokens);
+    std::vector<std::string> ended;
+    int num_out = 0;
+    for (const BatchEntry& entry : batch.entries) {
+      Sequence& sequence = scheduler_.running(entry.sequence_index);
+      const bool out = std::ranges::any_of(entry.page_table,
+                                           [this](int32_t page) { return !pool_.has_frame(page); });
+      ASSERT_FALSE(out && entry.full_attention);
+      const size_t writes = static_cast<size_t>(entry.num_cached / kernels::kPageSize);
+      for (size_t i = writes; i < entry.page_table.size(); ++i) {
+        ASSERT_TRUE(pool_.has_frame(entry.page_table[i])) << "a row is written to no memory";
+      }
+      num_out += out ? 1 : 0;
+      if (RunEntry(sequence, entry, batch.gate)) ended.push_back(sequence.id());
+    }
+    counts_.num_together += num_out > 1 ? 1 : 0;
+    scheduler_.TakeOutLeft(batch);
+    scheduler_.Complete(batch);
+    for (const std::string& id : ended) End(scheduler_.Remove(id), FinishReason::kLength);
+  }
+
+  /// All rows first, as a step does, then the tokens while drafts hold.
+  bool RunEntry(Sequence& sequence, const BatchEntry& entry, PageGate* gate) {
+    const std::vector<int32_t> tokens(entry.tokens.begin(), entry.tokens.end());
+    const auto next = model_.Run(entry, gate);
+    if (!next.has_value()) return false;
+    const size_t first = tokens.size() - static_cast<size_t>(entry.num_logit_rows);
+    for (size_t row = first; row < tokens.size(); ++row) {
+      if (row > first && sequence.tokens.back() != tokens[row]) return false;
+      if (sequence.AcceptToken((*next)[row], now_)) return true;
+    }
+    return false;
+  }
+
+  void CheckOutput(const std::string& id, const Asked& asked) {
+    const std::vector<int32_t>& tokens = asked.sink->tokens;
+    const auto num_tokens = static_cast<int64_t>(tokens.size());
+    ASSERT_EQ(tokens, SelectingModel::Alone(asked.prompt, num_tokens, shape_.model, asked.full))
+        << id;
+    if (asked.sink->finish.reason == FinishReason::kAborted) return;
+    ASSERT_EQ(num_tokens, asked.max_tokens) << id;
+    ++counts_.num_whole;
+    const int64_t pages = PagesFor(std::ssize(asked.prompt) + num_tokens);
+    counts_.num_beyond += pages > shape_.num_frames ? 1 : 0;
+  }
+
+  const Shape shape_;
+  Counts& counts_;
+  std::mt19937 random_;
+  FaultInjector faults_;
+  PagePool pool_;
+  SelectingModel model_;
+  FakeTier tier_;
+  Scheduler scheduler_;
+  LetterTokenizer tokenizer_;
+  std::map<std::string, Asked> asked_;
+  absl::Time now_ = absl::UnixEpoch();
+};
+
+/// 40 lives of 5,000 steps.
+TEST(SchedulerSlotsCheckTest, TwoHundredThousandRandomSteps) {
+  constexpr int kLives = 40, kSteps = 5'000;
+  Counts counts;
+  for (uint32_t seed = 1; seed <= kLives; ++seed) {
+    std::mt19937 random(seed);
+    Shape shape;
+    shape.model = {.num_layers = static_cast<int>(1 + random() % 4),
+                   .window_pages = static_cast<int64_t>(random() % 3),
+                   .num_selected = static_cast<int32_t>(1 + random() % 4)};
+    const auto least =
+        static_cast<int32_t>(shape.residency().LeastFrames(shape.model.num_selected));
+    shape.num_frames = least + static_cast<int32_t>(random() % 12);
+    shape.num_blocks = 1 + static_cast<int32_t>(random() % 40);
+    shape.fails = seed % 2 == 0;
+    shape.prefix_cache = seed % 3 != 0;
+    shape.max_step_tokens = static_cast<int64_t>(1 + random() % 150);
+    SCOPED_TRACE(seed);
+    SlotsWorld world(shape, seed, &counts);
+    for (int step = 0; step < kSteps; ++step) {
+      world.Step(true);
+      ASSERT_FALSE(testing::Test::HasFatalFailure()) << "step " << step;
+    }
+    ASSERT_NO_FATAL_FAILURE(world.Finish());
+  }
+  // All of it did happen.
+  EXPECT_GT(counts.spills.num_pages_out, 1000);
+  EXPECT_GT(counts.spills.num_slots_in, 1000);
+  EXPECT_GT(counts.spills.num_failed_writes, 100);
+  EXPECT_GT(counts.spills.num_failed_reads, 30);
+  EXPECT_GT(counts.num_preempted, 100);
+  EXPECT_GT(counts.num_whole, 500);
+  EXPECT_GT(counts.num_beyond, 100);
+  EXPECT_GT(counts.num_together, 1000);
+  std::printf(
+      "%d requests whole, %d of them beyond memory, %d stranded, %d preemptions, %d steps with "
+      "two beyond; pages out %d, slots in %d, failed %d and %d; %d slots missed by %d rows\n",
+      static_cast<int>(counts.num_whole), static_cast<int>(counts.num_beyond),
+      static_cast<int>(counts.num_stranded), static_cast<int>(counts.num_preempted),
+      static_cast<int>(counts.num_together), static_cast<int>(counts.spills.num_pages_out),
+      static_cast<int>(counts.spills.num_slots_in),
+      static_cast<int>(counts.spills.num_failed_writes),
+      static_cast<int>(counts.spills.num_failed_reads), static_cast<int>(counts.misses.num_slots),
+      static_cast<int>(counts.misses.num_rows));
+}
+
+}  // namespace
+}  // namespace nsa::engine
