@@ -99,8 +99,8 @@ class LlamaCpp:
         return load_report.report(records, slo, server=self.name, arrivals=arrivals, concurrency=concurrency)
 
     def prime(self, request: dict) -> None:
-        """Every slot has the prompt afterwards."""
-        self.server.prime(request, self.slots)
+        """Each slot reads it: those that copy it for several completions of one request do not keep it."""
+        self.play([request] * self.slots, {}, concurrency=self.slots)
 
 
 def cell(number: float) -> str:

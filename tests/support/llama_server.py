@@ -215,13 +215,6 @@ class LlamaServer:
             time.sleep(0.1)
         raise RuntimeError(f"llama-server is not ready ({self.process.poll()}): {self.output()[-3000:]}")
 
-    def prime(self, request: dict, slots: int) -> None:
-        """Leaves the prompt in so many slots: it is read once, and the others copy it."""
-        asked = json.loads(body(request)) | {"stream": False, "n_predict": 1, "n_cmpl": slots}
-        url = "http://{}:{}/completion".format(*self.address)
-        with urllib.request.urlopen(url, json.dumps(asked).encode(), timeout=600) as reply:
-            reply.read()
-
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
