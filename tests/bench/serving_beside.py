@@ -99,8 +99,11 @@ class LlamaCpp:
         return load_report.report(records, slo, server=self.name, arrivals=arrivals, concurrency=concurrency)
 
     def prime(self, request: dict) -> None:
-        """Each slot reads it: those that copy it for several completions of one request do not keep it."""
-        self.play([request] * self.slots, {}, concurrency=self.slots)
+        """Each slot reads it, one after the other: left to choose, the server gives a slot that has it already."""
+        for slot in range(self.slots):
+            report = self.play([request | {"id_slot": slot}], {}, concurrency=1)
+            if report["requests"]["completed"] != 1:
+                raise RuntimeError(f"slot {slot}: {report['messages']}")
 
 
 def cell(number: float) -> str:

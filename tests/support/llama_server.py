@@ -39,9 +39,12 @@ class Failure(Exception):
 
 
 def body(request: dict) -> bytes:
-    """Greedy, so that neither side draws; to the asked length; with what the slot has of the prompt."""
+    """Greedy, so that neither side draws; to the asked length; with what the slot has of the prompt, which is the
+    server's choice unless the request names one by id_slot."""
+    slot = {"id_slot": request["id_slot"]} if "id_slot" in request else {}
     return json.dumps(
-        {
+        slot
+        | {
             "prompt": request["token_ids"],
             "n_predict": request["output_tokens"],
             "temperature": 0,
