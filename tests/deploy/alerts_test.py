@@ -98,6 +98,9 @@ class Broken:
         self.start("spilling", "spill_write=0.05,spill_read=0.3,drop_stream=0.01,step_slow=1,delay_ms=10",
                    max_context=2048, kv_cache_gib=tiny_model.gib(52), kv_spill_dir=self._folder,
                    kv_spill_gib=tiny_model.gib(160))  # fmt: skip
+        # A context beyond memory: each step selects blocks that are in the file only.
+        self.start("beyond", "step_slow=1,delay_ms=10", kv_cache_gib=tiny_model.gib(40), kv_spill_dir=self._folder,
+                   kv_spill_gib=tiny_model.gib(160))  # fmt: skip
         self.start("failing", trace_file=self._folder / "spans.jsonl")
         # After some steps one that takes ten minutes.
         self.start("stalled", "step_slow=0.05,delay_ms=600000")
@@ -128,7 +131,9 @@ class Broken:
         long = (*more, "--concurrency=4", "--prompt_tokens=1100", "--output_tokens=700")
         soon = (*more, "--concurrency=4", "--prompt_tokens=1100", "--output_tokens=150")
         short = (*more, "--rate=2", "--prompt_tokens=20", "--output_tokens=3")
-        for name, load in {"slow": short, "wasteful": soon, "spilling": long, "stalled": short}.items():
+        alone = (*more, "--concurrency=1", "--prompt_tokens=3000", "--output_tokens=700")
+        loads = {"slow": short, "wasteful": soon, "spilling": long, "beyond": alone, "stalled": short}
+        for name, load in loads.items():
             self._stack.enter_context(prometheus.load(self.servers[name].address, *load))
         small, failing = self.servers["small"], self.servers["failing"]
         self._stack.enter_context(Again(lambda: ask(small, [5] * 2450, 100)))
