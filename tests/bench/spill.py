@@ -22,6 +22,8 @@ import time
 from tests.support import model_files, server
 
 PAGE_TOKENS = 64
+# Not a limit: a server refuses early what a deadline leaves no time for.
+PATIENCE_S = 36_000
 OUT, IN = (f'nsa:kv_spill_bytes_total{{direction="{way}"}}' for way in ("out", "in"))
 MISSES, INTERRUPTED = "nsa:kv_slot_misses_total", "nsa:kv_interrupted_rows_total"
 
@@ -69,18 +71,27 @@ def flags(options: argparse.Namespace, pages: float, spilled: float) -> dict:
     }
 
 
+def check(result: server.Result) -> None:
+    """A request that was refused or has failed is no answer to compare."""
+    if result.finished is None:
+        raise RuntimeError(f"{result.status}: {result.details}")
+
+
 def run_two(path, tokens: list[int], options: argparse.Namespace) -> int:
     pages = options.context // PAGE_TOKENS + 1
     with server.running(path, **flags(options, pages, 2 * pages)) as running:
         began = time.monotonic()
-        alone = [server.generate(running, ask(tokens, number, options), timeout=36_000) for number in (0, 1)]
+        alone = [server.generate(running, ask(tokens, number, options), timeout=PATIENCE_S) for number in (0, 1)]
         one_by_one = time.monotonic() - began
         before = running.metrics()
         began = time.monotonic()
-        together = server.generate_together(running, [ask(tokens, 0, options), ask(tokens, 1, options)])
+        asked = [ask(tokens, number, options) for number in (0, 1)]
+        together = server.generate_together(running, asked, timeout=PATIENCE_S)
         at_once = time.monotonic() - began
         after = running.metrics()
         load = running.load()
+    for result in alone + together:
+        check(result)
     same = [result.token_ids for result in alone] == [result.token_ids for result in together]
     ratio = at_once / one_by_one
 
@@ -105,13 +116,14 @@ def time_one(running: server.Server, tokens: list[int], options: argparse.Namesp
     told = []
     before = running.metrics()
     began = time.monotonic()
-    call = running.stub.Generate(ask(tokens, 0, options), timeout=36_000)
+    call = running.stub.Generate(ask(tokens, 0, options), timeout=PATIENCE_S)
 
     def on_tokens(_) -> None:
         if not told:
             told.extend([time.monotonic() - began, running.metrics()])
 
     result = server.collect(call, on_tokens)
+    check(result)
     whole = time.monotonic() - began
     after = running.metrics()
     first, middle = told

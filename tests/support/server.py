@@ -197,12 +197,12 @@ def generate(server: Server, message, timeout: float = 300) -> Result:
     return collect(server.stub.Generate(message, timeout=timeout))
 
 
-def generate_together(server: Server, messages) -> list[Result]:
+def generate_together(server: Server, messages, timeout: float = 300) -> list[Result]:
     """All at the same time, each on a thread of its own."""
     results: list[Result | None] = [None] * len(messages)
 
     def run(index: int) -> None:
-        results[index] = generate(server, messages[index])
+        results[index] = generate(server, messages[index], timeout)
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(len(messages))]
     for thread in threads:
