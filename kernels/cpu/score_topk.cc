@@ -189,6 +189,10 @@ class StagedScoreTopk final : public StagedCall {
         tiles_(scope.memory()),
         ranges_(scope.memory()),
         batches_(scope.memory()) {
+    const int size = params_.sel_block_size;
+    NSA_CHECK(params_.stride > 0 && kPageSize % params_.stride == 0);
+    NSA_CHECK(params_.length % params_.stride == 0 && size % params_.stride == 0);
+    NSA_CHECK(kPageSize % size == 0 || size % kPageSize == 0);
     const AttentionQuery& query = params_.query;
     call_.tiles =
         MakeTiles(query.segments, query.num_segments, std::clamp(24 / call_.group, 1, 16), scope);
@@ -337,11 +341,6 @@ class StagedScoreTopk final : public StagedCall {
 
 StagedCallPtr StageScoreTopk(Context& context, const ListScope& scope,
                              const ScoreTopkParams& params) {
-  const ScoreTopkParams checked = WithClustersAsWindows(params);
-  const int size = checked.sel_block_size;
-  NSA_CHECK(checked.stride > 0 && kPageSize % checked.stride == 0);
-  NSA_CHECK(checked.length % checked.stride == 0 && size % checked.stride == 0);
-  NSA_CHECK(kPageSize % size == 0 || size % kPageSize == 0);
   return MakeStagedCall<StagedScoreTopk>(scope, context, scope, params);
 }
 
