@@ -31,16 +31,7 @@ absl::StatusOr<std::unique_ptr<SpillFile>> OpenSpillFile(const EngineOptions& op
 }
 
 void DiscardVacated(PagePool& pool, KvCache& cache) {
-  // What has got memory again, or is about to, keeps it.
-  const auto discard = [&](Slot slot) {
-    if (!pool.has_frame(slot.page) && pool.slots().state(slot) == SlotTable::State::kAbsent) {
-      cache.Discard(slot.layer, slot.page);
-    }
-  };
-  for (const int32_t page : pool.TakeVacated()) {
-    for (int layer = 0; layer < cache.layout().num_layers; ++layer) discard({layer, page});
-  }
-  for (const Slot slot : pool.slots().TakeVacated()) discard(slot);
+  for (const Slot slot : pool.TakeVacated()) cache.Discard(slot.layer, slot.page);
 }
 
 }  // namespace nsa::engine

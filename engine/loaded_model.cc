@@ -186,7 +186,7 @@ absl::Status DecidePool(const EngineOptions& options, const kernels::Backend& ba
   const int64_t page_bytes = bytes_of(1) - fixed_bytes;
   const int64_t workspace = ModelRunner::WorkspaceBytes(sizing.config, sizing.runner);
   const int64_t available = backend.free_bytes().value_or(AvailableMemoryBytes());
-  const int64_t context_pages = (sizing.max_context + kPageSize - 1) / kPageSize;
+  const int64_t context_pages = PagesFor(sizing.max_context);
   int64_t pool_bytes = 0;
   if (options.kv_cache_gib != 0) {
     if (!(options.kv_cache_gib > 0) || options.kv_cache_gib > 1e6) {

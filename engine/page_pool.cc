@@ -89,7 +89,17 @@ void PagePool::DropBlock(int32_t page) {
   free_blocks_.push_back(std::exchange(block, -1));
 }
 
-std::vector<int32_t> PagePool::TakeVacated() { return std::exchange(vacated_, {}); }
+std::vector<Slot> PagePool::TakeVacated() {
+  std::vector<Slot> vacated = slots_.TakeVacated();
+  for (const int32_t page : std::exchange(vacated_, {})) {
+    for (int layer = 0; layer < slots_.num_layers(); ++layer) vacated.push_back({layer, page});
+  }
+  // What has got memory again, or is about to, keeps it.
+  std::erase_if(vacated, [this](Slot slot) {
+    return has_frame(slot.page) || slots_.state(slot) != SlotTable::State::kAbsent;
+  });
+  return vacated;
+}
 
 void PagePool::AddUser(int32_t page) {
   CHECK(num_users_.at(static_cast<size_t>(page)) > 0) << "page " << page << " is free";

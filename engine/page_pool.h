@@ -40,8 +40,9 @@ class PagePool {
   bool TakeBlock(int32_t page);
   /// For a page that has a frame.
   void DropBlock(int32_t page);
-  /// Pages that lost their frame since the last call; some may have one again.
-  std::vector<int32_t> TakeVacated();
+  /// Slots that have lost their memory since the last call, with their page's frame or alone, and
+  /// have none.
+  std::vector<Slot> TakeVacated();
 
   /// Memory for a slot of a page without a frame, which is then being read; false where there is
   /// none, and no slot may go.

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_format.h"
 #include "engine/batch.h"
+#include "engine/residency.h"
 #include "kernels/tensor.h"
 
 namespace nsa::engine {
@@ -27,8 +28,7 @@ std::vector<float> Complete(LoadedModel& model, int64_t num_prompt_tokens, int64
   for (size_t i = 0; i < tokens.size(); ++i) {
     tokens[i] = static_cast<int32_t>((i * 7 + 3) % static_cast<size_t>(std::min(vocabulary, 256)));
   }
-  std::vector<int32_t> pages(static_cast<size_t>(
-      (num_prompt_tokens + kNewTokens + kernels::kPageSize - 1) / kernels::kPageSize));
+  std::vector<int32_t> pages(static_cast<size_t>(PagesFor(num_prompt_tokens + kNewTokens)));
   std::iota(pages.begin(), pages.end(), 0);
   std::vector<float> all;
   for (int64_t begin = 0; begin < num_prompt_tokens + kNewTokens;) {

@@ -127,6 +127,22 @@ class CacheSpillTest : public testing::Test {
     }
     return false;
   }
+  /// Each ends with what it has alone, or was aborted on the way there; the engine is none the
+  /// worse.
+  static void CheckAll(Engine& engine, const std::vector<std::shared_ptr<RecordingSink>>& sinks,
+                       const std::vector<std::vector<int32_t>>& alone) {
+    for (size_t i = 0; i < sinks.size(); ++i) {
+      ASSERT_TRUE(sinks[i]->WaitUntilDone());
+      ASSERT_TRUE(sinks[i]->status.ok()) << sinks[i]->status;
+      std::vector<int32_t> expected = alone[i];
+      if (sinks[i]->finish.reason == FinishReason::kAborted) {
+        expected.resize(sinks[i]->tokens.size());
+      }
+      EXPECT_EQ(sinks[i]->tokens, expected) << i;
+    }
+    EXPECT_TRUE(WaitForAllPages(engine));
+    EXPECT_TRUE(engine.healthy());
+  }
   bool WaitUntil(const std::function<bool()>& holds) {
     for (int i = 0; i < 10'000 && !holds(); ++i) absl::SleepFor(absl::Milliseconds(1));
     return holds();
@@ -214,17 +230,7 @@ TEST_F(CacheSpillTest, FaultsDoNotShowInContextsBeyondMemory) {
     std::vector<std::shared_ptr<RecordingSink>> sinks;
     for (const Request& request : requests) sinks.push_back(Submit(*engine, request));
     engine->FlushCache([](int32_t) {});
-    for (size_t i = 0; i < sinks.size(); ++i) {
-      ASSERT_TRUE(sinks[i]->WaitUntilDone());
-      ASSERT_TRUE(sinks[i]->status.ok()) << sinks[i]->status;
-      std::vector<int32_t> expected = alone[i];
-      if (sinks[i]->finish.reason == FinishReason::kAborted) {
-        expected.resize(sinks[i]->tokens.size());
-      }
-      EXPECT_EQ(sinks[i]->tokens, expected) << i;
-    }
-    EXPECT_TRUE(WaitForAllPages(*engine));
-    EXPECT_TRUE(engine->healthy());
+    ASSERT_NO_FATAL_FAILURE(CheckAll(*engine, sinks, alone));
   }
   EXPECT_GT(counter_.slots_missed, 0);
 }
@@ -318,17 +324,7 @@ TEST_F(CacheSpillTest, FaultsDoNotShowInTheOutput) {
     for (int i = 0; i < kNumRequests; ++i) {
       sinks.push_back(Submit(*engine, MakeRequest(i, 150 * i + 50, 400)));
     }
-    for (size_t i = 0; i < sinks.size(); ++i) {
-      ASSERT_TRUE(sinks[i]->WaitUntilDone());
-      ASSERT_TRUE(sinks[i]->status.ok()) << sinks[i]->status;
-      std::vector<int32_t> expected = alone[i];
-      if (sinks[i]->finish.reason == FinishReason::kAborted) {
-        expected.resize(sinks[i]->tokens.size());
-      }
-      EXPECT_EQ(sinks[i]->tokens, expected) << i;
-    }
-    EXPECT_TRUE(WaitForAllPages(*engine));
-    EXPECT_TRUE(engine->healthy());
+    ASSERT_NO_FATAL_FAILURE(CheckAll(*engine, sinks, alone));
   }
   EXPECT_GT(counter_.failures, 0);
 }

@@ -4,10 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cstdio>
-#include <map>
-#include <memory>
 #include <random>
 #include <string>
 #include <utility>
@@ -15,8 +12,8 @@
 
 #include "engine/scheduler.h"
 #include "tests/engine/fake_tier.h"
-#include "tests/engine/fakes.h"
 #include "tests/engine/paged_model.h"
+#include "tests/engine/random_requests.h"
 
 namespace nsa::engine {
 namespace {
@@ -35,9 +32,10 @@ class World {
  public:
   World(const Shape& shape, uint32_t seed)
       : shape_(shape),
-        random_(seed),
-        faults_(
-            {.probability = FaultsOf(shape), .preempt_every = shape.fails ? 17 : 0, .seed = seed}),
+        requests_(seed),
+        faults_({.probability = FailingAllocations(shape.fails),
+                 .preempt_every = shape.fails ? 17 : 0,
+                 .seed = seed}),
         pool_(shape.num_frames, shape.num_blocks),
         model_(pool_.num_pages()),
         tier_(&model_.memory),
@@ -55,9 +53,9 @@ class World {
     if (arrivals) Leave();
     EndMoves(arrivals);
     RunBatch(scheduler_.Schedule(now_));
-    for (const int32_t page : pool_.TakeVacated()) {
+    for (const Slot slot : pool_.TakeVacated()) {
       // The system takes the memory back.
-      if (!pool_.has_frame(page)) model_.memory[static_cast<size_t>(page)].fill(0xDEAD);
+      model_.memory[static_cast<size_t>(slot.page)].fill(0xDEAD);
     }
     const absl::Status status = scheduler_.Check();
     ASSERT_TRUE(status.ok()) << status;
@@ -65,7 +63,7 @@ class World {
   }
 
   void Finish() {
-    for (auto& [id, asked] : asked_) asked.sink->ready = true;
+    requests_.WakeReaders();
     for (int step = 0; step < 20'000 && (!scheduler_.idle() || scheduler_.moving()); ++step) {
       ASSERT_NO_FATAL_FAILURE(Step(false));
     }
@@ -76,7 +74,7 @@ class World {
     scheduler_.FlushCache();
     EXPECT_EQ(pool_.num_used(), 0);
     EXPECT_EQ(tier_.num_blocks_written(), 0u) << "a block was not erased";
-    for (const auto& [id, asked] : asked_) {
+    for (const auto& [id, asked] : requests_.asked()) {
       ASSERT_EQ(asked.sink->num_done, 1) << id;
       CheckOutput(id, asked);
     }
@@ -86,78 +84,35 @@ class World {
   Scheduler& scheduler() { return scheduler_; }
 
  private:
-  struct Asked {
-    std::vector<int32_t> prompt;
-    int64_t max_tokens = 0;
-    std::shared_ptr<RecordingSink> sink;
-  };
+  using Asked = RandomRequests::Asked;
 
-  static std::array<double, kNumFaults> FaultsOf(const Shape& shape) {
-    std::array<double, kNumFaults> faults{};
-    if (shape.fails) faults[static_cast<size_t>(Fault::kAllocation)] = 0.1;
-    return faults;
-  }
-
-  uint32_t Draw(uint32_t below) { return static_cast<uint32_t>(random_() % below); }
-
-  /// Prompts share beginnings, and are up to the whole pool.
+  /// Prompts are up to the whole pool.
   void Arrive() {
-    if (Draw(4) != 0 || scheduler_.num_waiting() > 12) return;
+    if (requests_.Draw(4) != 0 || scheduler_.num_waiting() > 12) return;
     const int64_t most = int64_t{shape_.num_frames} * kernels::kPageSize;
-    Request request;
-    request.id = std::to_string(asked_.size());
-    const int64_t num_prompt = 1 + Draw(static_cast<uint32_t>(Draw(4) == 0 ? most - 1 : most / 3));
-    for (int64_t i = 0; i < num_prompt; ++i) {
-      request.prompt_token_ids.push_back(static_cast<int32_t>(1 + i / 50 % 3));
-    }
-    if (Draw(2) == 0) request.prompt_token_ids[static_cast<size_t>(num_prompt) / 2] = 6;
-    request.priority = static_cast<int32_t>(Draw(3));
-    request.tenant = Draw(2) == 0 ? "a" : "b";
-    request.cache_salt = Draw(8) == 0 ? "salt" : "";
-    request.bypass_prefix_cache = Draw(8) == 0;
-    if (Draw(10) == 0) request.deadline = now_ + absl::Milliseconds(50.0 * Draw(100));
-    Asked asked{
-        .prompt = request.prompt_token_ids,
-        .max_tokens = 1 + Draw(static_cast<uint32_t>(std::min<int64_t>(most - num_prompt, 200))),
-        .sink = std::make_shared<RecordingSink>()};
-    auto sequence =
-        std::make_unique<Sequence>(request, asked.sink, tokenizer_, asked.max_tokens, 1, now_);
-    if (Draw(3) == 0) sequence->prompt_lookup = std::make_unique<PromptLookup>();
-    asked_[request.id] = std::move(asked);
-    scheduler_.Add(std::move(sequence));
+    scheduler_.Add(requests_.Next(most, 200, 100, /*full=*/false, now_));
   }
 
   /// Cancels, deadlines, readers that come and go, flushes.
   void Leave() {
-    if (Draw(12) == 0 && !asked_.empty()) {
-      const uint32_t back = Draw(static_cast<uint32_t>(std::min<size_t>(asked_.size(), 20)));
-      End(scheduler_.Remove(std::to_string(asked_.size() - 1 - back)), FinishReason::kAborted);
+    if (requests_.Draw(12) == 0 && !requests_.asked().empty()) {
+      FinishAll(scheduler_.Remove(requests_.Recent()), FinishReason::kAborted, now_);
     }
     const auto expired = [&](const Sequence& s) { return s.request.deadline <= now_; };
-    End(scheduler_.RemoveIf(expired), FinishReason::kAborted);
-    if (Draw(20) == 0 && !asked_.empty()) {
-      auto& sink = asked_.rbegin()->second.sink;
-      sink->ready = !sink->ready;
-    }
-    if (Draw(30) == 0) {
-      for (auto& [id, asked] : asked_) asked.sink->ready = true;
-    }
-    if (Draw(200) == 0) scheduler_.FlushCache();
+    FinishAll(scheduler_.RemoveIf(expired), FinishReason::kAborted, now_);
+    requests_.TurnReaders();
+    if (requests_.Draw(200) == 0) scheduler_.FlushCache();
   }
 
   void EndMoves(bool may_fail) {
     for (size_t i = 0; i < tier_.moves.size();) {
-      if (Draw(3) != 0) {
+      if (requests_.Draw(3) != 0) {
         ++i;
         continue;
       }
-      const bool fails = may_fail && shape_.fails && Draw(10) == 0;
+      const bool fails = may_fail && shape_.fails && requests_.Draw(10) == 0;
       tier_.End(i, fails ? absl::UnavailableError("as drawn") : absl::OkStatus());
     }
-  }
-
-  void End(const std::vector<std::unique_ptr<Sequence>>& sequences, FinishReason reason) {
-    for (const auto& sequence : sequences) sequence->Finish(absl::OkStatus(), reason, now_);
   }
 
   void RunBatch(const Batch& batch) {
@@ -171,7 +126,9 @@ class World {
       if (RunEntry(sequence, entry)) ended.push_back(sequence.id());
     }
     scheduler_.Complete(batch);
-    for (const std::string& id : ended) End(scheduler_.Remove(id), FinishReason::kLength);
+    for (const std::string& id : ended) {
+      FinishAll(scheduler_.Remove(id), FinishReason::kLength, now_);
+    }
   }
 
   /// All rows first, as a step does, then the tokens while drafts hold.
@@ -182,12 +139,7 @@ class World {
       next.push_back(
           model_.Run(entry.page_table, entry.num_cached + static_cast<int64_t>(row), tokens[row]));
     }
-    const size_t first = tokens.size() - static_cast<size_t>(entry.num_logit_rows);
-    for (size_t row = first; row < tokens.size(); ++row) {
-      if (row > first && sequence.tokens.back() != tokens[row]) return false;
-      if (sequence.AcceptToken(next[row], now_)) return true;
-    }
-    return false;
+    return AcceptRows(sequence, entry, next, now_);
   }
 
   void CheckOutput(const std::string& id, const Asked& asked) {
@@ -200,14 +152,12 @@ class World {
   }
 
   const Shape shape_;
-  std::mt19937 random_;
+  RandomRequests requests_;
   FaultInjector faults_;
   PagePool pool_;
   PagedModel model_;
   FakeTier tier_;
   Scheduler scheduler_;
-  LetterTokenizer tokenizer_;
-  std::map<std::string, Asked> asked_;
   absl::Time now_ = absl::UnixEpoch();
   int64_t num_whole_ = 0;
 };

@@ -6,8 +6,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <map>
-#include <memory>
 #include <random>
 #include <string>
 #include <utility>
@@ -15,7 +13,7 @@
 
 #include "engine/scheduler.h"
 #include "tests/engine/fake_tier.h"
-#include "tests/engine/fakes.h"
+#include "tests/engine/random_requests.h"
 #include "tests/engine/selecting_model.h"
 
 namespace nsa::engine {
@@ -59,9 +57,10 @@ class SlotsWorld {
   SlotsWorld(const Shape& shape, uint32_t seed, Counts* counts)
       : shape_(shape),
         counts_(*counts),
-        random_(seed),
-        faults_(
-            {.probability = FaultsOf(shape), .preempt_every = shape.fails ? 29 : 0, .seed = seed}),
+        requests_(seed),
+        faults_({.probability = FailingAllocations(shape.fails),
+                 .preempt_every = shape.fails ? 29 : 0,
+                 .seed = seed}),
         pool_(shape.num_frames, shape.num_blocks, shape.model.num_layers),
         model_(pool_.num_pages(), shape.model),
         tier_(&model_.memory, shape.model.num_layers),
@@ -89,7 +88,7 @@ class SlotsWorld {
   }
 
   void Finish() {
-    for (auto& [id, asked] : asked_) asked.sink->ready = true;
+    requests_.WakeReaders();
     for (int step = 0; step < 40'000 && (!scheduler_.idle() || scheduler_.moving()); ++step) {
       ASSERT_NO_FATAL_FAILURE(Step(false));
     }
@@ -99,7 +98,7 @@ class SlotsWorld {
     EXPECT_EQ(pool_.num_used(), 0);
     EXPECT_EQ(pool_.slots().num_present(), 0);
     EXPECT_EQ(tier_.num_blocks_written(), 0u) << "a block was not erased";
-    for (const auto& [id, asked] : asked_) {
+    for (const auto& [id, asked] : requests_.asked()) {
       ASSERT_EQ(asked.sink->num_done, 1) << id;
       ASSERT_NO_FATAL_FAILURE(CheckOutput(id, asked));
     }
@@ -115,103 +114,51 @@ class SlotsWorld {
   }
 
  private:
-  struct Asked {
-    std::vector<int32_t> prompt;
-    int64_t max_tokens = 0;
-    bool full = false;
-    std::shared_ptr<RecordingSink> sink;
-  };
-
-  static std::array<double, kNumFaults> FaultsOf(const Shape& shape) {
-    std::array<double, kNumFaults> faults{};
-    if (shape.fails) faults[static_cast<size_t>(Fault::kAllocation)] = 0.1;
-    return faults;
-  }
-
-  uint32_t Draw(uint32_t below) { return static_cast<uint32_t>(random_() % below); }
+  using Asked = RandomRequests::Asked;
 
   /// The system takes the memory back.
   void Discard() {
-    const auto discard = [this](Slot slot) {
-      if (pool_.has_frame(slot.page)) return;
-      if (pool_.slots().state(slot) != SlotTable::State::kAbsent) return;
+    for (const Slot slot : pool_.TakeVacated()) {
       const int32_t index = slot.page * shape_.model.num_layers + slot.layer;
       model_.memory[static_cast<size_t>(index)].fill(0xDEAD);
-    };
-    for (const int32_t page : pool_.TakeVacated()) {
-      for (int layer = 0; layer < shape_.model.num_layers; ++layer) discard({layer, page});
     }
-    for (const Slot slot : pool_.slots().TakeVacated()) discard(slot);
   }
 
-  /// Prompts share beginnings; some are longer than memory. Full attention needs its place there.
+  /// Some are longer than memory. Full attention needs its place there.
   void Arrive() {
-    if (Draw(6) != 0 || scheduler_.num_waiting() > 6) return;
-    const bool full = Draw(8) == 0;
+    if (requests_.Draw(6) != 0 || scheduler_.num_waiting() > 6) return;
+    const bool full = requests_.Draw(8) == 0;
     const int64_t most =
         int64_t{full ? shape_.num_frames : shape_.most_pages()} * kernels::kPageSize;
-    Request request;
-    request.id = std::to_string(asked_.size());
-    const int64_t num_prompt = 1 + Draw(static_cast<uint32_t>(Draw(4) == 0 ? most - 1 : most / 3));
-    for (int64_t i = 0; i < num_prompt; ++i) {
-      request.prompt_token_ids.push_back(static_cast<int32_t>(1 + i / 50 % 3));
-    }
-    if (Draw(2) == 0) request.prompt_token_ids[static_cast<size_t>(num_prompt) / 2] = 6;
-    request.attention.mode = full ? AttentionMode::kFull : AttentionMode::kDefault;
-    request.priority = static_cast<int32_t>(Draw(3));
-    request.tenant = Draw(2) == 0 ? "a" : "b";
-    request.cache_salt = Draw(8) == 0 ? "salt" : "";
-    request.bypass_prefix_cache = Draw(8) == 0;
-    if (Draw(10) == 0) request.deadline = now_ + absl::Milliseconds(50.0 * Draw(300));
-    Asked asked{
-        .prompt = request.prompt_token_ids,
-        .max_tokens = 1 + Draw(static_cast<uint32_t>(std::min<int64_t>(most - num_prompt, 150))),
-        .full = full,
-        .sink = std::make_shared<RecordingSink>()};
-    auto sequence =
-        std::make_unique<Sequence>(request, asked.sink, tokenizer_, asked.max_tokens, 1, now_);
-    if (Draw(3) == 0) sequence->prompt_lookup = std::make_unique<PromptLookup>();
-    asked_[request.id] = std::move(asked);
-    scheduler_.Add(std::move(sequence));
+    scheduler_.Add(requests_.Next(most, 150, 300, full, now_));
   }
 
   /// Cancels, deadlines, readers that come and go, flushes; who cannot go on.
   void Leave(bool at_random) {
-    if (at_random && Draw(20) == 0 && !asked_.empty()) {
-      const uint32_t back = Draw(static_cast<uint32_t>(std::min<size_t>(asked_.size(), 20)));
-      End(scheduler_.Remove(std::to_string(asked_.size() - 1 - back)), FinishReason::kAborted);
+    if (at_random && requests_.Draw(20) == 0 && !requests_.asked().empty()) {
+      FinishAll(scheduler_.Remove(requests_.Recent()), FinishReason::kAborted, now_);
     }
-    End(scheduler_.RemoveIf([&](const Sequence& s) {
+    const auto is_over = [&](const Sequence& s) {
       const absl::Status why = scheduler_.WhyOver(s, now_);
       counts_.num_stranded += absl::IsUnavailable(why) ? 1 : 0;
       return !why.ok();
-    }),
-        FinishReason::kAborted);
+    };
+    FinishAll(scheduler_.RemoveIf(is_over), FinishReason::kAborted, now_);
     if (!at_random) return;
-    if (Draw(20) == 0 && !asked_.empty()) {
-      auto& sink = asked_.rbegin()->second.sink;
-      sink->ready = !sink->ready;
-    }
-    if (Draw(30) == 0) {
-      for (auto& [id, asked] : asked_) asked.sink->ready = true;
-    }
-    if (Draw(200) == 0) scheduler_.FlushCache();
+    requests_.TurnReaders();
+    if (requests_.Draw(200) == 0) scheduler_.FlushCache();
   }
 
   void EndMoves(bool may_fail) {
     for (size_t i = 0; i < tier_.moves.size();) {
-      if (Draw(3) == 0) {
+      if (requests_.Draw(3) == 0) {
         ++i;
         continue;
       }
       const uint32_t one_in = tier_.moves[i].out ? 10 : 300;
-      const bool fails = may_fail && shape_.fails && Draw(one_in) == 0;
+      const bool fails = may_fail && shape_.fails && requests_.Draw(one_in) == 0;
       tier_.End(i, fails ? absl::UnavailableError("as drawn") : absl::OkStatus());
     }
-  }
-
-  void End(const std::vector<std::unique_ptr<Sequence>>& sequences, FinishReason reason) {
-    for (const auto& sequence : sequences) sequence->Finish(absl::OkStatus(), reason, now_);
   }
 
   void RunBatch(Batch& batch) {
@@ -233,20 +180,15 @@ class SlotsWorld {
     counts_.num_together += num_out > 1 ? 1 : 0;
     scheduler_.TakeOutLeft(batch);
     scheduler_.Complete(batch);
-    for (const std::string& id : ended) End(scheduler_.Remove(id), FinishReason::kLength);
+    for (const std::string& id : ended) {
+      FinishAll(scheduler_.Remove(id), FinishReason::kLength, now_);
+    }
   }
 
   /// All rows first, as a step does, then the tokens while drafts hold.
   bool RunEntry(Sequence& sequence, const BatchEntry& entry, PageGate* gate) {
-    const std::vector<int32_t> tokens(entry.tokens.begin(), entry.tokens.end());
     const auto next = model_.Run(entry, gate);
-    if (!next.has_value()) return false;
-    const size_t first = tokens.size() - static_cast<size_t>(entry.num_logit_rows);
-    for (size_t row = first; row < tokens.size(); ++row) {
-      if (row > first && sequence.tokens.back() != tokens[row]) return false;
-      if (sequence.AcceptToken((*next)[row], now_)) return true;
-    }
-    return false;
+    return next.has_value() && AcceptRows(sequence, entry, *next, now_);
   }
 
   void CheckOutput(const std::string& id, const Asked& asked) {
@@ -263,14 +205,12 @@ class SlotsWorld {
 
   const Shape shape_;
   Counts& counts_;
-  std::mt19937 random_;
+  RandomRequests requests_;
   FaultInjector faults_;
   PagePool pool_;
   SelectingModel model_;
   FakeTier tier_;
   Scheduler scheduler_;
-  LetterTokenizer tokenizer_;
-  std::map<std::string, Asked> asked_;
   absl::Time now_ = absl::UnixEpoch();
 };
 

@@ -42,8 +42,8 @@ class SchedulerTierTest : public testing::Test {
   Batch Step() {
     now_ += absl::Milliseconds(1);
     Batch batch = scheduler_.Schedule(now_);
-    for (const int32_t page : pool_.TakeVacated()) {
-      if (!pool_.has_frame(page)) model_.memory[static_cast<size_t>(page)].fill(0xDEAD);
+    for (const Slot slot : pool_.TakeVacated()) {
+      model_.memory[static_cast<size_t>(slot.page)].fill(0xDEAD);
     }
     std::vector<std::string> ended;
     for (const BatchEntry& entry : batch.entries) {

@@ -73,7 +73,12 @@ void ProfilingBackend::SparseAttn(const kernels::SparseAttnParams& p) {
   kernels::SparseAttnParams measured = p;
   measured.times = &times;
   Measure("sparse_attn", &Backend::SparseAttn, measured);
-  if (p.times != nullptr) *p.times = times;
+  if (p.times != nullptr) {
+    p.times->cmp += times.cmp;
+    p.times->slc += times.slc;
+    p.times->win += times.win;
+    p.times->merge += times.merge;
+  }
   if (on_device()) return;
   const std::pair<const char*, double> branches[] = {{"sparse_attn.cmp", times.cmp},
                                                      {"sparse_attn.slc", times.slc},
