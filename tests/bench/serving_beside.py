@@ -222,7 +222,7 @@ def overload(options) -> bool:
 def shared(options) -> bool:
     """The goal for the first token is one that llama-server keeps with room to spare where nothing else runs; gaps have
     none, for it would stop at each prompt that begins. What it completes in a closed loop, whenever, bounds its goodput
-    at every rate and stands for its best."""
+    at every rate and stands for its best; both are asked at a rate that it can keep."""
     print(f"shared: prompts of {PROMPT} tokens, {PREFIX} of them the same, {OUTPUT} out")
     with both(options, {}, SLOTS, PROMPT + OUTPUT + 1) as (ours, theirs):
         plan = load_plan.Plan.draw(ours.server.address, LONG_PLAN, *LONG, text=model_files.manual_text())
@@ -238,7 +238,9 @@ def shared(options) -> bool:
         for rate in shared_rates(*most):
             seconds = max(options.seconds, FEWEST_REQUESTS / rate)
             requests = plan.take_arrivals(rate, seconds, deadline_ms=patience_ms(slo))
-            table.add(rate, *(side.play(requests, slo) for side in sides), *([] if theirs else [None]))
+            # Beyond its capacity a run of theirs lasts as long as its clients have patience, and adds nothing.
+            asked = theirs and rate <= most[1]
+            table.add(rate, ours.play(requests, slo), theirs.play(requests, slo) if asked else None)
     options.tables["shared"] = table.rows
     if not theirs:
         return True

@@ -265,6 +265,10 @@ TEST_F(CacheSpillTest, FullAttentionBeyondMemoryIsRefused) {
 
 /// Prefixes that nobody uses make room and come back.
 TEST_F(CacheSpillTest, IdlePrefixesAreFoundInTheFile) {
+  // Whoever needs a page before it has been written takes it, and the prefix is forgotten: steps
+  // leave the writer time, as those of a real model do.
+  FaultInjector faults(*FaultInjector::Parse("step_slow=1,delay_ms=10"));
+  options_.faults = &faults;
   auto engine = Create(4096, 12 * 2048);
   std::vector<std::vector<int32_t>> tokens;
   for (int i = 0; i < 8; ++i) {
