@@ -80,6 +80,7 @@ struct SplitAttention {
   PagedRows rows = {};
   int stretch_log2 = 0;
   bool one_row_each = false;
+  int64_t num_rows = 0;
   int rows_per_tile = 1;  // consecutive rows of a segment that a CTA takes (mma_attention.h)
   bool cta_per_split = false;
   int64_t num_splits = 0;  // of a row, at most

@@ -1,0 +1,454 @@
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/mma_blocks.h"
+#include "kernels/cuda/mma_compressed.h"
+#include "kernels/cuda/mma_compressed_copies.h"
+#include "kernels/cuda/mma_compressed_scores.h"
+#include "kernels/cuda/mma_compressed_tile.h"
+#include "kernels/cuda/mma_terms.h"
+#include "kernels/cuda/softmax.h"
+#include "kernels/cuda/split_parts.h"
+
+namespace nsa::kernels::cuda {
+namespace {
+
+constexpr int kMaxDimsK = 256, kMaxDimsV = 128;
+constexpr int kWeightTerms = 2;
+
+/// A kernel: elements, blocks of 16 lines in a CTA, and the most dimensions of values, 0 where none
+/// are read.
+template <typename Element, int kLineBlocks, int kDimsOfValues>
+struct Shape {
+  using T = Element;
+  static constexpr int kBlocks = kLineBlocks;
+  static constexpr int kDimsV = kDimsOfValues;
+  static constexpr int kQueryTerms = std::is_same_v<T, Bf16> ? 3 : 2;
+  static constexpr int kSharers = kLineWarps / kBlocks;  // warps of the same lines
+  /// Sums over 16 dimensions that a warp has.
+  static constexpr int kPairs = (kDimsV / 16 + kSharers - 1) / kSharers;
+  using Sums = float[kPairs > 0 ? kPairs : 1][2][4];
+};
+
+/// A lane's part of one split of its two lines: sums of weights are over its own columns.
+template <typename S>
+struct LaneSplit {
+  float maximum[2];
+  float sum[2];
+  typename S::Sums out;  // times kWeightScale
+};
+
+template <typename S>
+NSA_DEVICE int FirstDim(int pair) {
+  return 16 * (WarpIndex() % S::kSharers + pair * S::kSharers);
+}
+
+template <typename S>
+NSA_DEVICE void ClearSums(typename S::Sums& sums) {
+  NSA_UNROLL
+  for (int i = 0; i < 8 * S::kPairs; ++i) sums[i / 8][i / 4 % 2][i % 4] = 0;
+}
+template <typename S>
+NSA_DEVICE void ClearSplit(LaneSplit<S>& split) {
+  NSA_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    split.maximum[half] = -Infinity();
+    split.sum[half] = 0;
+  }
+  ClearSums<S>(split.out);
+}
+
+template <typename S>
+NSA_DEVICE CompressedLine LaneLineAt(const SplitAttention& a, const RowTile& tile,
+                                     const RowTileShared<typename S::T>& shared, int half) {
+  const int line = WarpIndex() / S::kSharers * kMmaLines + LaneIndex() / 4 + 8 * half;
+  if (line >= tile.num_lines) return {false, line, 0, 0, 0, INT32_MAX};
+  const auto row = static_cast<int>(SplitIndex(line, tile.first.num_heads).quotient);
+  const Extent& extent = shared.extents[row];
+  return {true,
+          line,
+          row,
+          static_cast<int>(extent.begin),
+          static_cast<int>(extent.end),
+          LastFarPage(a, tile, row)};
+}
+NSA_DEVICE int64_t HeadOf(const RowTile& tile, const CompressedLine& line) {
+  return tile.first.first_head + line.line - line.row * tile.first.num_heads;
+}
+
+/// Leaves a tile's scores for score_topk, each by one warp of those that share it.
+template <typename S>
+NSA_DEVICE void KeepScores(const SplitAttention& a, const RowTile& tile,
+                           const CompressedLine (&lines)[2], int number, const TileScores& scores) {
+  if (a.scores.data == nullptr) return;
+  NSA_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const int64_t row = (a.is_batch ? tile.first.index : tile.first.row.row) + lines[half].row;
+    float* kept = a.scores.data +
+                  (row * a.query.num_q_heads + HeadOf(tile, lines[half])) * a.scores.stride +
+                  number * kTileRows;
+    NSA_UNROLL
+    for (int i = 0; i < kTileRows / 4; ++i) {
+      const int n = i / 2, place = PlaceInTile(n, i % 2);
+      const bool is_ours = n / 2 % S::kSharers == WarpIndex() % S::kSharers;
+      if (is_ours && lines[half].Sees(number * kTileRows + place)) {
+        kept[place] = scores[n][2 * half + i % 2];
+      }
+    }
+  }
+}
+
+/// Scores become weights, in the frame of the new maxima. All lanes of a line, of all warps that
+/// share it, make the same maxima.
+template <typename S>
+NSA_DEVICE void ToWeights(TileScores& scores, LaneSplit<S>& split) {
+  float frame[2];
+  NSA_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    float maximum = split.maximum[half];
+    NSA_UNROLL
+    for (int i = 0; i < kTileRows / 4; ++i) {
+      maximum = MaxOrNan(scores[i / 2][2 * half + i % 2], maximum);
+    }
+    maximum = MaxOrNan(ShuffleXor(maximum, 1), maximum);
+    maximum = MaxOrNan(ShuffleXor(maximum, 2), maximum);
+    frame[half] = maximum == -Infinity() ? 0 : maximum;
+    const float before = Exp(split.maximum[half] - frame[half]);
+    split.maximum[half] = maximum;
+    split.sum[half] *= before;
+    NSA_UNROLL
+    for (int i = 0; i < 4 * S::kPairs; ++i) {
+      split.out[i / 4][i / 2 % 2][2 * half + i % 2] *= before;
+    }
+  }
+  NSA_UNROLL
+  for (int n = 0; n < kTileRows / 8; ++n) {
+    NSA_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      scores[n][i] = Exp(scores[n][i] - frame[i / 2]);
+      split.sum[i / 2] += scores[n][i];
+    }
+  }
+}
+
+/// Two weights, `low` in the lower half; leaves what they lack.
+template <typename T>
+NSA_DEVICE uint32_t TakeTerm(float& low, float& high) {
+  const T a = FromFloat<T>(low), b = FromFloat<T>(high);
+  low -= ToFloat(a);
+  high -= ToFloat(b);
+  return uint32_t{a.bits} | uint32_t{b.bits} << 16;
+}
+
+/// Weights of 16 rows as the left operand of products with their values: sums of 16 lines and 8
+/// rows lie in lanes as that does.
+template <typename T>
+NSA_DEVICE void MakeTerms(const TileScores& weights, int block,
+                          uint32_t (&terms)[kWeightTerms][4]) {
+  NSA_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    float low = weights[2 * block + i / 2][i % 2 * 2] * kWeightScale;
+    float high = weights[2 * block + i / 2][i % 2 * 2 + 1] * kWeightScale;
+    NSA_UNROLL
+    for (int term = 0; term < kWeightTerms; ++term) terms[term][i] = TakeTerm<T>(low, high);
+  }
+}
+
+/// Products row by row of queries, each with those compressed rows alone that it reads: 0 times a
+/// value that is not finite would be NaN. `first`: the block's first row.
+template <typename S>
+NSA_DEVICE void MultiplyRowByRow(const RowTile& tile, const RowTileShared<typename S::T>& shared,
+                                 const CompressedLine (&lines)[2], int first,
+                                 const uint32_t (&terms)[kWeightTerms][4],
+                                 const uint32_t (&block)[4], float (&sums)[2][4]) {
+  for (int row = 0; row < tile.num_rows; ++row) {
+    const Extent& extent = shared.extents[row];
+    const auto clip = [&](int64_t place) {
+      const int64_t in_block = place - first;
+      return static_cast<uint8_t>(in_block < 0 ? 0 : (in_block > 16 ? 16 : in_block));
+    };
+    const Stretch seen = {nullptr, 0, 0, clip(extent.begin), clip(extent.end)};
+    uint32_t masked[4];
+    MaskBlock(block, seen, 0, masked);
+    float of_row[2][4];
+    NSA_UNROLL
+    for (int i = 0; i < 8; ++i) of_row[i / 4][i % 4] = sums[i / 4][i % 4];
+    MultiplyBlock<typename S::T>(terms, masked, of_row);
+    NSA_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      if (lines[i % 4 / 2].is_there && lines[i % 4 / 2].row == row) {
+        sums[i / 4][i % 4] = of_row[i / 4][i % 4];
+      }
+    }
+  }
+}
+
+/// Adds the tile's values times the weights. `is_mixed`: lines may see different rows.
+template <typename S>
+NSA_DEVICE void AddValues(const SplitAttention& a, const RowTile& tile,
+                          const RowTileShared<typename S::T>& shared,
+                          const CompressedLine (&lines)[2], int number, bool is_mixed,
+                          const TileScores& weights, LaneSplit<S>& split) {
+  using T = typename S::T;
+  const int dims = a.query.kv.head_dim_v;
+  NSA_UNROLL
+  for (int b = 0; b < kTileRows / 16; ++b) {
+    uint32_t terms[kWeightTerms][4];
+    MakeTerms<T>(weights, b, terms);
+    NSA_UNROLL
+    for (int j = 0; j < S::kPairs; ++j) {
+      const int dim = FirstDim<S>(j);
+      if (dim >= dims) continue;
+      uint32_t block[4];
+      LoadMatrix<true>(block, BlockRow(shared.values, Pitch(dims), 16 * b, dim));
+      if (is_mixed && Ballot(HasNonFinite<T>(block)) != 0) {
+        MultiplyRowByRow<S>(tile, shared, lines, number * kTileRows + 16 * b, terms, block,
+                            split.out[j]);
+      } else {
+        MultiplyBlock<T>(terms, block, split.out[j]);
+      }
+    }
+  }
+}
+
+/// The split's sums of weights over all columns.
+template <typename S>
+NSA_DEVICE void SumColumns(LaneSplit<S>& split) {
+  NSA_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    split.sum[half] += ShuffleXor(split.sum[half], 1);
+    split.sum[half] += ShuffleXor(split.sum[half], 2);
+  }
+}
+
+/// Calls body(half, dim, sum) for a lane's elements of `sums` whose lines are there.
+template <typename S, typename Body>
+NSA_DEVICE void ForEachOut(const SplitAttention& a, const CompressedLine (&lines)[2],
+                           typename S::Sums& sums, Body&& body) {
+  NSA_UNROLL
+  for (int j = 0; j < S::kPairs; ++j) {
+    if (FirstDim<S>(j) >= a.query.kv.head_dim_v) continue;
+    NSA_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      const int half = i % 4 / 2;
+      const int dim = FirstDim<S>(j) + i / 4 * 8 + LaneIndex() % 4 * 2 + i % 2;
+      if (lines[half].is_there) body(half, dim, sums[j][i / 4][i % 4]);
+    }
+  }
+}
+
+/// Leaves a split's parts of those lines that have it in the workspace.
+template <typename S>
+NSA_DEVICE void StoreParts(const SplitAttention& a, const RowTile& tile,
+                           const CompressedLine (&lines)[2], int number, LaneSplit<S>& split) {
+  float* parts[2] = {nullptr, nullptr};
+  NSA_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const CompressedLine& line = lines[half];
+    if (line.begin >= line.end || line.end <= number * kSplitRows) continue;
+    parts[half] = PartOf(a, tile.first.index + line.row, HeadOf(tile, line),
+                         number - line.begin / kSplitRows);
+    if (LaneIndex() % 4 != 0 || WarpIndex() % S::kSharers != 0) continue;
+    parts[half][0] = split.maximum[half];
+    parts[half][1] = split.sum[half];
+  }
+  ForEachOut<S>(a, lines, split.out, [&](int half, int dim, float sum) {
+    if (parts[half] != nullptr) parts[half][2 + dim] = Unscaled(sum);
+  });
+}
+
+/// Joins a split into those lines that have it.
+template <typename S>
+NSA_DEVICE void JoinSplit(const CompressedLine (&lines)[2], int number, const LaneSplit<S>& split,
+                          Softmax (&so_far)[2], typename S::Sums& joined) {
+  NSA_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    if (lines[half].end <= number * kSplitRows) continue;
+    const JoinFactors f = Join(so_far[half], split.maximum[half], split.sum[half]);
+    NSA_UNROLL
+    for (int i = 0; i < 4 * S::kPairs; ++i) {
+      float& sum = joined[i / 4][i / 2 % 2][2 * half + i % 2];
+      const float added = Unscaled(split.out[i / 4][i / 2 % 2][2 * half + i % 2]);
+      sum = sum * f.before + added * f.added;
+    }
+  }
+}
+
+template <typename S>
+NSA_DEVICE void StoreResult(const SplitAttention& a, const RowTile& tile,
+                            const CompressedLine (&lines)[2], const Softmax (&so_far)[2],
+                            typename S::Sums& joined) {
+  const auto result_of = [&](int half) {
+    const int64_t row = (a.is_batch ? tile.first.index : tile.first.row.row) + lines[half].row;
+    return row * a.query.num_q_heads + HeadOf(tile, lines[half]);
+  };
+  NSA_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    if (LaneIndex() % 4 != 0 || WarpIndex() % S::kSharers != 0) continue;
+    if (lines[half].is_there && a.result.lse != nullptr) {
+      a.result.lse[result_of(half)] = LogSumExp(so_far[half]);
+    }
+  }
+  ForEachOut<S>(a, lines, joined, [&](int half, int dim, float sum) {
+    a.result.out[result_of(half) * a.query.kv.head_dim_v + dim] = Quotient(sum, so_far[half]);
+  });
+}
+
+/// Tiles that a CTA walks.
+struct TileRange {
+  int begin;
+  int end;
+};
+NSA_DEVICE TileRange TilesOfCta(const SplitAttention& a, const TileExtent& extent) {
+  if (extent.begin >= extent.end) return {0, 0};
+  const int begin = extent.begin / kTileRows, end = (extent.end + kTileRows - 1) / kTileRows;
+  if (!a.cta_per_split) return {begin, end};
+  const int first = (extent.begin / kSplitRows + static_cast<int>(CtaY())) * kSplitTiles;
+  const int last = first + kSplitTiles;
+  return {first > begin ? first : begin, last < end ? last : end};
+}
+
+/// CTA (i, s): tile, KV head and heads of its group by i; the s-th split that its rows read, or all
+/// of them. Values load while scores are made, and the next keys while values are added.
+template <typename S>
+NSA_KERNEL(kThreads)
+CompressedKernel(NSA_ARGS SplitAttention a) {
+  using T = typename S::T;
+  constexpr bool kHasValues = S::kPairs > 0;
+  const RowTile tile = RowTileOfCta(a, S::kBlocks);
+  if (tile.num_rows == 0) return;
+  const RowTileShared<T> shared = TakeRowTileShared<T>(a, S::kBlocks, kHasValues);
+  const TileExtent extent = LayOutExtents(a, tile, shared);
+  const TileRange tiles = TilesOfCta(a, extent);
+  if (a.cta_per_split && tiles.begin >= tiles.end) return;
+  const bool has_softmax = kHasValues || a.result.lse != nullptr;
+  const CompressedLine lines[2] = {LaneLineAt<S>(a, tile, shared, 0),
+                                   LaneLineAt<S>(a, tile, shared, 1)};
+  if (tiles.begin < tiles.end) StartKeys(a, tile, extent, tiles.begin, shared.KeysOf(tiles.begin));
+  LayOutQueries<S::kQueryTerms>(a, tile, S::kBlocks * kMmaLines, shared);
+  LaneSplit<S> split;
+  ClearSplit(split);
+  Softmax so_far[2];
+  typename S::Sums joined;
+  ClearSums<S>(joined);
+  for (int number = tiles.begin; number < tiles.end; ++number) {
+    const bool has_next = number + 1 < tiles.end;
+    WaitCopies<0>();
+    SyncThreads();  // keys are there; nobody reads what comes next into their place
+    if constexpr (kHasValues) {
+      StartValues(a, tile, extent, number, shared.values);
+    } else if (has_next) {
+      StartKeys(a, tile, extent, number + 1, shared.KeysOf(number + 1));
+    }
+    TileScores scores;
+    ScoreTile<T, S::kQueryTerms, S::kBlocks>(a, tile, shared, lines, number, scores);
+    KeepScores<S>(a, tile, lines, number, scores);
+    if (has_softmax) ToWeights(scores, split);
+    if constexpr (kHasValues) {
+      WaitCopies<0>();
+      SyncThreads();  // values are there; nobody reads these keys any more
+      if (has_next) StartKeys(a, tile, extent, number + 1, shared.KeysOf(number + 1));
+      const bool is_mixed = extent.mixed < (number + 1) * kTileRows;
+      AddValues(a, tile, shared, lines, number, is_mixed, scores, split);
+    }
+    if (!has_softmax || (has_next && number % kSplitTiles != kSplitTiles - 1)) continue;
+    SumColumns(split);
+    if (a.cta_per_split) {
+      StoreParts(a, tile, lines, number / kSplitTiles, split);
+    } else {
+      JoinSplit(lines, number / kSplitTiles, split, so_far, joined);
+    }
+    ClearSplit(split);
+  }
+  if (!a.cta_per_split) StoreResult<S>(a, tile, lines, so_far, joined);
+}
+
+/// Blocks of 16 lines and rows of a CTA.
+struct TileShape {
+  int num_blocks;
+  int rows;
+};
+
+/// As many rows as 64 lines and shared memory have room for; in a decode step as few lines as hold
+/// a group, so that warps share them.
+TileShape TileShapeOf(const SplitAttention& a, bool has_values) {
+  const int group = a.query.num_q_heads / a.query.kv.num_kv_heads;
+  const auto fits = [&](int blocks, int rows) {
+    return SharedBytesOf(SizesOfRowTile(a, blocks, rows, has_values)) <= kMaxSharedBytes;
+  };
+  int blocks = kMaxLineBlocks;
+  while (blocks > 1 && a.one_row_each && group <= kMmaLines * blocks / 2) blocks /= 2;
+  for (; blocks > 1; blocks /= 2) {
+    const int rows = a.one_row_each ? 1 : kMmaLines * blocks / HeadsOfTile(a, blocks);
+    if (fits(blocks, rows)) return {blocks, rows};
+  }
+  int rows = a.one_row_each ? 1 : kMmaLines / HeadsOfTile(a, 1);
+  while (rows > 1 && !fits(1, rows)) --rows;
+  return {1, rows};
+}
+
+template <typename S>
+void LaunchShape(Stream& stream, const char* name, const SplitAttention& a, int64_t num_rows) {
+  const int num_kv_heads = a.query.kv.num_kv_heads, rows = a.rows_per_tile;
+  const int passes = Passes(a.query.num_q_heads / num_kv_heads, HeadsOfTile(a, S::kBlocks));
+  // The host does not know where segments end; CTAs without rows leave at once.
+  const int64_t tiles =
+      rows == 1 ? num_rows : (num_rows + a.query.num_segments * int64_t{rows - 1}) / rows;
+  Launch(stream,
+         {.name = name,
+          .grid_x = tiles * num_kv_heads * passes,
+          .grid_y = a.cta_per_split ? a.num_splits : 1,
+          .num_threads = kThreads,
+          .shared_bytes = SharedBytesOf(SizesOfRowTile(a, S::kBlocks, rows, S::kPairs > 0))},
+         CompressedKernel<S>, a);
+}
+
+template <typename T, int kDimsV>
+void LaunchDims(Stream& stream, const char* name, SplitAttention a, int64_t num_rows) {
+  const TileShape shape = TileShapeOf(a, kDimsV > 0);
+  a.rows_per_tile = shape.rows;
+  if (shape.num_blocks == 1) return LaunchShape<Shape<T, 1, kDimsV>>(stream, name, a, num_rows);
+  if (shape.num_blocks == 2) return LaunchShape<Shape<T, 2, kDimsV>>(stream, name, a, num_rows);
+  LaunchShape<Shape<T, 4, kDimsV>>(stream, name, a, num_rows);
+}
+
+template <typename T>
+void LaunchType(Stream& stream, const char* name, const SplitAttention& a, int64_t num_rows) {
+  if (a.result.out == nullptr) return LaunchDims<T, 0>(stream, name, a, num_rows);
+  if (a.query.kv.head_dim_v <= 64) return LaunchDims<T, 64>(stream, name, a, num_rows);
+  LaunchDims<T, kMaxDimsV>(stream, name, a, num_rows);
+}
+
+}  // namespace
+
+bool TakesCompressedTiles(const SplitAttention& a) {
+  if (!a.uses_tensor_cores || a.reads != Reads::kCompressed || a.rows.bias_offset >= 0) {
+    return false;
+  }
+  if (a.rows.dtype != DType::kBF16 && a.rows.dtype != DType::kF16) return false;
+  const int dims_k = a.query.kv.head_dim_k, dims_v = a.query.kv.head_dim_v;
+  const bool has_values = a.rows.v_offset >= 0;
+  if (dims_k % 16 != 0 || dims_k > kMaxDimsK) return false;
+  if (has_values && (dims_v % 16 != 0 || dims_v > kMaxDimsV)) return false;
+  if (HasNearRows(a) && a.max_page_distance < 0) return false;
+  // cp.async moves up to 16 bytes from an address that is a multiple of as many.
+  const auto base = static_cast<int64_t>(reinterpret_cast<uintptr_t>(a.rows.slots));
+  for (const int64_t bytes :
+       {base, a.rows.page_stride, a.rows.head_stride, has_values ? a.rows.v_offset : 0}) {
+    if (bytes % 16 != 0) return false;
+  }
+  return SharedBytesOf(SizesOfRowTile(a, 1, 1, has_values)) <= kMaxSharedBytes;
+}
+
+void LaunchMmaCompressed(Stream& stream, const char* name, const SplitAttention& attention,
+                         int64_t num_rows) {
+  if (attention.rows.dtype == DType::kBF16) {
+    return LaunchType<Bf16>(stream, name, attention, num_rows);
+  }
+  LaunchType<F16>(stream, name, attention, num_rows);
+}
+
+}  // namespace nsa::kernels::cuda
