@@ -47,18 +47,14 @@ NSA_DEVICE int FirstDim(int pair) {
 }
 
 template <typename S>
-NSA_DEVICE void ClearSums(typename S::Sums& sums) {
-  NSA_UNROLL
-  for (int i = 0; i < 8 * S::kPairs; ++i) sums[i / 8][i / 4 % 2][i % 4] = 0;
-}
-template <typename S>
 NSA_DEVICE void ClearSplit(LaneSplit<S>& split) {
   NSA_UNROLL
   for (int half = 0; half < 2; ++half) {
     split.maximum[half] = -Infinity();
     split.sum[half] = 0;
   }
-  ClearSums<S>(split.out);
+  NSA_UNROLL
+  for (int i = 0; i < 8 * S::kPairs; ++i) split.out[i / 8][i / 4 % 2][i % 4] = 0;
 }
 
 template <typename S>
@@ -98,6 +94,41 @@ NSA_DEVICE void KeepScores(const SplitAttention& a, const RowTile& tile,
         kept[place] = scores[n][2 * half + i % 2];
       }
     }
+  }
+}
+
+/// Leaves the groups' masses of a tile, behind a barrier. A lane takes the place of those scores
+/// alone that only it reads.
+template <typename S>
+NSA_DEVICE void KeepMasses(const SplitAttention& a, const RowTile& tile,
+                           const RowTileShared<typename S::T>& shared,
+                           const CompressedLine (&lines)[2], int number, const TileScores& scores) {
+  NSA_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    if (!lines[half].is_there) continue;
+    const int64_t row = tile.first.row.row + lines[half].row;
+    const float lse = a.masses.lse[row * a.query.num_q_heads + HeadOf(tile, lines[half])];
+    NSA_UNROLL
+    for (int i = 0; i < kTileRows / 4; ++i) {
+      if (i / 4 % S::kSharers != WarpIndex() % S::kSharers) continue;
+      shared.scores[lines[half].line * kScorePitch + PlaceInTile(i / 2, i % 2)] =
+          Exp(scores[i / 2][2 * half + i % 2] - lse);
+    }
+  }
+  SyncThreads();
+  const int num_heads = tile.first.num_heads;
+  for (int i = ThreadIndex(); i < kTileRows * tile.num_rows; i += kThreads) {
+    const int row = i / kTileRows, place = i % kTileRows,
+              number_of_row = number * kTileRows + place;
+    const Extent& extent = shared.extents[row];
+    if (number_of_row < extent.begin || number_of_row >= extent.end) continue;
+    float sum = 0;
+    for (int h = 0; h < num_heads; ++h) {
+      sum += shared.scores[(row * num_heads + h) * kScorePitch + place];
+    }
+    if (a.masses.is_mean) sum = sum / static_cast<float>(num_heads);
+    const int64_t list = (tile.first.index + row) * a.query.kv.num_kv_heads + tile.first.kv_head;
+    a.masses.data[list * a.masses.stride + number_of_row] = sum;
   }
 }
 
@@ -260,41 +291,57 @@ NSA_DEVICE void StoreParts(const SplitAttention& a, const RowTile& tile,
   });
 }
 
-/// Joins a split into those lines that have it.
-template <typename S>
-NSA_DEVICE void JoinSplit(const CompressedLine (&lines)[2], int number, const LaneSplit<S>& split,
-                          Softmax (&so_far)[2], typename S::Sums& joined) {
-  NSA_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    if (lines[half].end <= number * kSplitRows) continue;
-    const JoinFactors f = Join(so_far[half], split.maximum[half], split.sum[half]);
-    NSA_UNROLL
-    for (int i = 0; i < 4 * S::kPairs; ++i) {
-      float& sum = joined[i / 4][i / 2 % 2][2 * half + i % 2];
-      const float added = Unscaled(split.out[i / 4][i / 2 % 2][2 * half + i % 2]);
-      sum = sum * f.before + added * f.added;
-    }
-  }
+/// Where the results of a line stand.
+NSA_DEVICE int64_t ResultOf(const SplitAttention& a, const RowTile& tile,
+                            const CompressedLine& line) {
+  const int64_t row = (a.is_batch ? tile.first.index : tile.first.row.row) + line.row;
+  return row * a.query.num_q_heads + HeadOf(tile, line);
 }
 
+/// Joins a split into those lines that have it. What is joined so far waits in the result, where
+/// each lane comes back to its own: registers have no room for it beside the split's own sums.
 template <typename S>
-NSA_DEVICE void StoreResult(const SplitAttention& a, const RowTile& tile,
-                            const CompressedLine (&lines)[2], const Softmax (&so_far)[2],
-                            typename S::Sums& joined) {
-  const auto result_of = [&](int half) {
-    const int64_t row = (a.is_batch ? tile.first.index : tile.first.row.row) + lines[half].row;
-    return row * a.query.num_q_heads + HeadOf(tile, lines[half]);
-  };
+NSA_DEVICE void JoinSplit(const SplitAttention& a, const RowTile& tile,
+                          const CompressedLine (&lines)[2], int number, LaneSplit<S>& split,
+                          Softmax (&so_far)[2]) {
+  JoinFactors factors[2];
+  float* results[2] = {nullptr, nullptr};
+  bool is_first[2], is_last[2];
   NSA_UNROLL
   for (int half = 0; half < 2; ++half) {
-    if (LaneIndex() % 4 != 0 || WarpIndex() % S::kSharers != 0) continue;
-    if (lines[half].is_there && a.result.lse != nullptr) {
-      a.result.lse[result_of(half)] = LogSumExp(so_far[half]);
+    const CompressedLine& line = lines[half];
+    is_first[half] = number == line.begin / kSplitRows;
+    is_last[half] = number == (line.end - 1) / kSplitRows;
+    if (line.begin >= line.end || line.end <= number * kSplitRows) continue;
+    factors[half] = Join(so_far[half], split.maximum[half], split.sum[half]);
+    if constexpr (S::kPairs > 0) {
+      results[half] = a.result.out + ResultOf(a, tile, line) * a.query.kv.head_dim_v;
     }
   }
-  ForEachOut<S>(a, lines, joined, [&](int half, int dim, float sum) {
-    a.result.out[result_of(half) * a.query.kv.head_dim_v + dim] = Quotient(sum, so_far[half]);
+  ForEachOut<S>(a, lines, split.out, [&](int half, int dim, float sum) {
+    if (results[half] == nullptr) return;
+    const float before = is_first[half] ? 0 : results[half][dim];
+    const float joined = before * factors[half].before + Unscaled(sum) * factors[half].added;
+    results[half][dim] = is_last[half] ? Quotient(joined, so_far[half]) : joined;
   });
+}
+
+/// What JoinSplit does not leave: log-sum-exps, and zeros of lines that see nothing.
+template <typename S>
+NSA_DEVICE void StoreRest(const SplitAttention& a, const RowTile& tile,
+                          const CompressedLine (&lines)[2], const Softmax (&so_far)[2]) {
+  NSA_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const CompressedLine& line = lines[half];
+    if (!line.is_there) continue;
+    if (LaneIndex() % 4 == 0 && WarpIndex() % S::kSharers == 0 && a.result.lse != nullptr) {
+      a.result.lse[ResultOf(a, tile, line)] = LogSumExp(so_far[half]);
+    }
+    if (S::kPairs == 0 || line.begin < line.end) continue;
+    float* out = a.result.out + ResultOf(a, tile, line) * a.query.kv.head_dim_v;
+    const int lane = WarpIndex() % S::kSharers * 4 + LaneIndex() % 4;
+    for (int dim = lane; dim < a.query.kv.head_dim_v; dim += 4 * S::kSharers) out[dim] = 0;
+  }
 }
 
 /// Tiles that a CTA walks.
@@ -332,8 +379,6 @@ CompressedKernel(NSA_ARGS SplitAttention a) {
   LaneSplit<S> split;
   ClearSplit(split);
   Softmax so_far[2];
-  typename S::Sums joined;
-  ClearSums<S>(joined);
   for (int number = tiles.begin; number < tiles.end; ++number) {
     const bool has_next = number + 1 < tiles.end;
     WaitCopies<0>();
@@ -344,8 +389,11 @@ CompressedKernel(NSA_ARGS SplitAttention a) {
       StartKeys(a, tile, extent, number + 1, shared.KeysOf(number + 1));
     }
     TileScores scores;
-    ScoreTile<T, S::kQueryTerms, S::kBlocks>(a, tile, shared, lines, number, scores);
+    ScoreTile<T, S::kQueryTerms, S::kBlocks>(a, tile, shared, lines, number, has_softmax, scores);
     KeepScores<S>(a, tile, lines, number, scores);
+    if constexpr (!kHasValues) {
+      if (a.masses.data != nullptr) KeepMasses<S>(a, tile, shared, lines, number, scores);
+    }
     if (has_softmax) ToWeights(scores, split);
     if constexpr (kHasValues) {
       WaitCopies<0>();
@@ -359,11 +407,11 @@ CompressedKernel(NSA_ARGS SplitAttention a) {
     if (a.cta_per_split) {
       StoreParts(a, tile, lines, number / kSplitTiles, split);
     } else {
-      JoinSplit(lines, number / kSplitTiles, split, so_far, joined);
+      JoinSplit(a, tile, lines, number / kSplitTiles, split, so_far);
     }
     ClearSplit(split);
   }
-  if (!a.cta_per_split) StoreResult<S>(a, tile, lines, so_far, joined);
+  if (!a.cta_per_split) StoreRest<S>(a, tile, lines, so_far);
 }
 
 /// Blocks of 16 lines and rows of a CTA.
@@ -441,6 +489,11 @@ bool TakesCompressedTiles(const SplitAttention& a) {
     if (bytes % 16 != 0) return false;
   }
   return SharedBytesOf(SizesOfRowTile(a, 1, 1, has_values)) <= kMaxSharedBytes;
+}
+
+bool TilesHoldGroups(const SplitAttention& a) {
+  const int group = a.query.num_q_heads / a.query.kv.num_kv_heads;
+  return HeadsOfTile(a, TileShapeOf(a, false).num_blocks) == group;
 }
 
 void LaunchMmaCompressed(Stream& stream, const char* name, const SplitAttention& attention,

@@ -21,7 +21,10 @@ namespace nsa::kernels::cuda {
 /// same for all operators of a plan, whatever they leave.
 bool TakesCompressedTiles(const SplitAttention& attention);
 
-/// Makes all splits of the rows, as scores, as parts or joined.
+/// Whether a CTA has all heads of a group.
+bool TilesHoldGroups(const SplitAttention& attention);
+
+/// Makes all splits of the rows, as scores, as masses, as parts or joined.
 void LaunchMmaCompressed(Stream& stream, const char* name, const SplitAttention& attention,
                          int64_t num_rows);
 

@@ -131,12 +131,13 @@ NSA_DEVICE void MultiplyKeys(int dims, const T* queries, int term_size, const T*
   }
 }
 
-/// All scores of the warp's lines, −∞ for rows that a line does not see. Has a barrier where warps
-/// share lines, or where the tile has near rows.
+/// Scores of the warp's lines, −∞ for rows that a line does not see: of all rows of the tile where
+/// `wants_all`, else of the warp's own blocks, which it reads and nobody else. Has a barrier where
+/// warps need each other's, or where the tile has near rows.
 template <typename T, int kQueryTerms, int kBlocks>
 NSA_DEVICE void ScoreTile(const SplitAttention& a, const RowTile& tile,
                           const RowTileShared<T>& shared, const CompressedLine (&lines)[2],
-                          int number, TileScores& scores) {
+                          int number, bool wants_all, TileScores& scores) {
   constexpr int kSharers = kLineWarps / kBlocks;  // warps of the same lines
   const int block = WarpIndex() / kSharers, part = WarpIndex() % kSharers;
   const int first = number * kTileRows, dims = a.query.kv.head_dim_k;
@@ -165,13 +166,14 @@ NSA_DEVICE void ScoreTile(const SplitAttention& a, const RowTile& tile,
   }
   const bool is_near_tile = IsNearTile(a, tile, number);
   if (is_near_tile) ScoreNear(a, tile, shared, number);
-  if (kSharers > 1 || is_near_tile) SyncThreads();
+  if ((kSharers > 1 && wants_all) || is_near_tile) SyncThreads();
   NSA_UNROLL
   for (int n = 0; n < kTileRows / 8; ++n) {
+    const bool is_wanted = wants_all || n / 2 % kSharers == part;
     NSA_UNROLL
     for (int i = 0; i < 4; ++i) {
       const int place = PlaceInTile(n, i);
-      if (!lines[i / 2].Sees(first + place)) {
+      if (!is_wanted || !lines[i / 2].Sees(first + place)) {
         scores[n][i] = -Infinity();
       } else if (kSharers > 1 || is_near(i / 2, place)) {
         scores[n][i] = shared_score(i / 2, place);

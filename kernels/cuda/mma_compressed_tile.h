@@ -44,7 +44,7 @@ constexpr RowTileSizes SizesOfRowTile(const SplitAttention& a, int num_blocks, i
   const PagedKv& kv = a.query.kv;
   const int lines = kMmaLines * num_blocks, heads = HeadsOfTile(a, num_blocks);
   const int near_lines = rows * ((heads + kNearHeads - 1) / kNearHeads * kNearHeads);
-  const bool is_shared = num_blocks < kMaxLineBlocks;
+  const bool is_shared = num_blocks < kMaxLineBlocks || a.masses.data != nullptr;
   return {lines,
           NumQueryTerms(a.rows.dtype) * lines * Pitch(kv.head_dim_k),
           kv.head_dim_k * Pitch(kTileRows),
@@ -73,7 +73,7 @@ struct RowTileShared {
   T* keys;
   T* values;
   float* q;         // of near rows, turned by the query's own offset, and scaled
-  float* scores;    // of a tile, where warps share lines or rows are near
+  float* scores;    // of a tile, where warps share lines, rows are near or groups are summed
   float* unscale;   // [lines]: what scores are multiplied by
   Extent* extents;  // [rows]
   int term_size;    // of one term

@@ -308,6 +308,12 @@ int64_t MaxSplits(const SplitAttention& a, const SegmentsShape& shape) {
   return of_all;
 }
 
+bool CanSumGroups(SplitAttention attention, const SegmentsShape& shape) {
+  LayOut(attention);
+  attention.one_row_each = shape.one_row_each;
+  return TakesCompressedTiles(attention) && TilesHoldGroups(attention);
+}
+
 void LaunchSplitAttention(Stream& stream, const char* name, SplitAttention attention,
                           const SegmentsShape& shape, const Workspace& workspace) {
   const AttentionQuery& query = attention.query;

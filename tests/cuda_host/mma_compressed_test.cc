@@ -158,6 +158,57 @@ TEST_P(CudaCompressedTest, ScoresAreTheSameWhateverElseIsWanted) {
   EXPECT_TRUE(SameBits(Attend(without, without.segments(), wanted).scores, all.scores));
 }
 
+/// What score_topk is given of cmp_attn.
+enum class Given { kNothing, kLse, kScores };
+
+/// Lists and their lengths.
+std::vector<int32_t> Choose(const AttentionWorld& world, const Wanted& wanted, Given given,
+                            GroupReduction reduction, const std::vector<AttentionSegment>& segments,
+                            int64_t rows_at_once) {
+  Left left = Attend(world, world.segments(), wanted);
+  const AttentionCase& c = world.test_case();
+  const int64_t num_lists = int64_t{world.num_rows()} * c.num_kv_heads;
+  std::vector<int32_t> lists(num_lists * 5);
+  ScoreTopkParams params;
+  params.query = world.Query(segments);
+  params.length = c.length;
+  params.stride = c.stride;
+  params.max_page_distance = wanted.max_page_distance;
+  params.group_reduction = reduction;
+  params.num_selected_blocks = 4;
+  params.num_local_blocks = 1;
+  params.selected = lists.data();
+  params.num_selected = &lists[num_lists * 4];
+  if (given != Given::kNothing) params.cmp_lse = left.lse.data();
+  if (given == Given::kScores) {
+    params.cmp_scores = {left.scores.data(), CmpScoreStride(world.num_pages(), c.stride)};
+  }
+  const auto shape = cuda::ShapeOf(segments.data(), static_cast<int>(segments.size()));
+  std::vector<float> workspace(rows_at_once * cuda::ScoreTopkRowFloats(params, shape), kUntouched);
+  cuda::Stream stream;
+  cuda::ScoreTopk(stream, params, shape,
+                  {workspace.data(), static_cast<int64_t>(workspace.size())});
+  return lists;
+}
+
+TEST_P(CudaCompressedTest, TheChoiceIsTheSameFromWhateverIsGiven) {
+  const AttentionWorld world(CaseOf(GetParam()));
+  const auto rows = CutSegments(world.segments(), 1);
+  for (const GroupReduction reduction : {GroupReduction::kSum, GroupReduction::kMean}) {
+    const auto choose = [&](Given given, const auto& segments, int64_t rows_at_once) {
+      return Choose(world, All(), given, reduction, segments, rows_at_once);
+    };
+    const auto kept = choose(Given::kScores, world.segments(), world.num_rows());
+    for (const Given given : {Given::kLse, Given::kNothing}) {
+      EXPECT_EQ(choose(given, world.segments(), world.num_rows()), kept);
+      EXPECT_EQ(choose(given, world.segments(), 5), kept);
+      EXPECT_EQ(choose(given, rows, world.num_rows()), kept);
+    }
+  }
+  cuda_host::InEveryOrder(
+      [&] { return Choose(world, All(), Given::kLse, GroupReduction::kSum, world.segments(), 7); });
+}
+
 TEST_P(CudaCompressedTest, HasNoRaces) {
   const AttentionWorld world(CaseOf(GetParam()));
   for (const bool has_out : {true, false}) {
@@ -221,6 +272,40 @@ TEST(CudaCompressedTilesTest, EveryBarrierIsMissed) {
         cuda_host::ExpectEveryBarrierIsMissed(
             [&] { return Attend(world, world.segments(), wanted, num_rows == 1).All(); });
       }
+    }
+  }
+}
+
+/// The groups' masses of all rows, with log-sum-exps as cmp_attn leaves them.
+std::vector<float> Masses(const AttentionWorld& world, const Wanted& wanted,
+                          const std::vector<float>& lse) {
+  Left left;
+  const CmpAttnParams p = ParamsOf(world, world.segments(), wanted, left);
+  const int64_t lists = int64_t{world.num_rows()} * world.test_case().num_kv_heads;
+  std::vector<float> masses(lists * p.scores.stride + 512, kUntouched);
+  cuda::Stream stream;
+  cuda::LaunchSplitAttention(
+      stream, "masses",
+      {.query = p.query,
+       .reads = cuda::Reads::kCompressed,
+       .max_page_distance = p.max_page_distance,
+       .length = p.length,
+       .stride = p.stride,
+       .masses = {masses.data(), p.scores.stride, lse.data(), false},
+       .is_batch = true},
+      cuda::ShapeOf(world.segments().data(), static_cast<int>(world.segments().size())), {});
+  return masses;
+}
+
+TEST(CudaCompressedTilesTest, EveryBarrierOfMassesIsMissed) {
+  for (const bool absolute : {true, false}) {
+    for (const int num_rows : {1, 9}) {
+      AttentionCase c = Long(num_rows, absolute);
+      c.sequences.resize(1);
+      const AttentionWorld world(c);
+      const Wanted wanted = {.max_page_distance = absolute ? -1 : 40};
+      const std::vector<float> lse = Attend(world, world.segments(), wanted).lse;
+      cuda_host::ExpectEveryBarrierIsMissed([&] { return Masses(world, wanted, lse); });
     }
   }
 }
