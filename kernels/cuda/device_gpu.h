@@ -219,12 +219,20 @@ NSA_DEVICE U32x4 LoadOnce(const U32x4* global) {
   return v;
 }
 
-/// PTX ISA, "cp.async": 16 bytes from global to shared memory; zeros where not `valid`. They are
-/// there for this thread after WaitCopies, and for others after a barrier behind that.
+/// PTX ISA, "cp.async": 16, 8 or 4 bytes from global to shared memory; zeros where not `valid`.
+/// They are there for this thread after WaitCopies, and for others after a barrier behind that.
+template <int kBytes = 16>
 NSA_DEVICE void CopyAsync(void* shared, const void* global, bool valid = true) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(shared)),
-               "l"(__cvta_generic_to_global(global)), "r"(valid ? 16 : 0)
-               : "memory");
+  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(shared)),
+                 "l"(__cvta_generic_to_global(global)), "r"(valid ? 16 : 0)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(SharedAddress(shared)),
+                 "l"(__cvta_generic_to_global(global)), "n"(kBytes), "r"(valid ? kBytes : 0)
+                 : "memory");
+  }
 }
 /// Closes a group of this thread's copies.
 NSA_DEVICE void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -8,6 +8,7 @@
 #include "kernels/cuda/mma_attention.h"
 #include "kernels/cuda/mma_blocks.h"
 #include "kernels/cuda/mma_copies.h"
+#include "kernels/cuda/mma_terms.h"
 #include "kernels/cuda/mma_tile.h"
 #include "kernels/cuda/mma_walk.h"
 #include "kernels/cuda/reduce.h"
@@ -20,28 +21,6 @@ namespace nsa::kernels::cuda {
 namespace {
 
 constexpr int kMaxDims = 256;
-/// Of a CTA on sm_80 (CUDA C++ Programming Guide, "Compute Capabilities"): the least of those that
-/// we build for, so that all of them have the same bits.
-constexpr int64_t kMaxSharedBytes = int64_t{163} * 1024;
-
-/// Weights are held times this; the most that a float16 can be is twice as much.
-constexpr float kWeightScale = 32768;
-
-/// The power of two that brings `largest` to [2¹³, 2¹⁴), and its inverse; 1 where it is not finite.
-/// So a float16 holds a query that was turned, and its third term.
-struct QueryScale {
-  float scale;
-  float inverse;
-};
-NSA_DEVICE QueryScale QueryScaleOf(float largest) {
-  constexpr int kBias = 127, kNotFinite = 255, kLargest = 253;
-  const int exponent = static_cast<int>(FloatBits(largest) >> 23 & 0xFF);
-  int scale = exponent == kNotFinite ? kBias : 2 * kBias + 13 - exponent;
-  if (scale > kLargest) scale = kLargest;
-  return {FloatOfBits(static_cast<uint32_t>(scale) << 23),
-          FloatOfBits(static_cast<uint32_t>(2 * kBias - scale) << 23)};
-}
-
 /// A warp a line: queries turned by their own offset. A lane comes back to those pairs alone that
 /// it wrote.
 template <typename T>
@@ -79,17 +58,6 @@ NSA_DEVICE void LayOutQueries(const SplitAttention& a, const RowTile& tile,
   }
 }
 
-/// x as a sum of 16-bit floats, `step` elements apart.
-template <typename T>
-NSA_DEVICE void StoreTerms(float x, int step, T* target) {
-  NSA_UNROLL
-  for (int term = 0; term < kTerms; ++term) {
-    const T rounded = FromFloat<T>(x);
-    target[term * step] = rounded;
-    x -= ToFloat(rounded);
-  }
-}
-
 /// A warp a line: queries turned by the distance of the page. Of a line that does not read it,
 /// nobody reads the products.
 template <typename T>
@@ -106,10 +74,10 @@ NSA_DEVICE void LayOutTurned(const SplitAttention& a, const RowTile& tile,
       float x = q[i + half];
       if (i < half) {
         const Pair turned = RotateCoarse(a.query.rope, stretch.page_distance, i, 1, {q[i], x});
-        StoreTerms(turned.a, step, terms + i);
+        StoreTerms<kTerms>(turned.a, step, terms + i);
         x = turned.b;
       }
-      StoreTerms(x, step, terms + i + half);
+      StoreTerms<kTerms>(x, step, terms + i + half);
     }
   }
 }
@@ -126,7 +94,7 @@ NSA_DEVICE void LayOutWeights(const SplitAttention& a, const RowTile& tile,
     const float* weights = shared.scores + line * kSplitRows + (is_read ? place : 0) * kPageSize;
     for (int i = LaneIndex(); i < kPageSize; i += kWarpSize) {
       const float weight = is_read ? weights[i] * kWeightScale : 0.0f;
-      StoreTerms(weight, step, target + line * shared.query_pitch + i);
+      StoreTerms<kTerms>(weight, step, target + line * shared.query_pitch + i);
     }
   }
 }
@@ -244,9 +212,6 @@ NSA_DEVICE void MakeSplit(const SplitAttention& a, const RowTile& tile, const Ti
     }
   }
 }
-
-/// Never −0: a page that a line does not read may have added 0 to it.
-NSA_DEVICE float Unscaled(float sum) { return sum * (1 / kWeightScale) + 0.0f; }
 
 /// Calls body(line, dim, sum) for a lane's elements of `out`.
 template <int kPairs, typename Body>

@@ -16,22 +16,22 @@ namespace nsa::kernels::cuda {
 NSA_DEVICE int FirstLine() { return WarpIndex() / kLineWarps * kMmaLines; }
 
 /// Columns [column, column + 16) of 16 lines, whose terms are `step` elements apart.
-template <typename T>
+template <typename T, int kCount>
 NSA_DEVICE void LoadTerms(const T* lines, int step, int pitch, int column,
-                          uint32_t (&terms)[kTerms][4]) {
+                          uint32_t (&terms)[kCount][4]) {
   NSA_UNROLL
-  for (int term = 0; term < kTerms; ++term) {
+  for (int term = 0; term < kCount; ++term) {
     LoadMatrix<false>(terms[term], BlockRow(lines + term * step, pitch, 0, column));
   }
 }
 
 /// sums += terms · block, where block is [16, 16].
-template <typename T>
-NSA_DEVICE void MultiplyBlock(const uint32_t (&terms)[kTerms][4], const uint32_t (&block)[4],
+template <typename T, int kCount>
+NSA_DEVICE void MultiplyBlock(const uint32_t (&terms)[kCount][4], const uint32_t (&block)[4],
                               float (&sums)[2][4]) {
   const uint32_t left[2] = {block[0], block[1]}, right[2] = {block[2], block[3]};
   NSA_UNROLL
-  for (int term = kTerms - 1; term >= 0; --term) {
+  for (int term = kCount - 1; term >= 0; --term) {
     Mma(sums[0], terms[term], left, T{});
     Mma(sums[1], terms[term], right, T{});
   }

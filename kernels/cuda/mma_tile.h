@@ -18,6 +18,9 @@
 namespace nsa::kernels::cuda {
 
 inline constexpr int kMmaLines = 16;
+/// Of a CTA on sm_80 (CUDA C++ Programming Guide, "Compute Capabilities"): the least of those that
+/// we build for, so that all of them have the same bits.
+inline constexpr int64_t kMaxSharedBytes = int64_t{163} * 1024;
 /// 16 lines each, and 16 · 4 the rows of one CTA at most.
 inline constexpr int kMaxMmaTiles = 2;
 inline constexpr int kTerms = 3;
@@ -178,10 +181,11 @@ NSA_DEVICE RowTile RowTileOfCta(const SplitAttention& a, int num_mma_tiles) {
   const Split by_head = SplitIndex(by_pass.quotient, query.kv.num_kv_heads);
   SegmentRows rows = {{nullptr, 0, 0}, by_head.quotient, 1};
   if (a.rows_per_tile > 1) {
-    rows = FindTile(query.segments, query.num_segments, a.rows_per_tile, by_head.quotient);
+    rows = FindTile(query.segments, query.num_segments, a.rows_per_tile, a.first_index, a.num_rows,
+                    by_head.quotient);
     if (rows.num_rows == 0) return {{}, 0, 0};
   } else {
-    rows.first = FindRow(query.segments, a.one_row_each, by_head.quotient);
+    rows.first = FindRow(query.segments, a.one_row_each, a.first_index + by_head.quotient);
   }
   const int first = static_cast<int>(by_pass.remainder) * heads, left = group - first;
   const int num_heads = left < heads ? left : heads;

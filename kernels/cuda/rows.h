@@ -27,27 +27,34 @@ NSA_DEVICE SegmentRow FindRow(const AttentionSegment* segments, bool one_row_eac
 /// Consecutive rows of one segment.
 struct SegmentRows {
   SegmentRow first;
-  int64_t index;  // of the first, counted over the segments as they stand
+  int64_t index;  // of the first, counted over the segments as they stand, from first_index
   int num_rows;
 };
 
-/// Tile `tile`, where each segment is cut into tiles of `rows_per_tile` rows, its last of fewer.
-/// Without rows behind the last tile.
+/// Tile `tile` of rows [first_index, first_index + num_rows), where each segment's are cut into
+/// tiles of `rows_per_tile` rows, its last of fewer. Without rows behind the last tile.
 NSA_DEVICE SegmentRows FindTile(const AttentionSegment* segments, int num_segments,
-                                int rows_per_tile, int64_t tile) {
+                                int rows_per_tile, int64_t first_index, int64_t num_rows,
+                                int64_t tile) {
   SegmentRows found = {{nullptr, 0, 0}, 0, 0};
   for (int s = 0; s < num_segments; ++s) {
     const AttentionSegment& segment = segments[s];
-    const int64_t tiles = SplitIndex(segment.num_rows + rows_per_tile - 1, rows_per_tile).quotient;
+    const int64_t skipped = first_index < segment.num_rows ? first_index : segment.num_rows;
+    first_index -= skipped;
+    const int64_t behind = segment.num_rows - skipped;
+    const int64_t count = behind < num_rows ? behind : num_rows;
+    const int64_t tiles = SplitIndex(count + rows_per_tile - 1, rows_per_tile).quotient;
     if (tile < tiles) {
-      const int64_t begin = tile * rows_per_tile, left = segment.num_rows - begin;
-      found.first = {segment.page_table, segment.row_begin + begin, segment.position + begin};
+      const int64_t begin = tile * rows_per_tile, left = count - begin;
+      const int64_t row = skipped + begin;
+      found.first = {segment.page_table, segment.row_begin + row, segment.position + row};
       found.index += begin;
       found.num_rows = left < rows_per_tile ? static_cast<int>(left) : rows_per_tile;
       return found;
     }
     tile -= tiles;
-    found.index += segment.num_rows;
+    found.index += count;
+    num_rows -= count;
   }
   return found;
 }

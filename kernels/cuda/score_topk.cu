@@ -27,7 +27,9 @@ struct ScoreCall {
   bool one_row_each;
   int64_t first_index;  // of the batch
   bool has_own_scores;  // scores are of this call: rows count from first_index
+  bool sums_groups;     // masses in their place, as those count
   CmpScores scores;
+  GroupMasses masses;
   const float* lse;  // [rows, num_q_heads]
   float* own_lse;    // the same where it is of this call: rows count from first_index; or null
   uint32_t* keys;    // [rows of the batch, num_kv_heads, max_blocks]
@@ -37,12 +39,15 @@ struct ScoreCall {
 NSA_DEVICE SegmentRow RowAt(const ScoreCall& call, int64_t index) {
   return FindRow(call.params.query.segments, call.one_row_each, call.first_index + index);
 }
+/// Where the scores of window 0 stand in those of a query.
+NSA_DEVICE int64_t FirstScore(const ScoreTopkParams& p) {
+  return SplitIndex(p.length, p.stride).quotient - 1;
+}
 /// The scores of one query, by the numbers of windows.
 NSA_DEVICE const float* ScoresOf(const ScoreCall& call, int64_t index, int64_t row, int64_t head) {
   const ScoreTopkParams& p = call.params;
   const int64_t query = (call.has_own_scores ? index : row) * p.query.num_q_heads + head;
-  return call.scores.data + query * call.scores.stride + SplitIndex(p.length, p.stride).quotient -
-         1;
+  return call.scores.data + query * call.scores.stride + FirstScore(p);
 }
 /// Windows that a row scores.
 NSA_DEVICE int64_t NumWindows(const ScoreCall& call, int64_t position) {
@@ -115,11 +120,19 @@ constexpr int WindowsOfCta(const ScoreTopkParams& p) {
   return BlocksPerCta(p) * (p.sel_block_size / p.stride) + p.length / p.stride - 1;
 }
 
-/// Probabilities of windows [first, first + count), summed over the group's heads in their order.
+/// Probabilities of windows [first, first + count), summed over the group's heads in their order:
+/// here, or in the walk that made the scores, with the same bits.
 NSA_DEVICE void SumProbabilities(const ScoreCall& call, const SegmentRow& row, int64_t index,
                                  int64_t kv_head, int64_t first, int count, float* sums) {
   const AttentionQuery& query = call.params.query;
   const int group = query.num_q_heads / query.kv.num_kv_heads;
+  if (call.masses.data != nullptr) {
+    const float* masses = call.masses.data +
+                          (index * query.kv.num_kv_heads + kv_head) * call.masses.stride +
+                          FirstScore(call.params) + first;
+    for (int i = ThreadIndex(); i < count; i += kScoreThreads) sums[i] = masses[i];
+    return;
+  }
   const float* scores = ScoresOf(call, index, row.row, kv_head * group) + first;
   const float* lse =
       call.lse + (call.own_lse != nullptr ? index : row.row) * query.num_q_heads + kv_head * group;
@@ -222,7 +235,7 @@ NSA_KERNEL(kMaxChooserThreads) ChooseKernel(NSA_ARGS ScoreCall call) {
 
 /// Floats of the workspace that each row takes.
 struct RowFloats {
-  int64_t score_stride;  // of each query head
+  int64_t score_stride;  // of each query head, or group
   int64_t scores;
   int64_t lse;
   int64_t keys;
@@ -244,6 +257,7 @@ SplitAttention ScoreWalk(const ScoreCall& call) {
           .stride = p.stride,
           .candidates = call.candidates,
           .scores = call.scores,
+          .masses = call.masses,
           .result = {nullptr, p.lse_windows == 1 ? call.own_lse : nullptr},
           .is_batch = true,
           .first_index = call.first_index};
@@ -252,9 +266,10 @@ SplitAttention ScoreWalk(const ScoreCall& call) {
 RowFloats FloatsOf(const ScoreCall& call, const SegmentsShape& shape) {
   const ScoreTopkParams& p = call.params;
   const int heads = p.query.num_q_heads;
+  const int lists = call.sums_groups ? p.query.kv.num_kv_heads : heads;
   const int64_t stride = CmpScoreStride(CeilDiv(shape.max_tokens, kPageSize), p.stride);
   return {.score_stride = stride,
-          .scores = call.has_own_scores ? heads * stride : 0,
+          .scores = call.has_own_scores ? lists * stride : 0,
           .lse = p.cmp_lse == nullptr ? heads : 0,
           .keys = p.query.kv.num_kv_heads * MaxBlocks(p, shape),
           .parts = p.cmp_lse == nullptr ? heads * 2 * MaxSplits(ScoreWalk(call), shape) : 0};
@@ -265,17 +280,23 @@ ScoreCall MakeCall(const ScoreTopkParams& given, const SegmentsShape& shape) {
   NSA_CHECK(p.stride > 0 && kPageSize % p.stride == 0);
   NSA_CHECK(p.length % p.stride == 0 && p.sel_block_size % p.stride == 0);
   NSA_CHECK(kPageSize % p.sel_block_size == 0 || p.sel_block_size % kPageSize == 0);
-  return {.params = p,
-          .candidates = {p.sel_block_size, p.window_size, p.num_clusters, p.num_selected_blocks,
-                         p.row_num_selected_blocks},
-          .one_row_each = shape.one_row_each,
-          .first_index = 0,
-          .has_own_scores = p.cmp_scores.data == nullptr,
-          .scores = p.cmp_scores,
-          .lse = p.cmp_lse,
-          .own_lse = nullptr,
-          .keys = nullptr,
-          .max_blocks = MaxBlocks(p, shape)};
+  ScoreCall call = {.params = p,
+                    .candidates = {p.sel_block_size, p.window_size, p.num_clusters,
+                                   p.num_selected_blocks, p.row_num_selected_blocks},
+                    .one_row_each = shape.one_row_each,
+                    .first_index = 0,
+                    .has_own_scores = p.cmp_scores.data == nullptr,
+                    .sums_groups = false,
+                    .scores = p.cmp_scores,
+                    .masses = {},
+                    .lse = p.cmp_lse,
+                    .own_lse = nullptr,
+                    .keys = nullptr,
+                    .max_blocks = MaxBlocks(p, shape)};
+  // Without a log-sum-exp, probabilities have to wait for all scores.
+  call.sums_groups =
+      call.has_own_scores && p.cmp_lse != nullptr && CanSumGroups(ScoreWalk(call), shape);
+  return call;
 }
 
 /// Enqueues the rows of a batch, whose arrays lie one behind the other in the workspace.
@@ -287,7 +308,12 @@ void RunBatch(Stream& stream, ScoreCall call, const SegmentsShape& shape, const 
     return std::exchange(memory, memory + num_rows * per_row);
   };
   call.keys = reinterpret_cast<uint32_t*>(take(floats.keys));
-  if (call.has_own_scores) call.scores = {take(floats.scores), floats.score_stride};
+  if (call.sums_groups) {
+    call.masses = {take(floats.scores), floats.score_stride, p.cmp_lse,
+                   p.group_reduction == GroupReduction::kMean};
+  } else if (call.has_own_scores) {
+    call.scores = {take(floats.scores), floats.score_stride};
+  }
   if (p.cmp_lse == nullptr) call.lse = call.own_lse = take(floats.lse);
   if (call.has_own_scores) {
     LaunchSplitAttention(stream, "score_topk", ScoreWalk(call), shape,

@@ -8,6 +8,7 @@
 #include "kernels/cuda/elements.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/mma_attention.h"
+#include "kernels/cuda/mma_compressed.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/softmax.h"
 #include "kernels/cuda/split_attention.h"
@@ -239,6 +240,7 @@ void LaunchHeads(Stream& stream, const char* name, const SplitAttention& a, int6
 /// alone, and no head's bits on how many heads share a CTA.
 void LaunchRows(Stream& stream, const char* name, const SplitAttention& a, int64_t num_rows) {
   if (TakesTensorCores(a)) return LaunchMmaAttention(stream, name, a, num_rows);
+  if (TakesCompressedTiles(a)) return LaunchMmaCompressed(stream, name, a, num_rows);
   const int group = a.query.num_q_heads / a.query.kv.num_kv_heads;
   WithElementType(a.rows.dtype, [&](auto element) {
     using T = decltype(element);
@@ -306,6 +308,12 @@ int64_t MaxSplits(const SplitAttention& a, const SegmentsShape& shape) {
   return of_all;
 }
 
+bool CanSumGroups(SplitAttention attention, const SegmentsShape& shape) {
+  LayOut(attention);
+  attention.one_row_each = shape.one_row_each;
+  return TakesCompressedTiles(attention) && TilesHoldGroups(attention);
+}
+
 void LaunchSplitAttention(Stream& stream, const char* name, SplitAttention attention,
                           const SegmentsShape& shape, const Workspace& workspace) {
   const AttentionQuery& query = attention.query;
@@ -313,6 +321,7 @@ void LaunchSplitAttention(Stream& stream, const char* name, SplitAttention atten
   const bool has_softmax = has_out || attention.result.lse != nullptr;
   LayOut(attention);
   attention.one_row_each = shape.one_row_each;
+  attention.num_rows = shape.num_rows;
   attention.num_splits = MaxSplits(attention, shape);
   const int64_t part_floats = shape.num_rows * query.num_q_heads * attention.num_splits *
                               int64_t{(has_out ? query.kv.head_dim_v : 0) + 2};

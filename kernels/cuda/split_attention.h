@@ -45,6 +45,15 @@ struct Candidates {
   const int32_t* row_num_selected_blocks = nullptr;
 };
 
+/// Where a group's probabilities go in the place of scores: Σ exp(score − log-sum-exp) over its
+/// heads in their order, or the mean.
+struct GroupMasses {
+  float* data = nullptr;       // [rows of the batch, num_kv_heads, stride], numbered as CmpScores
+  int64_t stride = 0;          // floats
+  const float* lse = nullptr;  // [num_rows, num_q_heads]
+  bool is_mean = false;
+};
+
 enum class Reads : uint8_t {
   kTokens,      // all, or those of a window
   kSelection,   // those of selected sel_blocks, and of the window behind them
@@ -68,6 +77,7 @@ struct SplitAttention {
   int stride = 0;
   Candidates candidates = {};
   CmpScores scores = {};
+  GroupMasses masses = {};  // without scores and result, and where CanSumGroups
   // Without `out` no values are read, without `lse` as well there is no softmax.
   BranchOutput result = {};
   // A score_topk of some rows: those from `first_index` on, counted over the segments as they
@@ -80,6 +90,7 @@ struct SplitAttention {
   PagedRows rows = {};
   int stretch_log2 = 0;
   bool one_row_each = false;
+  int64_t num_rows = 0;
   int rows_per_tile = 1;  // consecutive rows of a segment that a CTA takes (mma_attention.h)
   bool cta_per_split = false;
   int64_t num_splits = 0;  // of a row, at most
@@ -88,6 +99,9 @@ struct SplitAttention {
 
 /// Splits that a row of the call has, at most.
 int64_t MaxSplits(const SplitAttention& attention, const SegmentsShape& shape);
+
+/// Whether the kernels of a call may leave masses.
+bool CanSumGroups(SplitAttention attention, const SegmentsShape& shape);
 
 void LaunchSplitAttention(Stream& stream, const char* name, SplitAttention attention,
                           const SegmentsShape& shape, const Workspace& workspace);

@@ -217,8 +217,10 @@ inline U32x4 LoadOnce(const U32x4* global) {
   return *global;
 }
 
-inline void CopyAsync(void* shared, const void* global, bool valid = true) {
-  cuda_host::StartCopy(shared, global, 16, valid ? 16 : 0);
+template <int kBytes = 16>
+void CopyAsync(void* shared, const void* global, bool valid = true) {
+  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
+  cuda_host::StartCopy(shared, global, kBytes, valid ? kBytes : 0);
 }
 inline void CommitCopies() { cuda_host::CloseCopies(); }
 template <int kPending>

@@ -256,6 +256,24 @@ TEST(EmulatorTest, CopiesArriveWhenTheyAreWaitedFor) {
   EXPECT_FALSE(IsSameInEveryOrder([&] { return run(false); }));
 }
 
+TEST(EmulatorTest, ShortCopies) {
+  const std::vector<uint32_t> x = {1, 2, 3, 4};
+  std::vector<uint32_t> y(6);
+  RunLaunch({.name = "copies", .num_threads = 32, .shared_bytes = 32}, [&] {
+    SharedArena arena;
+    auto* staged = arena.Take<uint32_t>(6);
+    if (ThreadIndex() != 0) return;
+    CopyAsync<8>(staged, x.data() + 2);
+    CopyAsync<4>(staged + 2, x.data() + 1);
+    CopyAsync<4>(staged + 3, x.data(), false);
+    CopyAsync<8>(staged + 4, x.data(), false);
+    CommitCopies();
+    WaitCopies<0>();
+    for (int i = 0; i < 6; ++i) y[i] = staged[i];
+  });
+  EXPECT_THAT(y, testing::ElementsAre(3, 4, 2, 0, 0, 0));
+}
+
 TEST(EmulatorTest, WrongCopies) {
   alignas(16) const uint32_t x[8] = {};
   const LaunchShape shape = {.name = "copies", .num_threads = 32};

@@ -39,6 +39,14 @@ def test_what_travels_is_small_and_static(tmp_path):
         assert len(list(target.rglob(wanted))) == 1, wanted
 
 
+def test_kernels_configure_without_the_engine(tmp_path):
+    has_cuda = shutil.which("nvcc") is not None
+    command = ["cmake", "-S", model_files.ROOT, "-B", tmp_path, "-DNSA_BUILD_ENGINE=OFF",
+               f"-DNSA_BUILD_CUDA={'ON' if has_cuda else 'OFF'}"]  # fmt: skip
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
 @pytest.mark.parametrize("source", ["engine/tokenizer/ids_only/text.cc", "kernels/no_cpu.cc"])
 def test_what_only_a_lean_build_has_compiles(source):
     compile_it = ["g++", "-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Werror"]
