@@ -103,7 +103,7 @@ TEST_F(FirstTokenForecastTest, WhoHasBeenReadGoesOnAsAStream) {
   line_.target_step_seconds = 0.1;
   Add(100).num_output = 1000;
   Add(500);
-  EXPECT_NEAR(Seconds()[1], 0.1 + 500 / 50 * 0.1, 0.05);
+  EXPECT_NEAR(Seconds()[1], 0.1 + 0.1 * 500.0 / 50, 0.05);
 }
 
 TEST_F(FirstTokenForecastTest, PlacesAndPagesAreWaitedFor) {

@@ -94,7 +94,7 @@ class SimulatedServer {
         gate_.Check(ask.tenant, {.num_requests = 1, .num_tokens = ask.prompt}, now_);
     if (status.ok()) status = gate_.CheckGoal(arrival, now_);
     if (!status.ok()) {
-      record.status = status;
+      record.status = std::move(status);
       record.refused_at_gate = true;
       return index;
     }
