@@ -1,6 +1,7 @@
 #include "engine/admission.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/cord.h"
 #include "absl/strings/numbers.h"
@@ -11,6 +12,7 @@ namespace nsa::engine {
 namespace {
 
 constexpr char kRetryKey[] = "nsa/retry-after-ms";
+constexpr char kReasonKey[] = "nsa/refusal-reason";
 constexpr absl::Duration kUnknownDelay = absl::Seconds(1);
 constexpr absl::Duration kLeastDelay = absl::Milliseconds(100);
 constexpr absl::Duration kLongestDelay = absl::Seconds(60);
@@ -77,8 +79,11 @@ absl::Duration RetryEstimate::Delay(absl::Time now) const {
   if (seconds_between_ends_ == 0) return kUnknownDelay;
   // Where nothing has ended for long, nothing will at once.
   const absl::Duration since = now - last_end_;
-  return std::clamp(std::max(absl::Seconds(seconds_between_ends_), since), kLeastDelay,
-                    kLongestDelay);
+  return ClampRetryDelay(std::max(absl::Seconds(seconds_between_ends_), since));
+}
+
+absl::Duration ClampRetryDelay(absl::Duration delay) {
+  return std::clamp(delay, kLeastDelay, kLongestDelay);
 }
 
 absl::Status WithRetryAfter(absl::Status status, absl::Duration delay) {
@@ -93,6 +98,17 @@ std::optional<absl::Duration> RetryAfterOf(const absl::Status& status) {
     return std::nullopt;
   }
   return absl::Milliseconds(milliseconds);
+}
+
+absl::Status WithRefusal(absl::Status status, std::string_view reason, absl::Duration delay) {
+  status.SetPayload(kReasonKey, absl::Cord(View(reason)));
+  return WithRetryAfter(std::move(status), delay);
+}
+
+std::optional<std::string> RefusalReasonOf(const absl::Status& status) {
+  const auto reason = status.GetPayload(kReasonKey);
+  if (!reason.has_value()) return std::nullopt;
+  return std::string(*reason);
 }
 
 }  // namespace nsa::engine

@@ -59,9 +59,17 @@ class RetryEstimate {
   double seconds_between_ends_ = 0;  // 0: not known
 };
 
+/// A delay as hints have it: in [100 ms, 60 s].
+absl::Duration ClampRetryDelay(absl::Duration delay);
+
 /// A hint that travels with a status.
 absl::Status WithRetryAfter(absl::Status status, absl::Duration delay);
 std::optional<absl::Duration> RetryAfterOf(const absl::Status& status);
+
+/// A request that is not served, for a reason that metrics know by a word, and may come back.
+absl::Status WithRefusal(absl::Status status, std::string_view reason, absl::Duration delay);
+/// The word; none: the status is no refusal.
+std::optional<std::string> RefusalReasonOf(const absl::Status& status);
 
 }  // namespace nsa::engine
 

@@ -21,6 +21,7 @@
 #include "engine/cache_watchers.h"
 #include "engine/choices.h"
 #include "engine/faults.h"
+#include "engine/gate.h"
 #include "engine/inbox.h"
 #include "engine/loaded_model.h"
 #include "engine/log.h"
@@ -61,16 +62,17 @@ class EngineImpl final : public Engine {
                     .prefix_cache = options.prefix_cache,
                     .default_blocks = loaded_->info.num_selected_blocks,
                     .target_inter_token = options.target_inter_token,
+                    .target_first_token = options.target_first_token,
                     .priority_ageing = options.priority_ageing,
                     .faults = options.faults,
                     .residency = loaded_->info.residency,
                     .on_vacated = [this] { DiscardVacated(pool_, *loaded_->cache); }},
                    spill_.get()),
         token_stage_(loaded_.get(), observer_),
-        limits_{{options.max_queued_requests, options.max_queued_tokens > 0
-                                                  ? options.max_queued_tokens
-                                                  : 8 * loaded_->info.max_context},
-                {options.max_tenant_requests, options.max_tenant_tokens}} {
+        gate_({{options.max_queued_requests, options.max_queued_tokens > 0
+                                                 ? options.max_queued_tokens
+                                                 : 8 * loaded_->info.max_context},
+               {options.max_tenant_requests, options.max_tenant_tokens}}) {
     pages_free_ = scheduler_.num_pages_available();
     if (spill_ != nullptr) spill_->set_on_ended([this] { OnMoveEnded(); });
     thread_ = std::thread([this] { RunOrExit([this] { Loop(); }); });
@@ -86,7 +88,7 @@ class EngineImpl final : public Engine {
     spill_.reset();  // its thread wakes this one
   }
 
-  absl::Status Admit(int64_t prompt_bytes, std::string_view tenant) const override;
+  absl::Status Admit(const Arrival& arrival) const override;
   absl::StatusOr<std::shared_ptr<const Grammar>> CompileGrammar(
       const GrammarSpec& spec) const override {
     return grammars_->Compile(spec);
@@ -107,7 +109,9 @@ class EngineImpl final : public Engine {
 
  private:
   /// With mutex_ held.
-  absl::Status CheckMore(std::string_view tenant, const QueueCounts::Count& more) const;
+  absl::Status CheckMore(std::string_view tenant, const QueueCounts::Count& more,
+                         absl::Time now) const;
+  void CountRefusal(const absl::Status& status) const;
 
   void Loop();
   bool TakeInbox();  // false: stop
@@ -139,7 +143,6 @@ class EngineImpl final : public Engine {
   Scheduler scheduler_;
   CacheWatchers watchers_{&scheduler_};
   TokenStage token_stage_;
-  const QueueLimits limits_;
   bool changed_outside_step_ = false;  // since the observer last saw the state
 
   // Shared: the inbox.
@@ -149,8 +152,7 @@ class EngineImpl final : public Engine {
   Inbox inbox_;
   absl::flat_hash_set<std::string> ids_;  // accepted and not done
   int64_t num_open_ = 0;                  // accepted, and their sinks not told of the end
-  QueueCounts queued_;  // in the inbox, and with the scheduler as it was after the last step
-  RetryEstimate retry_estimate_;
+  Gate gate_;
   bool stop_ = false;
   bool draining_ = false;
   bool abort_all_ = false;
@@ -164,26 +166,32 @@ class EngineImpl final : public Engine {
   std::thread thread_;
 };
 
-absl::Status EngineImpl::CheckMore(std::string_view tenant, const QueueCounts::Count& more) const {
+absl::Status EngineImpl::CheckMore(std::string_view tenant, const QueueCounts::Count& more,
+                                   absl::Time now) const {
   if (draining_ || stop_) return absl::UnavailableError("the server is shutting down");
-  absl::Status status = CheckQueue(queued_, limits_, tenant, more);
-  return status.ok() ? status : WithRetryAfter(status, retry_estimate_.Delay(absl::Now()));
+  return gate_.Check(tenant, more, now);
 }
 
-absl::Status EngineImpl::Admit(int64_t prompt_bytes, std::string_view tenant) const {
+void EngineImpl::CountRefusal(const absl::Status& status) const {
+  if (const auto reason = RefusalReasonOf(status)) observer_->OnRejected(*reason);
+}
+
+absl::Status EngineImpl::Admit(const Arrival& arrival) const {
   const int64_t limit = loaded_->info.max_context * kMaxBytesPerToken;
-  if (prompt_bytes > limit) {
+  if (arrival.prompt_bytes > limit) {
     observer_->OnRejected("prompt_too_large");
     return absl::ResourceExhaustedError(
         absl::StrFormat("the prompt has %d bytes, more than %d tokens of context can hold (%d)",
-                        prompt_bytes, loaded_->info.max_context, limit));
+                        arrival.prompt_bytes, loaded_->info.max_context, limit));
   }
+  const absl::Time now = absl::Now();
   absl::Status status;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    status = CheckMore(tenant, {.num_requests = 1, .num_tokens = 0});
+    status = CheckMore(arrival.tenant, {.num_requests = 1, .num_tokens = 0}, now);
+    if (status.ok()) status = gate_.CheckGoal(arrival, now);
   }
-  if (absl::IsResourceExhausted(status)) observer_->OnRejected("queue_full");
+  CountRefusal(status);
   return status;
 }
 
@@ -207,23 +215,19 @@ absl::Status EngineImpl::Submit(Request request, std::shared_ptr<OutputSink> sin
   absl::Status status;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    status = CheckMore(tenant, more);
+    status = CheckMore(tenant, more, absl::Now());
     if (status.ok() && !ids_.insert(choices.front()->id()).second) {
       return absl::AlreadyExistsError(
           absl::StrCat("request_id '", choices.front()->id(), "' is in use by a running request"));
     }
     if (status.ok()) {
-      queued_.NoteArrival(choices.front()->arrival);
+      gate_.Add(tenant, more, choices.front()->arrival);
       for (auto& choice : choices) inbox_.sequences.push_back(std::move(choice));
-      queued_.Add(tenant, more.num_requests, more.num_tokens);
       ++num_open_;
     }
   }
-  if (status.ok()) {
-    wake_.notify_all();
-  } else if (absl::IsResourceExhausted(status)) {
-    observer_->OnRejected("queue_full");
-  }
+  if (status.ok()) wake_.notify_all();
+  CountRefusal(status);
   return status;
 }
 
@@ -274,9 +278,9 @@ EngineLoad EngineImpl::load() const {
   load.num_pages_total = pool_.num_frames();
   load.num_pages_free = pages_free_;
   const std::lock_guard<std::mutex> lock(mutex_);
-  load.num_waiting = static_cast<int32_t>(queued_.total().num_requests);
-  load.num_waiting_tokens = queued_.total().num_tokens;
-  load.oldest_arrival = queued_.oldest();
+  load.num_waiting = static_cast<int32_t>(gate_.queued().total().num_requests);
+  load.num_waiting_tokens = gate_.queued().total().num_tokens;
+  load.oldest_arrival = gate_.queued().oldest();
   return load;
 }
 
@@ -316,6 +320,7 @@ void EngineImpl::AbortAll() {
 }
 
 void EngineImpl::EndExpired(absl::Time now) {
+  scheduler_.Judge(now);
   std::vector<absl::Status> reasons;
   auto over = scheduler_.RemoveIf([&](const Sequence& sequence) {
     const absl::Status why = scheduler_.WhyOver(sequence, now);
@@ -336,8 +341,6 @@ void EngineImpl::EndRequest(std::string_view id, const absl::Status& status) {
 void EngineImpl::End(std::unique_ptr<Sequence> sequence, const absl::Status& status,
                      FinishReason reason) {
   const absl::Time now = absl::Now();
-  RequestStats stats;
-  stats.finished_reason = FinishedReason(status, reason);
   const int32_t num_open = sequence->group->num_open;
   const bool is_last = num_open == 1 || (num_open > 1 && !status.ok());
   std::vector<std::unique_ptr<Sequence>> others;  // of the request, which an error ends too
@@ -352,18 +355,13 @@ void EngineImpl::End(std::unique_ptr<Sequence> sequence, const absl::Status& sta
   Publish();  // pages are back already
   changed_outside_step_ = true;
   sequence->Finish(status, reason, now);
-  stats.usage = sequence->finish.usage;
-  stats.e2e_latency = now - sequence->arrival;
-  if (sequence->num_generated() > 0) {
-    stats.time_to_first_token = sequence->first_token - sequence->arrival;
-  }
-  stats.max_tokens = sequence->max_tokens;
-  stats.num_preemptions = sequence->num_preemptions;
-  observer_->OnRequestDone(stats);
+  const bool is_refused = RefusalReasonOf(status).has_value();
+  if (!is_refused) observer_->OnRequestDone(CountRequest(*sequence, status, now));
   if (!is_last) return;
   for (auto& other : others) End(std::move(other), status, reason);
+  CountRefusal(status);
   const std::lock_guard<std::mutex> lock(mutex_);
-  retry_estimate_.OnEnd(now);
+  if (!is_refused) gate_.OnEnd(now);
   if (--num_open_ == 0) idle_.notify_all();
 }
 
@@ -371,15 +369,7 @@ void EngineImpl::Publish() {
   running_ = scheduler_.num_running();
   pages_free_ = scheduler_.num_pages_available();
   const std::lock_guard<std::mutex> lock(mutex_);
-  queued_.Clear();
-  const auto count = [this](const std::vector<std::unique_ptr<Sequence>>& sequences) {
-    for (const auto& s : sequences) {
-      queued_.Add(s->request.tenant, 1, s->num_queued_tokens());
-      if (s->waits_for_first_step()) queued_.NoteArrival(s->arrival);
-    }
-  };
-  count(scheduler_.waiting());
-  count(inbox_.sequences);
+  gate_.Update(scheduler_, inbox_, absl::Now());
 }
 
 void EngineImpl::RunStep(Batch batch) {

@@ -61,6 +61,9 @@ struct EngineOptions {
   bool prefix_cache = true;  // full pages are found again by requests that begin alike
   /// What a step beside running streams may take: prompts are read in chunks that keep to it.
   absl::Duration target_inter_token = absl::Milliseconds(250);
+  /// When a prompt should have its first token, after it came; a long one has twice what it takes
+  /// alone, where that is more. Who would have it later is refused. Zero: no goal.
+  absl::Duration target_first_token = absl::ZeroDuration();
   absl::Duration priority_ageing = absl::Seconds(30);  // for one class of priority; infinite: none
   /// A step that takes longer hangs: healthy() is then false.
   absl::Duration longest_step = absl::Seconds(120);
@@ -122,6 +125,13 @@ struct EngineLoad {
   int64_t num_pages_free = 0;
 };
 
+/// What is known of a request before its prompt is tokenized.
+struct Arrival {
+  int64_t prompt_bytes = 0;
+  std::string_view tenant;
+  int32_t priority = 0;
+};
+
 /// The whole engine behind one door: model, cache, scheduler and the one thread that owns them.
 /// All methods may be called from any thread.
 class Engine {
@@ -129,9 +139,10 @@ class Engine {
   virtual ~Engine() = default;  // aborts what runs, ends the engine thread
 
   /// Limits that need no token ids, tested before the prompt is tokenized: ResourceExhausted where
-  /// the queue, or the tenant's part of it, is full (then RetryAfterOf, admission.h, says when to
-  /// come back), or `prompt_bytes` can't fit (more bytes than max_context tokens can have).
-  virtual absl::Status Admit(int64_t prompt_bytes, std::string_view tenant) const = 0;
+  /// the queue, or the tenant's part of it, is full, or the first token would come later than its
+  /// goal (then RetryAfterOf, admission.h, says when to come back), or `prompt_bytes` can't fit
+  /// (more bytes than max_context tokens can have).
+  virtual absl::Status Admit(const Arrival& arrival) const = 0;
 
   /// For Request::grammar. Takes seconds at most, of the caller's thread; InvalidArgument says what
   /// is wrong, ResourceExhausted that it takes too much.
@@ -140,7 +151,8 @@ class Engine {
 
   /// Takes the request or says why not (InvalidArgument names field, value and range;
   /// ResourceExhausted; Unavailable while draining; AlreadyExists for an id in use). After OK,
-  /// `sink` gets exactly one OnDone.
+  /// `sink` gets exactly one OnDone: with ResourceExhausted and a hint (RetryAfterOf), before all
+  /// else, where the first token cannot come in time.
   virtual absl::Status Submit(Request request, std::shared_ptr<OutputSink> sink) = 0;
 
   /// Ends a request at the next step boundary with FinishReason::kAborted. Idempotent; unknown ids

@@ -19,8 +19,6 @@ namespace {
 constexpr int64_t kMaxDraftRows = 24;
 /// Frames kept free by moving idle pages out: some steps' worth of prompt.
 constexpr int32_t kSpareFrames = 64;
-/// How much faster than lately measured a prompt may be read, for what it is worth to a deadline.
-constexpr double kOptimism = 1.5;
 
 }  // namespace
 
@@ -46,7 +44,9 @@ bool Scheduler::IsServedBefore(const Sequence& a, const Sequence& b, absl::Time 
   if (first != second) return first < second;
   const int64_t served = shares_.Served(a.request.tenant);
   const int64_t other = shares_.Served(b.request.tenant);
-  return served != other ? served < other : a.arrival < b.arrival;
+  if (served != other) return served < other;
+  const absl::Time due = DueOf(a), later = DueOf(b);
+  return due != later ? due < later : a.arrival < b.arrival;
 }
 
 /// The running by priority and arrival alone: who is served more may have to wait for its next
@@ -63,12 +63,14 @@ void Scheduler::Admit(absl::Time now) {
   // let in only to be preempted.
   int64_t promised = 0;
   for (const auto& sequence : running_) promised += FramesPromised(*sequence);
-  for (size_t i = 0; i < waiting_.size() && num_running() < limits_.max_running;) {
+  for (size_t i = 0; i < waiting_.size() && num_running() < num_places();) {
     Sequence& next = *waiting_[i];
     if (next.waits_for_prompt()) {
       ++i;
       continue;
     }
+    // A place is worth nothing to it yet; and what others read it may then find in the cache.
+    if (OthersAreRead(next, now)) break;
     const bool returns = !next.pages.empty();
     PrefixMatch match;
     if (!returns) match = cache_.Find(ChainOf(next), Findable(next));
@@ -109,14 +111,15 @@ bool Scheduler::IsHopeless(const Sequence& sequence, absl::Time now) const {
   if (sequence.request.deadline == absl::InfiniteFuture() || sequence.num_generated() > 0) {
     return false;
   }
-  const absl::Duration left = (sequence.request.deadline - now) * kOptimism;
+  if (running_.empty() && now - last_observed_ > kStale) return false;
+  const double left = kOptimism * absl::ToDoubleSeconds(sequence.request.deadline - now);
   int64_t num_tokens = sequence.num_pending();
-  if (step_budget_.PromptTime(num_tokens) <= left) return false;
+  if (step_cost_.SecondsAlone(num_tokens, limits_.max_step_tokens) <= left) return false;
   if (sequence.pages.empty()) {  // it may begin behind known pages
     const size_t known = cache_.Find(ChainOf(sequence), Findable(sequence)).pages.size();
     num_tokens -= static_cast<int64_t>(known) * kernels::kPageSize;
   }
-  return step_budget_.PromptTime(num_tokens) > left;
+  return step_cost_.SecondsAlone(num_tokens, limits_.max_step_tokens) > left;
 }
 
 absl::Status Scheduler::WhyOver(const Sequence& sequence, absl::Time now) const {
@@ -131,6 +134,7 @@ absl::Status Scheduler::WhyOver(const Sequence& sequence, absl::Time now) const 
         absl::StrFormat("the deadline in %.1f s is too near to read a prompt of %d tokens",
                         absl::ToDoubleSeconds(left), sequence.num_prompt_tokens()));
   }
+  if (const auto found = refused_.find(&sequence); found != refused_.end()) return found->second;
   if (IsStranded(sequence, now)) {
     return absl::UnavailableError(
         absl::StrFormat("%d tokens are more than memory holds (%d), and the spill file fails",
@@ -431,6 +435,7 @@ std::vector<std::unique_ptr<Sequence>> Scheduler::RemoveIf(
   for (auto* list : {&running_, &waiting_}) {
     for (auto& sequence : *list) {
       if (!ended(*sequence)) continue;
+      NoteEnd(*sequence);
       ReleasePages(*sequence);
       shares_.Leave(sequence->request.tenant);
       removed.push_back(std::move(sequence));

@@ -10,11 +10,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "engine/batch.h"
 #include "engine/fair_share.h"
 #include "engine/faults.h"
+#include "engine/first_token_forecast.h"
+#include "engine/first_token_goal.h"
 #include "engine/metrics.h"
 #include "engine/page_mover.h"
 #include "engine/page_pool.h"
@@ -23,6 +26,7 @@
 #include "engine/residency.h"
 #include "engine/sequence.h"
 #include "engine/step_budget.h"
+#include "engine/step_cost.h"
 
 namespace nsa::engine {
 
@@ -46,6 +50,8 @@ class Scheduler final : public PageGate {
     int32_t default_blocks = 0;  // n of sequences that ask for none; 0: full attention
     /// What a step beside running streams may take; chunks of prompts are cut to it.
     absl::Duration target_inter_token = absl::InfiniteDuration();
+    /// When prompts should have their first token (FirstTokenGoal); zero: no goal.
+    absl::Duration target_first_token = absl::ZeroDuration();
     /// A request gains one priority class each time it has been there so long.
     absl::Duration priority_ageing = absl::InfiniteDuration();
     FaultInjector* faults = nullptr;  // tests
@@ -61,7 +67,8 @@ class Scheduler final : public PageGate {
         cache_(pool, PrefixCache::Begin(RootOf(limits.default_blocks, "")).hash),
         mover_(pool, tier),
         limits_(WithTier(limits, tier != nullptr)),
-        step_budget_(limits.max_step_tokens, limits.target_inter_token) {
+        step_budget_(limits.max_step_tokens, limits.target_inter_token),
+        goal_(limits.target_first_token) {
     for (int32_t row = limits_.max_running; limits_.residency.enabled() && row-- > 0;) {
       free_kept_rows_.push_back(row);
     }
@@ -84,10 +91,21 @@ class Scheduler final : public PageGate {
   /// Tells how long a step took.
   void ObserveStep(int64_t num_decode_rows, int64_t num_prompt_tokens, absl::Duration duration) {
     step_budget_.Observe(num_decode_rows, num_prompt_tokens, duration);
+    step_cost_.Observe(num_decode_rows, num_prompt_tokens, duration);
+    last_observed_ = now_;
   }
 
+  /// Looks ahead for those that wait for their first step: who will not have the first token in
+  /// time, by the goal or by a deadline, is over until the next call, as WhyOver then says.
+  void Judge(absl::Time now);
+  /// What is before it, of those that Judge has seen. Where `sequences` is not null it gets that of
+  /// each reader.
+  ServiceLine Line(absl::Time now, std::vector<Sequence*>* sequences = nullptr) const;
+  const FirstTokenGoal& goal() const { return goal_; }
+
   /// Why a sequence ends before its time; OK: it goes on. DeadlineExceeded where the deadline has
-  /// passed, or its prompt cannot be read before it even at a better rate than measured;
+  /// passed, or its prompt and those before it cannot be read until then even at a better rate than
+  /// measured; a refusal (admission.h) where the goal for its first token cannot be met any more;
   /// Unavailable where it needs the tier below, and that does not do its work.
   absl::Status WhyOver(const Sequence& sequence, absl::Time now) const;
   bool IsHopeless(const Sequence& sequence, absl::Time now) const;  // its deadline is too near
@@ -130,6 +148,11 @@ class Scheduler final : public PageGate {
   bool Consistent() const { return Check().ok(); }
 
  private:
+  /// How much faster than lately measured prompts may be read, for what it is worth to a deadline.
+  static constexpr double kOptimism = 1.5;
+  /// Where nothing has run for so long, that pace may be out of date.
+  static constexpr absl::Duration kStale = absl::Seconds(10);
+
   /// Residency needs a tier.
   static Limits WithTier(Limits limits, bool has_tier) {
     if (!has_tier) limits.residency = {};
@@ -141,6 +164,24 @@ class Scheduler final : public PageGate {
   int64_t PriorityOf(const Sequence& sequence, absl::Time now) const;
   bool IsStranded(const Sequence& sequence, absl::Time now) const;
   void Sort(absl::Time now);
+
+  // scheduler_goals.cc: who will have the first token in time.
+  /// When its first token should be there, by which those of a tenant are read in order; without a
+  /// goal, when it came.
+  absl::Time DueOf(const Sequence& sequence) const;
+  /// Sequences that may run: max_running, and as many as gaps between tokens allow.
+  int64_t num_places() const;
+  /// Whether the next step will read what others have in front of it, and nothing of it.
+  bool OthersAreRead(const Sequence& next, absl::Time now) const;
+  /// Tokens that it will still generate, as far as its limit and those that ended tell.
+  int64_t OutputOf(const Sequence& sequence) const;
+  void NoteEnd(const Sequence& sequence);
+  /// Notes how much of its prompt is in the cache, or will be; true where that is more than before.
+  bool FindKnown(Sequence& sequence) const;
+  ServiceLine::Reader ReaderOf(const Sequence& sequence, absl::Time now, ServiceLine& line) const;
+  void JudgeByGoal(absl::Time now);
+  void JudgeByDeadlines(absl::Time now);
+
   void Admit(absl::Time now);
   /// Sees to frames for a sequence that is next in line, where others can give so many.
   void MakeRoomFor(const Sequence& next, int64_t num_missing);
@@ -266,12 +307,17 @@ class Scheduler final : public PageGate {
   PageMover mover_;
   Limits limits_;
   StepBudget step_budget_;
+  StepCost step_cost_;
+  FirstTokenGoal goal_;
   FairShare shares_;
-  std::vector<std::unique_ptr<Sequence>> waiting_;    // sorted by each Schedule
-  std::vector<std::unique_ptr<Sequence>> running_;    // by priority, then arrival
-  std::vector<std::unique_ptr<Sequence>> preempted_;  // during Schedule
-  absl::Time now_ = absl::InfinitePast();             // of the latest Schedule
-  bool erases_later_ = false;                         // flushed while pages moved
+  absl::Time last_observed_ = absl::InfinitePast();
+  double mean_output_ = 0;  // tokens of those that lately ended; 0: none has
+  absl::flat_hash_map<const Sequence*, absl::Status> refused_;  // by the latest Judge
+  std::vector<std::unique_ptr<Sequence>> waiting_;              // sorted by each Schedule
+  std::vector<std::unique_ptr<Sequence>> running_;              // by priority, then arrival
+  std::vector<std::unique_ptr<Sequence>> preempted_;            // during Schedule
+  absl::Time now_ = absl::InfinitePast();                       // of the latest Schedule
+  bool erases_later_ = false;                                   // flushed while pages moved
   // Sequences that run with pages in the tier below.
   std::vector<int32_t> free_kept_rows_;              // of the runner's, for decode rows
   int gated_layer_ = -1;                             // the latest that Pass was asked about

@@ -99,6 +99,8 @@ class Sequence {
   int64_t chunk_limit = INT64_MAX;  // rows of a chunk whose selection fits memory
   int32_t num_losses = 0;           // of pages, since its last token
   PrefixChain chain;                // of its pages that the cache knows
+  int64_t num_known = -1;           // prompt tokens that it need not read; −1: not looked for
+  bool is_judged = false;           // the scheduler has looked whether it may join the line
   // The last token and what is drafted behind it, while a step verifies them; empty otherwise.
   std::vector<int32_t> verified;
   int64_t num_prompt_logprobs = 1;  // prompt tokens that are done; nothing predicts the first

@@ -25,11 +25,6 @@ class StepBudget {
   /// Tells of a step that has ended.
   void Observe(int64_t num_decode_rows, int64_t num_prompt_tokens, absl::Duration duration);
 
-  /// How long so many prompt tokens take, as far as is known; zero before the first.
-  absl::Duration PromptTime(int64_t num_tokens) const {
-    return static_cast<double>(num_tokens) * absl::Seconds(prompt_token_seconds_);
-  }
-
   static constexpr int64_t kMinChunk = 16;
 
  private:

@@ -41,4 +41,17 @@ StepStats CountStep(const Batch& batch, absl::Duration duration, const LoadedMod
   return stats;
 }
 
+RequestStats CountRequest(const Sequence& sequence, const absl::Status& status, absl::Time now) {
+  RequestStats stats;
+  stats.finished_reason = FinishedReason(status, sequence.finish.reason);
+  stats.usage = sequence.finish.usage;
+  stats.e2e_latency = now - sequence.arrival;
+  if (sequence.num_generated() > 0) {
+    stats.time_to_first_token = sequence.first_token - sequence.arrival;
+  }
+  stats.max_tokens = sequence.max_tokens;
+  stats.num_preemptions = sequence.num_preemptions;
+  return stats;
+}
+
 }  // namespace nsa::engine

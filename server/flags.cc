@@ -50,6 +50,11 @@ ABSL_FLAG(int64_t, max_step_tokens, 512, "tokens of a step: the longest prefill 
 ABSL_FLAG(double, target_inter_token_ms, 250,
           "milliseconds that a step beside running streams should take: prompts are read in chunks "
           "that keep to it; 0: no target, chunks of max_step_tokens");
+ABSL_FLAG(
+    double, target_first_token_ms, 0,
+    "milliseconds in which a prompt should have its first token, or twice what it takes alone "
+    "where that is more: who would have it later is refused, with a hint when to come back; 0: "
+    "no goal");
 ABSL_FLAG(double, priority_ageing_s, 30,
           "seconds of waiting that raise a request by one class of priority; 0: none");
 ABSL_FLAG(std::string, speculative, "none",
@@ -117,6 +122,7 @@ absl::Status CheckNumbers() {
       {"num_threads", double(absl::GetFlag(FLAGS_num_threads)), 0, 1024, "0 to 1024"},
       {"max_step_tokens", double(absl::GetFlag(FLAGS_max_step_tokens)), 1, 65536, "1 to 65536"},
       {"target_inter_token_ms", absl::GetFlag(FLAGS_target_inter_token_ms), 0, 1e6, "0 to 1e6"},
+      {"target_first_token_ms", absl::GetFlag(FLAGS_target_first_token_ms), 0, 1e9, "0 to 1e9"},
       {"priority_ageing_s", absl::GetFlag(FLAGS_priority_ageing_s), 0, 1e6, "0 to 1e6"},
       {"max_running_requests", double(absl::GetFlag(FLAGS_max_running_requests)), 1, 65536,
        "1 to 65536"},
@@ -226,9 +232,9 @@ const std::vector<FlagGroup>& ServerFlagGroups() {
        {"device", "num_threads", "kv_cache_gib", "kv_cache_dtype", "kv_spill_dir", "kv_spill_gib",
         "prefix_cache"}},
       {"Scheduling",
-       {"max_step_tokens", "target_inter_token_ms", "priority_ageing_s", "speculative",
-        "max_running_requests", "max_queued_requests", "max_queued_tokens", "max_tenant_requests",
-        "max_tenant_tokens"}},
+       {"max_step_tokens", "target_inter_token_ms", "target_first_token_ms", "priority_ageing_s",
+        "speculative", "max_running_requests", "max_queued_requests", "max_queued_tokens",
+        "max_tenant_requests", "max_tenant_tokens"}},
       {"Operation",
        {"drain_timeout_s", "watchdog_s", "latency_buckets", "token_buckets", "allow_test_faults"}},
       {"Log and traces",
@@ -255,6 +261,7 @@ absl::StatusOr<ServerOptions> OptionsFromFlags() {
   };
   e.target_inter_token =
       or_infinite(absl::Milliseconds(1), absl::GetFlag(FLAGS_target_inter_token_ms));
+  e.target_first_token = absl::Milliseconds(absl::GetFlag(FLAGS_target_first_token_ms));
   e.priority_ageing = or_infinite(absl::Seconds(1), absl::GetFlag(FLAGS_priority_ageing_s));
   e.max_running_requests = absl::GetFlag(FLAGS_max_running_requests);
   e.max_queued_requests = absl::GetFlag(FLAGS_max_queued_requests);

@@ -86,7 +86,9 @@ absl::Status GenerateCall::Admit() {
   if (!shared_->engine->healthy()) {
     return absl::UnavailableError("the engine has stopped; the server must be restarted");
   }
-  absl::Status status = shared_->engine->Admit(PromptBytes(*request_), tenant_);
+  const engine::Arrival arrival = {
+      .prompt_bytes = PromptBytes(*request_), .tenant = tenant_, .priority = request_->priority()};
+  absl::Status status = shared_->engine->Admit(arrival);
   if (!status.ok()) return status;
   pending_ = shared_->pending.Add(request_id_, progress_);
   if (pending_) return absl::OkStatus();
@@ -95,10 +97,6 @@ absl::Status GenerateCall::Admit() {
 }
 
 void GenerateCall::Reject(const absl::Status& status) {
-  if (const auto delay = engine::RetryAfterOf(status)) {
-    context_->AddTrailingMetadata("retry-after-ms",
-                                  absl::StrCat(absl::ToInt64Milliseconds(*delay)));
-  }
   if (const char* reason = RejectionReason(status)) shared_->metrics->OnRejected(reason);
   if (pending_) shared_->pending.Remove(request_id_);
   NoteStatus(status);
@@ -153,6 +151,10 @@ void GenerateCall::Cancel() {
 
 void GenerateCall::NoteStatus(const absl::Status& status) {
   status_ = status;
+  if (const auto delay = engine::RetryAfterOf(status)) {
+    context_->AddTrailingMetadata("retry-after-ms",
+                                  absl::StrCat(absl::ToInt64Milliseconds(*delay)));
+  }
   if (!IsOurFault(status)) return;
   // Such a message is the engine's own words; those of a bad request may quote it.
   const auto trace = TraceContextOf(context_->client_metadata()).value_or(TraceContext());

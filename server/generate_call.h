@@ -41,7 +41,7 @@ class GenerateCall {
   /// Checks, tokenizes and submits; on a worker's thread.
   void Start();
 
-  /// Ends the call before it reached the engine. A status' retry hint goes with it.
+  /// Ends the call before it reached the engine.
   void Reject(const absl::Status& status);
 
   const v1::GenerateRequest& request() const { return *request_; }
@@ -57,7 +57,7 @@ class GenerateCall {
   void NoteWrite(const Message& message) {
     if (recorder_ != nullptr) recorder_->OnWrite(static_cast<int64_t>(message.ByteSizeLong()));
   }
-  /// The status goes to the client.
+  /// The status goes to the client, and its retry hint with it.
   void NoteStatus(const absl::Status& status);
   /// gRPC is done with the call.
   void End();

@@ -14,7 +14,8 @@ namespace {
 
 constexpr int kPageTokens = 64;
 constexpr const char* kFinishedReasons[] = {"stop", "length", "abort", "error"};
-constexpr const char* kRejectionReasons[] = {"queue_full", "invalid_argument", "unavailable"};
+constexpr const char* kRejectionReasons[] = {"queue_full", "first_token_goal", "invalid_argument",
+                                             "unavailable"};
 
 double Seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration); }
 

@@ -6,8 +6,9 @@
 latency: eight streams run, a prompt of `long` tokens arrives; the gaps between tokens of the eight from there to its
   first token. Limit: p99 of 1.5 × --target_inter_token_ms.
 second: a question about a document of `document` tokens, then another about the same. Limit: time to first token 1/20.
-overload: requests by open loop at some rates below capacity (of a closed loop), then at three times the capacity.
-  Limit: 90 % of the best goodput (first token within 5 s, no gap above 1 s).
+overload: requests by open loop at some rates below capacity (of a closed loop), then at three times the capacity; our
+  server knows the goal for the first token and nothing else. Limit: 90 % of the best goodput (first token within 5 s,
+  no gap above 1 s).
 shared: prompts of 8192 tokens of which 6144 are the same, at rates below the capacity of either server. Limit: three
   times llama.cpp's best goodput.
 

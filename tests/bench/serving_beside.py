@@ -195,7 +195,7 @@ def patience_ms(slo: dict[str, float]) -> float:
 
 def overload(options) -> bool:
     print(f"overload: prompts of 200 to 800 tokens, {goal(SHORT_SLO)}; runs of {options.seconds:g} s")
-    with both(options, dict(max_queued_requests=16), 8, SHORT_CONTEXT) as (ours, theirs):
+    with both(options, dict(target_first_token_ms=SHORT_SLO["ttft_ms"]), 8, SHORT_CONTEXT) as (ours, theirs):
         plan = load_plan.Plan.draw(ours.server.address, SHORT_PLAN, *SHORT, text=model_files.manual_text())
         closed = plan.take(600)
         ours_at = capacity(ours, closed, 8, options.seconds / 2)

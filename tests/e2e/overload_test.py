@@ -79,6 +79,44 @@ def test_the_hint_is_a_retry_info(tiny_path):
         assert list(call)
 
 
+REFUSED_FOR_GOAL = 'vllm:admission_rejections_total{reason="first_token_goal"}'
+ERRORS = 'vllm:request_success_total{finished_reason="error"}'
+
+
+def long_prompt(running, number):
+    """A call whose prompt begins like no other."""
+    message = server.request([6 + number] + [5] * 1500, 2)
+    return running.stub.Generate(message, timeout=300)
+
+
+def test_a_first_token_that_would_come_too_late_is_refused(tiny_path, monkeypatch):
+    # A step takes 50 ms, and a prompt some fifteen of them.
+    monkeypatch.setenv("NSA_FAULTS", "step_slow=1,delay_ms=50")
+    flags = {"allow_test_faults": True, "max_step_tokens": 100, "target_first_token_ms": 4000}
+    with server.running(tiny_path, max_context=16384, **flags) as running:
+        for number in range(3):
+            assert list(long_prompt(running, number))[-1].HasField("finished")
+        calls = [long_prompt(running, number) for number in range(10, 34)]
+        done, refused = 0, []
+        for call in calls:
+            try:
+                done += list(call)[-1].HasField("finished")
+            except grpc.RpcError as error:
+                refused.append(error)
+        assert 1 <= done <= 12 and done + len(refused) == len(calls)
+        for error in refused:
+            assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "the first token would come after" in error.details()
+            metadata = dict(error.trailing_metadata())
+            assert 100 <= int(metadata["retry-after-ms"]) <= 60_000
+            assert b"type.googleapis.com/google.rpc.RetryInfo" in metadata["grpc-status-details-bin"]
+        metrics = running.metrics()
+        assert metrics['vllm:admission_rejections_total{reason="first_token_goal"}'] == len(refused)
+        assert metrics['vllm:request_success_total{finished_reason="error"}'] == 0, "it has not failed"
+        running.wait_idle()
+        assert list(long_prompt(running, 99))[-1].HasField("finished"), "it has recovered"
+
+
 def test_what_never_fits_has_no_hint(tiny_path):
     with server.running(tiny_path, max_context=64) as running:
         error = refusal(running.stub.Generate(server.request("x" * 100_000, 1), timeout=60))

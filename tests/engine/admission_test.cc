@@ -70,6 +70,10 @@ TEST(AdmissionTest, TheHintTravelsWithTheStatus) {
   const absl::Status hinted = WithRetryAfter(full, absl::Milliseconds(1234));
   EXPECT_EQ(hinted.message(), "full");
   EXPECT_EQ(RetryAfterOf(hinted), absl::Milliseconds(1234));
+  EXPECT_FALSE(RefusalReasonOf(hinted).has_value());
+  const absl::Status refused = WithRefusal(full, "a reason", absl::Milliseconds(1234));
+  EXPECT_EQ(RefusalReasonOf(refused), "a reason");
+  EXPECT_EQ(RetryAfterOf(refused), absl::Milliseconds(1234));
 }
 
 }  // namespace

@@ -319,12 +319,12 @@ TEST_F(EngineTest, FullQueueRefusesBeforeAndAfterTokenizing) {
   sinks[0]->first_token.WaitForNotification();
   sinks.push_back(Submit(*engine, MakeRequest("1", 10, 1)));
   sinks.push_back(Submit(*engine, MakeRequest("2", 10, 1)));
-  EXPECT_TRUE(absl::IsResourceExhausted(engine->Admit(100, "")));
+  EXPECT_TRUE(absl::IsResourceExhausted(engine->Admit({100, "", 0})));
   auto refused = std::make_shared<RecordingSink>();
   EXPECT_TRUE(absl::IsResourceExhausted(engine->Submit(MakeRequest("3", 10, 1), refused)));
   engine->Abort("0");
   for (const auto& sink : sinks) ASSERT_TRUE(sink->WaitUntilDone());
-  EXPECT_TRUE(engine->Admit(100, "").ok());
+  EXPECT_TRUE(engine->Admit({100, "", 0}).ok());
   EXPECT_EQ(refused->num_done, 0);
 }
 

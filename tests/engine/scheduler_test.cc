@@ -429,10 +429,13 @@ TEST_F(SchedulerTest, ADeadlineThatCannotBeMetIsSeenEarly) {
                     clock_);
   };
   EXPECT_FALSE(scheduler.IsHopeless(make(4000, absl::Milliseconds(1)), clock_));  // nothing known
+  scheduler.Schedule(clock_);
   scheduler.ObserveStep(0, 512, absl::Milliseconds(512));
   EXPECT_TRUE(scheduler.IsHopeless(make(4000, absl::Seconds(2)), clock_));
   EXPECT_FALSE(scheduler.IsHopeless(make(4000, absl::Seconds(3)), clock_));  // perhaps
   EXPECT_FALSE(scheduler.IsHopeless(make(4000, absl::InfiniteDuration()), clock_));
+  const absl::Time later = clock_ + absl::Minutes(1);
+  EXPECT_FALSE(scheduler.IsHopeless(make(4000, absl::Seconds(62)), later)) << "out of date";
   Add(scheduler, "first", 3000, 1);
   while (!scheduler.idle()) Step(scheduler, scheduler.Schedule(clock_));
   EXPECT_FALSE(scheduler.IsHopeless(make(4000, absl::Seconds(2)), clock_));

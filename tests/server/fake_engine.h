@@ -115,7 +115,7 @@ class FakeEngine final : public engine::Engine {
     thread_.join();
   }
 
-  absl::Status Admit(int64_t, std::string_view) const override {
+  absl::Status Admit(const engine::Arrival&) const override {
     const std::lock_guard<std::mutex> lock(mutex_);
     return script.admit;
   }

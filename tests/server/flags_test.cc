@@ -56,6 +56,7 @@ TEST(FlagsTest, EveryFlagArrives) {
                               "--num_threads",
                               "3",
                               "--max_step_tokens=64",
+                              "--target_first_token_ms=1500",
                               "--max_running_requests=5",
                               "--max_queued_requests=6",
                               "--max_queued_tokens=7000",
@@ -84,6 +85,7 @@ TEST(FlagsTest, EveryFlagArrives) {
   EXPECT_EQ(e.kv_cache_dtype, engine::KvCacheDtype::kInt8);
   EXPECT_EQ(e.num_threads, 3);
   EXPECT_EQ(e.max_step_tokens, 64);
+  EXPECT_EQ(e.target_first_token, absl::Milliseconds(1500));
   EXPECT_EQ(e.max_running_requests, 5);
   EXPECT_EQ(e.max_queued_requests, 6);
   EXPECT_EQ(e.max_queued_tokens, 7000);
@@ -111,6 +113,7 @@ TEST(FlagsTest, BadValuesAreNamed) {
       {"max_context", {"-1", "2000000000", "9e9"}},
       {"max_step_tokens", {"0", "-5", "65537"}},
       {"max_running_requests", {"0", "65537"}},
+      {"target_first_token_ms", {"-1", "nan", "inf", "soon"}},
       {"max_queued_requests", {"0", "-1"}},
       {"max_queued_tokens", {"-1"}},
       {"max_message_bytes", {"0", "1023", "2147483648"}},
