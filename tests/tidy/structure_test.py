@@ -11,6 +11,7 @@ ACROSS = {
     "tests/cuda_engine/cuda_model_test.cc",
     "tests/engine/choices_test.cc",
     "tests/engine/decode_work_test.cc",
+    "tests/engine/overload_simulation_test.cc",
     "tests/engine/scheduler_slots_check_test.cc",
     "tests/engine/folder_mutations_test.cc",
     "tests/engine/lifecycle_test.cc",
