@@ -65,6 +65,7 @@ class Simulation {
     size_t tenant;
     std::deque<size_t> running;
     std::deque<size_t> waiting;
+    using List = std::deque<size_t> Group::*;
   };
   struct Turn {
     Group* group = nullptr;
@@ -96,23 +97,19 @@ class Simulation {
     return std::clamp(seconds / token_seconds, least, std::max(least, most - num_streams()));
   }
 
+  /// By which the heads of lists are taken in turn.
+  std::tuple<int64_t, int64_t, absl::Time> KeyOf(const Group& group, Group::List list) const {
+    const size_t head = (group.*list).front();
+    return {group.priority, served_[group.tenant], line_.readers[head].due};
+  }
   /// The group among whose `list` heads is the first in line.
-  Group* First(std::deque<size_t> Group::* list) {
+  Group* First(Group::List list) {
     Group* first = nullptr;
     for (Group& group : groups_) {
-      if (!(group.*list).empty() && (first == nullptr || IsBefore(group, *first, list, list))) {
-        first = &group;
-      }
+      if ((group.*list).empty()) continue;
+      if (first == nullptr || KeyOf(group, list) < KeyOf(*first, list)) first = &group;
     }
     return first;
-  }
-  bool IsBefore(const Group& a, const Group& b, std::deque<size_t> Group::* list_of_a,
-                std::deque<size_t> Group::* list_of_b) const {
-    const auto key = [&](const Group& group, std::deque<size_t> Group::* list) {
-      const size_t head = (group.*list).front();
-      return std::tuple(group.priority, served_[group.tenant], line_.readers[head].due);
-    };
-    return key(a, list_of_a) < key(b, list_of_b);
   }
 
   Turn Next() {
@@ -123,7 +120,7 @@ class Simulation {
     const int64_t num_there = num_placed_ + static_cast<int64_t>(streams_.size());
     const bool fits = num_there < line_.num_places && next.num_pages <= num_free_pages_;
     const bool is_first =
-        running == nullptr || IsBefore(*waiting, *running, &Group::waiting, &Group::running);
+        running == nullptr || KeyOf(*waiting, &Group::waiting) < KeyOf(*running, &Group::running);
     // Who fits nowhere begins when there is nobody else.
     if (fits ? is_first : num_there == 0) return {waiting, true};
     return {running};

@@ -344,17 +344,13 @@ TileShape TileShapeOf(const SplitAttention& a) {
 }
 
 template <typename C, int kPairs, int kMmaTiles>
-void LaunchTiles(Stream& stream, const char* name, const SplitAttention& a, int64_t num_rows) {
-  const int num_kv_heads = a.query.kv.num_kv_heads, rows = a.rows_per_tile;
-  const int passes = Passes(a.query.num_q_heads / num_kv_heads, HeadsOfTile(a, kMmaTiles));
-  // The host does not know where segments end; CTAs without rows leave at once. The rows' windows
-  // may begin in two splits.
-  const int64_t tiles =
-      rows == 1 ? num_rows : (num_rows + a.query.num_segments * int64_t{rows - 1}) / rows;
+void LaunchTiles(Stream& stream, const char* name, const SplitAttention& a) {
+  const int rows = a.rows_per_tile;
+  // The rows' windows may begin in two splits.
   const int64_t splits = a.num_splits + (rows > 1 && a.window_size >= 0 ? 1 : 0);
   Launch(stream,
          {.name = name,
-          .grid_x = tiles * num_kv_heads * passes,
+          .grid_x = NumTileCtas(a, kMmaTiles),
           .grid_y = a.cta_per_split ? splits : 1,
           .num_threads = kThreads * kMmaTiles,
           .shared_bytes = SharedBytesOfTile(SizesOfTile(a, kMmaTiles, rows))},
@@ -362,20 +358,20 @@ void LaunchTiles(Stream& stream, const char* name, const SplitAttention& a, int6
 }
 
 template <typename C, int kPairs>
-void LaunchPairs(Stream& stream, const char* name, SplitAttention a, int64_t num_rows) {
+void LaunchPairs(Stream& stream, const char* name, SplitAttention a) {
   const TileShape shape = TileShapeOf(a);
   a.rows_per_tile = shape.rows;
-  if (shape.num_mma_tiles == 1) return LaunchTiles<C, kPairs, 1>(stream, name, a, num_rows);
-  LaunchTiles<C, kPairs, kMaxMmaTiles>(stream, name, a, num_rows);
+  if (shape.num_mma_tiles == 1) return LaunchTiles<C, kPairs, 1>(stream, name, a);
+  LaunchTiles<C, kPairs, kMaxMmaTiles>(stream, name, a);
 }
 
 template <typename C>
-void LaunchType(Stream& stream, const char* name, const SplitAttention& a, int64_t num_rows) {
+void LaunchType(Stream& stream, const char* name, const SplitAttention& a) {
   constexpr int kDimsOfPair = 16 * kLineWarps;
   const int dims = a.query.kv.head_dim_v;
-  if (dims <= kDimsOfPair) return LaunchPairs<C, 1>(stream, name, a, num_rows);
-  if (dims <= 2 * kDimsOfPair) return LaunchPairs<C, 2>(stream, name, a, num_rows);
-  LaunchPairs<C, 4>(stream, name, a, num_rows);
+  if (dims <= kDimsOfPair) return LaunchPairs<C, 1>(stream, name, a);
+  if (dims <= 2 * kDimsOfPair) return LaunchPairs<C, 2>(stream, name, a);
+  LaunchPairs<C, 4>(stream, name, a);
 }
 
 }  // namespace
@@ -389,23 +385,18 @@ bool TakesTensorCores(const SplitAttention& a) {
   for (const int dims : {kv.head_dim_k, kv.head_dim_v}) {
     if (dims % 16 != 0 || dims > kMaxDims) return false;
   }
-  // cp.async moves 16 bytes from an address that is a multiple of 16.
-  const auto base = static_cast<int64_t>(reinterpret_cast<uintptr_t>(kv.slots));
-  for (const int64_t bytes : {base, kv.page_stride, kv.head_stride, kv.v_offset}) {
-    if (bytes % 16 != 0) return false;
-  }
+  if (!CanCopy16Bytes(kv.slots, {kv.page_stride, kv.head_stride, kv.v_offset})) return false;
   return SharedBytesOfTile(SizesOfTile(a, 1, 1)) <= kMaxSharedBytes;
 }
 
-void LaunchMmaAttention(Stream& stream, const char* name, const SplitAttention& attention,
-                        int64_t num_rows) {
+void LaunchMmaAttention(Stream& stream, const char* name, const SplitAttention& attention) {
   if (attention.query.kv.dtype == DType::kBF16) {
-    return LaunchType<Bf16>(stream, name, attention, num_rows);
+    return LaunchType<Bf16>(stream, name, attention);
   }
   if (attention.query.kv.dtype == DType::kF8E4M3) {
-    return LaunchType<F8E4M3>(stream, name, attention, num_rows);
+    return LaunchType<F8E4M3>(stream, name, attention);
   }
-  LaunchType<F16>(stream, name, attention, num_rows);
+  LaunchType<F16>(stream, name, attention);
 }
 
 }  // namespace nsa::kernels::cuda

@@ -20,8 +20,7 @@ namespace nsa::kernels::cuda {
 bool TakesTensorCores(const SplitAttention& attention);
 
 /// Makes all splits of the rows, as parts or joined.
-void LaunchMmaAttention(Stream& stream, const char* name, const SplitAttention& attention,
-                        int64_t num_rows);
+void LaunchMmaAttention(Stream& stream, const char* name, const SplitAttention& attention);
 
 }  // namespace nsa::kernels::cuda
 

@@ -35,6 +35,13 @@ NSA_DEVICE int64_t HeadOf(const RowTile& tile, const CompressedLine& line) {
   return tile.first.first_head + line.line - line.row * tile.first.num_heads;
 }
 
+/// Where the results of a line stand, and its scores.
+NSA_DEVICE int64_t ResultOf(const SplitAttention& a, const RowTile& tile,
+                            const CompressedLine& line) {
+  const int64_t row = (a.is_batch ? tile.first.index : tile.first.row.row) + line.row;
+  return row * a.query.num_q_heads + HeadOf(tile, line);
+}
+
 /// Leaves a tile's scores for score_topk, each by one warp of those that share it.
 template <typename S>
 NSA_DEVICE void KeepScores(const SplitAttention& a, const RowTile& tile,
@@ -42,10 +49,8 @@ NSA_DEVICE void KeepScores(const SplitAttention& a, const RowTile& tile,
   if (a.scores.data == nullptr) return;
   NSA_UNROLL
   for (int half = 0; half < 2; ++half) {
-    const int64_t row = (a.is_batch ? tile.first.index : tile.first.row.row) + lines[half].row;
-    float* kept = a.scores.data +
-                  (row * a.query.num_q_heads + HeadOf(tile, lines[half])) * a.scores.stride +
-                  number * kTileRows;
+    float* kept =
+        a.scores.data + ResultOf(a, tile, lines[half]) * a.scores.stride + number * kTileRows;
     NSA_UNROLL
     for (int i = 0; i < kTileRows / 4; ++i) {
       const int n = i / 2, place = PlaceInTile(n, i % 2);
@@ -136,13 +141,6 @@ NSA_DEVICE void StoreParts(const SplitAttention& a, const RowTile& tile,
   ForEachOut<S>(a, lines, split.out, [&](int half, int dim, float sum) {
     if (parts[half] != nullptr) parts[half][2 + dim] = Unscaled(sum);
   });
-}
-
-/// Where the results of a line stand.
-NSA_DEVICE int64_t ResultOf(const SplitAttention& a, const RowTile& tile,
-                            const CompressedLine& line) {
-  const int64_t row = (a.is_batch ? tile.first.index : tile.first.row.row) + line.row;
-  return row * a.query.num_q_heads + HeadOf(tile, line);
 }
 
 /// Joins a split into those lines that have it. What is joined so far waits in the result, where
@@ -286,37 +284,31 @@ TileShape TileShapeOf(const SplitAttention& a, bool has_values) {
 }
 
 template <typename S>
-void LaunchKernel(Stream& stream, const char* name, const SplitAttention& a, int64_t num_rows) {
-  const int num_kv_heads = a.query.kv.num_kv_heads, rows = a.rows_per_tile;
-  const int passes = Passes(a.query.num_q_heads / num_kv_heads, HeadsOfTile(a, S::kBlocks));
-  // The host does not know where segments end; CTAs without rows leave at once.
-  const int64_t tiles =
-      rows == 1 ? num_rows : (num_rows + a.query.num_segments * int64_t{rows - 1}) / rows;
+void LaunchKernel(Stream& stream, const char* name, const SplitAttention& a) {
+  const RowTileSizes sizes = SizesOfRowTile(a, S::kBlocks, a.rows_per_tile, S::kPairs > 0);
   Launch(stream,
          {.name = name,
-          .grid_x = tiles * num_kv_heads * passes,
+          .grid_x = NumTileCtas(a, S::kBlocks),
           .grid_y = a.cta_per_split ? a.num_splits : 1,
           .num_threads = kThreads,
-          .shared_bytes = SharedBytesOf(SizesOfRowTile(a, S::kBlocks, rows, S::kPairs > 0))},
+          .shared_bytes = SharedBytesOf(sizes)},
          CompressedKernel<S>, a);
 }
 
 template <typename T, int kDimsV>
-void LaunchDims(Stream& stream, const char* name, SplitAttention a, int64_t num_rows) {
+void LaunchDims(Stream& stream, const char* name, SplitAttention a) {
   const TileShape shape = TileShapeOf(a, kDimsV > 0);
   a.rows_per_tile = shape.rows;
-  if (shape.num_blocks == 1)
-    return LaunchKernel<CompressedShape<T, 1, kDimsV>>(stream, name, a, num_rows);
-  if (shape.num_blocks == 2)
-    return LaunchKernel<CompressedShape<T, 2, kDimsV>>(stream, name, a, num_rows);
-  LaunchKernel<CompressedShape<T, 4, kDimsV>>(stream, name, a, num_rows);
+  if (shape.num_blocks == 1) return LaunchKernel<CompressedShape<T, 1, kDimsV>>(stream, name, a);
+  if (shape.num_blocks == 2) return LaunchKernel<CompressedShape<T, 2, kDimsV>>(stream, name, a);
+  LaunchKernel<CompressedShape<T, 4, kDimsV>>(stream, name, a);
 }
 
 template <typename T>
-void LaunchType(Stream& stream, const char* name, const SplitAttention& a, int64_t num_rows) {
-  if (a.result.out == nullptr) return LaunchDims<T, 0>(stream, name, a, num_rows);
-  if (a.query.kv.head_dim_v <= 64) return LaunchDims<T, 64>(stream, name, a, num_rows);
-  LaunchDims<T, kMaxDimsV>(stream, name, a, num_rows);
+void LaunchType(Stream& stream, const char* name, const SplitAttention& a) {
+  if (a.result.out == nullptr) return LaunchDims<T, 0>(stream, name, a);
+  if (a.query.kv.head_dim_v <= 64) return LaunchDims<T, 64>(stream, name, a);
+  LaunchDims<T, kMaxDimsV>(stream, name, a);
 }
 
 }  // namespace
@@ -331,11 +323,9 @@ bool TakesCompressedTiles(const SplitAttention& a) {
   if (dims_k % 16 != 0 || dims_k > kMaxDimsK) return false;
   if (has_values && (dims_v % 16 != 0 || dims_v > kMaxDimsV)) return false;
   if (HasNearRows(a) && a.max_page_distance < 0) return false;
-  // cp.async moves up to 16 bytes from an address that is a multiple of as many.
-  const auto base = static_cast<int64_t>(reinterpret_cast<uintptr_t>(a.rows.slots));
-  for (const int64_t bytes :
-       {base, a.rows.page_stride, a.rows.head_stride, has_values ? a.rows.v_offset : 0}) {
-    if (bytes % 16 != 0) return false;
+  if (!CanCopy16Bytes(a.rows.slots,
+                      {a.rows.page_stride, a.rows.head_stride, has_values ? a.rows.v_offset : 0})) {
+    return false;
   }
   return SharedBytesOf(SizesOfRowTile(a, 1, 1, has_values)) <= kMaxSharedBytes;
 }
@@ -345,12 +335,11 @@ bool TilesHoldGroups(const SplitAttention& a) {
   return HeadsOfTile(a, TileShapeOf(a, false).num_blocks) == group;
 }
 
-void LaunchMmaCompressed(Stream& stream, const char* name, const SplitAttention& attention,
-                         int64_t num_rows) {
+void LaunchMmaCompressed(Stream& stream, const char* name, const SplitAttention& attention) {
   if (attention.rows.dtype == DType::kBF16) {
-    return LaunchType<Bf16>(stream, name, attention, num_rows);
+    return LaunchType<Bf16>(stream, name, attention);
   }
-  LaunchType<F16>(stream, name, attention, num_rows);
+  LaunchType<F16>(stream, name, attention);
 }
 
 }  // namespace nsa::kernels::cuda

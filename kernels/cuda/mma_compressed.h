@@ -25,8 +25,7 @@ bool TakesCompressedTiles(const SplitAttention& attention);
 bool TilesHoldGroups(const SplitAttention& attention);
 
 /// Makes all splits of the rows, as scores, as masses, as parts or joined.
-void LaunchMmaCompressed(Stream& stream, const char* name, const SplitAttention& attention,
-                         int64_t num_rows);
+void LaunchMmaCompressed(Stream& stream, const char* name, const SplitAttention& attention);
 
 }  // namespace nsa::kernels::cuda
 

@@ -24,7 +24,8 @@ struct CompressedShape {
   using T = Element;
   static constexpr int kBlocks = kLineBlocks;
   static constexpr int kDimsV = kDimsOfValues;
-  static constexpr int kQueryTerms = std::is_same_v<T, Bf16> ? 3 : 2;
+  static constexpr int kQueryTerms =
+      NumQueryTerms(std::is_same_v<T, Bf16> ? DType::kBF16 : DType::kF16);
   static constexpr int kSharers = kLineWarps / kBlocks;  // warps of the same lines
   /// Sums over 16 dimensions that a warp has.
   static constexpr int kPairs = (kDimsV / 16 + kSharers - 1) / kSharers;

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/mma_rows.h"
@@ -34,6 +35,24 @@ constexpr int HeadsOfTile(const SplitAttention& a, int num_mma_tiles) {
   const int group = a.query.num_q_heads / a.query.kv.num_kv_heads;
   const int lines = kMmaLines * num_mma_tiles;
   return group < lines ? group : lines;
+}
+
+/// CTAs of a call whose rows are in tiles (RowTileOfCta). The host does not know where
+/// segments end; CTAs without rows leave at once.
+constexpr int64_t NumTileCtas(const SplitAttention& a, int num_mma_tiles) {
+  const int num_kv_heads = a.query.kv.num_kv_heads, rows = a.rows_per_tile;
+  const int passes = Passes(a.query.num_q_heads / num_kv_heads, HeadsOfTile(a, num_mma_tiles));
+  const int64_t tiles =
+      rows == 1 ? a.num_rows : (a.num_rows + a.query.num_segments * int64_t{rows - 1}) / rows;
+  return tiles * num_kv_heads * passes;
+}
+
+/// Whether cp.async can move 16 bytes from `slots` on, and from all places at these offsets: it
+/// takes multiples of 16.
+inline bool CanCopy16Bytes(const std::byte* slots, std::initializer_list<int64_t> offsets) {
+  int64_t all = static_cast<int64_t>(reinterpret_cast<uintptr_t>(slots));
+  for (const int64_t offset : offsets) all |= offset;
+  return all % 16 == 0;
 }
 
 /// Where the rows of a tile read a page of the walk.

@@ -224,12 +224,12 @@ NSA_KERNEL(kThreads) JoinKernel(NSA_ARGS SplitAttention a) {
 }
 
 template <typename T, int kHeads>
-void LaunchHeads(Stream& stream, const char* name, const SplitAttention& a, int64_t num_rows) {
+void LaunchHeads(Stream& stream, const char* name, const SplitAttention& a) {
   const PagedKv& kv = a.query.kv;
   const int passes = Passes(a.query.num_q_heads / kv.num_kv_heads, kHeads);
   Launch(stream,
          {.name = name,
-          .grid_x = num_rows * kv.num_kv_heads * passes,
+          .grid_x = a.num_rows * kv.num_kv_heads * passes,
           .grid_y = a.cta_per_split ? a.num_splits : 1,
           .num_threads = kThreads,
           .shared_bytes = SharedBytes(SizesOf<T, kHeads>(a))},
@@ -238,15 +238,15 @@ void LaunchHeads(Stream& stream, const char* name, const SplitAttention& a, int6
 
 /// The kernels that make splits of all rows. Which they are depends on the cache and the group
 /// alone, and no head's bits on how many heads share a CTA.
-void LaunchRows(Stream& stream, const char* name, const SplitAttention& a, int64_t num_rows) {
-  if (TakesTensorCores(a)) return LaunchMmaAttention(stream, name, a, num_rows);
-  if (TakesCompressedTiles(a)) return LaunchMmaCompressed(stream, name, a, num_rows);
+void LaunchRows(Stream& stream, const char* name, const SplitAttention& a) {
+  if (TakesTensorCores(a)) return LaunchMmaAttention(stream, name, a);
+  if (TakesCompressedTiles(a)) return LaunchMmaCompressed(stream, name, a);
   const int group = a.query.num_q_heads / a.query.kv.num_kv_heads;
   WithElementType(a.rows.dtype, [&](auto element) {
     using T = decltype(element);
-    if (group == 1) return LaunchHeads<T, 1>(stream, name, a, num_rows);
-    if (group <= 4) return LaunchHeads<T, 4>(stream, name, a, num_rows);
-    LaunchHeads<T, 8>(stream, name, a, num_rows);
+    if (group == 1) return LaunchHeads<T, 1>(stream, name, a);
+    if (group <= 4) return LaunchHeads<T, 4>(stream, name, a);
+    LaunchHeads<T, 8>(stream, name, a);
   });
 }
 
@@ -329,7 +329,7 @@ void LaunchSplitAttention(Stream& stream, const char* name, SplitAttention atten
       has_softmax && attention.num_splits > 1 && part_floats <= workspace.num_floats;
   attention.parts = has_parts ? workspace.data : nullptr;
   attention.cta_per_split = has_parts || !has_softmax;
-  LaunchRows(stream, name, attention, shape.num_rows);
+  LaunchRows(stream, name, attention);
   if (!has_parts) return;
   Launch(stream,
          {.name = name,

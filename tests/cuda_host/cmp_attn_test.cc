@@ -8,49 +8,18 @@
 
 #include "kernels/cuda/cuda.h"
 #include "kernels/reference/reference.h"
+#include "tests/cuda_host/cmp_call.h"
 #include "tests/cuda_host/orders.h"
 #include "tests/kernels/attention_cases.h"
 
 namespace nsa::kernels {
 namespace {
 
-constexpr float kUntouched = 12345;
-
-/// What a call leaves: output, log-sum-exp, and the scores of rows.
-struct Left {
-  std::vector<float> out;
-  std::vector<float> lse;
-  std::vector<float> scores;
-
-  std::vector<float> All() const {
-    std::vector<float> all = out;
-    all.insert(all.end(), lse.begin(), lse.end());
-    all.insert(all.end(), scores.begin(), scores.end());
-    return all;
-  }
-};
-
-struct Op {
-  int64_t max_page_distance = -1;
-  bool has_out = true;
-  bool has_scores = true;
-};
-
 /// By the reference, or by the kernels where there is a workspace, of whatever size.
-Left Attend(const AttentionWorld& world, const Op& op,
-            const std::vector<AttentionSegment>& segments, std::vector<float>* workspace) {
-  const AttentionCase& c = world.test_case();
-  AttentionResult result = world.MakeResult();
-  Left left = {result.out, result.lse, {}};
-  CmpAttnParams params = {world.Query(segments), c.length, c.stride, op.max_page_distance, {}, {}};
-  params.result = {op.has_out ? left.out.data() : nullptr, left.lse.data()};
-  if (op.has_scores) {
-    params.scores.stride = CmpScoreStride(world.num_pages(), c.stride);
-    // A split behind the last row: where a barrier is missed, scores land there.
-    left.scores.assign(world.num_rows() * world.num_q_heads() * params.scores.stride + 512,
-                       kUntouched);
-    params.scores.data = left.scores.data();
-  }
+CmpLeft Attend(const AttentionWorld& world, const CmpWanted& wanted,
+               const std::vector<AttentionSegment>& segments, std::vector<float>* workspace) {
+  CmpLeft left;
+  const CmpAttnParams params = CmpParamsOf(world, segments, wanted, left);
   if (workspace == nullptr) {
     reference::CmpAttn(params);
     return left;
@@ -61,26 +30,26 @@ Left Attend(const AttentionWorld& world, const Op& op,
   return left;
 }
 
-std::vector<float> AttendByCuda(const AttentionWorld& world, const Op& op,
+std::vector<float> AttendByCuda(const AttentionWorld& world, const CmpWanted& wanted,
                                 const std::vector<AttentionSegment>& segments, bool is_split) {
   std::vector<float> workspace(is_split ? 4'000'000 : 0);
-  return Attend(world, op, segments, &workspace).All();
+  return Attend(world, wanted, segments, &workspace).All();
 }
 
 /// Against the reference; with and without splits, and row by row, the same bits.
-void ExpectExact(const AttentionWorld& world, const Op& op) {
-  const Left expected = Attend(world, op, world.segments(), nullptr);
+void ExpectExact(const AttentionWorld& world, const CmpWanted& wanted) {
+  const CmpLeft expected = Attend(world, wanted, world.segments(), nullptr);
   std::vector<float> none;
-  const Left actual = Attend(world, op, world.segments(), &none);
-  ExpectClose(actual.out, expected.out, kTolerance);
-  ExpectClose(actual.lse, expected.lse, kTolerance);
-  ExpectClose(actual.scores, expected.scores, kTolerance);
+  const CmpLeft actual = Attend(world, wanted, world.segments(), &none);
+  ExpectClose(actual, expected, kTolerance);
   const std::vector<float> whole = actual.All();
-  EXPECT_TRUE(SameBits(AttendByCuda(world, op, world.segments(), true), whole)) << "splits show";
+  EXPECT_TRUE(SameBits(AttendByCuda(world, wanted, world.segments(), true), whole))
+      << "splits show";
   for (const int32_t max_rows : {1, 3}) {
     std::vector<AttentionSegment> chunks = CutSegments(world.segments(), max_rows);
     std::shuffle(chunks.begin(), chunks.end(), std::mt19937(5));
-    EXPECT_TRUE(SameBits(AttendByCuda(world, op, chunks, max_rows == 1), whole)) << "chunks show";
+    EXPECT_TRUE(SameBits(AttendByCuda(world, wanted, chunks, max_rows == 1), whole))
+        << "chunks show";
   }
 }
 
@@ -142,8 +111,8 @@ TEST(CudaCmpAttnTest, TheLogSumExpAlone) {
   c.compressed_values = false;
   const AttentionWorld without_values(c);
   std::vector<float> workspace(100'000);
-  const Left both = Attend(with_values, {}, with_values.segments(), &workspace);
-  const Left alone = Attend(without_values, {-1, false}, without_values.segments(), &workspace);
+  const CmpLeft both = Attend(with_values, {}, with_values.segments(), &workspace);
+  const CmpLeft alone = Attend(without_values, {-1, false}, without_values.segments(), &workspace);
   EXPECT_TRUE(SameBits(both.lse, alone.lse));
   EXPECT_TRUE(SameBits(both.scores, alone.scores));
   EXPECT_THAT(alone.out, testing::Each(kUntouched));

@@ -11,58 +11,18 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/split_attention.h"
 #include "kernels/reference/reference.h"
+#include "tests/cuda_host/cmp_call.h"
 #include "tests/cuda_host/orders.h"
 #include "tests/kernels/attention_cases.h"
 
 namespace nsa::kernels {
 namespace {
 
-constexpr float kUntouched = 12345;
-
-/// What a call is asked for.
-struct Wanted {
-  bool out = true;
-  bool lse = true;
-  bool scores = true;
-  int64_t max_page_distance = -1;
-  bool uses_tensor_cores = true;
-};
-
-/// Outputs, log-sum-exps and scores, untouched where they were not wanted.
-struct Left {
-  std::vector<float> out;
-  std::vector<float> lse;
-  std::vector<float> scores;
-
-  std::vector<float> All() const {
-    std::vector<float> all = out;
-    all.insert(all.end(), lse.begin(), lse.end());
-    all.insert(all.end(), scores.begin(), scores.end());
-    return all;
-  }
-};
-
-CmpAttnParams ParamsOf(const AttentionWorld& world, const std::vector<AttentionSegment>& segments,
-                       const Wanted& wanted, Left& left) {
-  const AttentionCase& c = world.test_case();
-  const AttentionResult result = world.MakeResult();
-  left = {result.out, result.lse, {}};
-  CmpAttnParams params = {world.Query(segments),    c.length, c.stride,
-                          wanted.max_page_distance, {},       {}};
-  params.scores.stride = CmpScoreStride(world.num_pages(), c.stride);
-  // A split behind the last row: where a barrier is missed, scores land there.
-  left.scores.assign(world.num_rows() * world.num_q_heads() * params.scores.stride + 512,
-                     kUntouched);
-  params.scores.data = wanted.scores ? left.scores.data() : nullptr;
-  params.result = {wanted.out ? left.out.data() : nullptr, wanted.lse ? left.lse.data() : nullptr};
-  return params;
-}
-
 /// `is_split`: splits have CTAs of their own.
-Left Attend(const AttentionWorld& world, const std::vector<AttentionSegment>& segments,
-            const Wanted& wanted, bool is_split = true) {
-  Left left;
-  const CmpAttnParams p = ParamsOf(world, segments, wanted, left);
+CmpLeft Attend(const AttentionWorld& world, const std::vector<AttentionSegment>& segments,
+               const CmpWanted& wanted, bool is_split = true, bool uses_tensor_cores = true) {
+  CmpLeft left;
+  const CmpAttnParams p = CmpParamsOf(world, segments, wanted, left);
   std::vector<float> workspace(is_split ? 1'000'000 : 0);
   cuda::Stream stream;
   cuda::LaunchSplitAttention(stream, "compressed",
@@ -73,23 +33,22 @@ Left Attend(const AttentionWorld& world, const std::vector<AttentionSegment>& se
                               .stride = p.stride,
                               .scores = p.scores,
                               .result = p.result,
-                              .uses_tensor_cores = wanted.uses_tensor_cores},
+                              .uses_tensor_cores = uses_tensor_cores},
                              cuda::ShapeOf(segments.data(), static_cast<int>(segments.size())),
                              {workspace.data(), static_cast<int64_t>(workspace.size())});
   return left;
 }
 
-void ExpectLikeReference(const AttentionWorld& world, const Wanted& wanted, const Left& actual) {
-  Left expected;
-  reference::CmpAttn(ParamsOf(world, world.segments(), wanted, expected));
-  ExpectClose(actual.out, expected.out, kTolerance);
-  ExpectClose(actual.lse, expected.lse, kTolerance);
-  ExpectClose(actual.scores, expected.scores, kTolerance);
+void ExpectLikeReference(const AttentionWorld& world, const CmpWanted& wanted,
+                         const CmpLeft& actual) {
+  CmpLeft expected;
+  reference::CmpAttn(CmpParamsOf(world, world.segments(), wanted, expected));
+  ExpectClose(actual, expected, kTolerance);
 }
 
 /// Near the reference; the same bits in every tile, with and without splits.
-void ExpectExact(const AttentionWorld& world, const Wanted& wanted) {
-  const Left left = Attend(world, world.segments(), wanted);
+void ExpectExact(const AttentionWorld& world, const CmpWanted& wanted) {
+  const CmpLeft left = Attend(world, world.segments(), wanted);
   ExpectLikeReference(world, wanted, left);
   const std::vector<float> all = left.All();
   EXPECT_TRUE(SameBits(Attend(world, world.segments(), wanted, false).All(), all)) << "splits show";
@@ -137,17 +96,17 @@ AttentionCase CaseOf(const Shape& shape, bool has_values = true) {
 class CudaCompressedTest : public testing::TestWithParam<Shape> {
  protected:
   /// In pages: no limit, or some pages before it and some at it.
-  Wanted All() const { return {.max_page_distance = GetParam().absolute ? -1 : 2}; }
+  CmpWanted All() const { return {.max_page_distance = GetParam().absolute ? -1 : 2}; }
 };
 
 TEST_P(CudaCompressedTest, IsExact) { ExpectExact(AttentionWorld(CaseOf(GetParam())), All()); }
 
 TEST_P(CudaCompressedTest, ScoresAreTheSameWhateverElseIsWanted) {
   const AttentionWorld world(CaseOf(GetParam()));
-  Wanted wanted = All();
-  const Left all = Attend(world, world.segments(), wanted);
+  CmpWanted wanted = All();
+  const CmpLeft all = Attend(world, world.segments(), wanted);
   wanted.out = false;
-  const Left without_values = Attend(world, world.segments(), wanted);
+  const CmpLeft without_values = Attend(world, world.segments(), wanted);
   EXPECT_TRUE(SameBits(without_values.scores, all.scores));
   EXPECT_TRUE(SameBits(without_values.lse, all.lse));
   wanted.lse = false;
@@ -162,10 +121,10 @@ TEST_P(CudaCompressedTest, ScoresAreTheSameWhateverElseIsWanted) {
 enum class Given { kNothing, kLse, kScores };
 
 /// Lists and their lengths.
-std::vector<int32_t> Choose(const AttentionWorld& world, const Wanted& wanted, Given given,
+std::vector<int32_t> Choose(const AttentionWorld& world, const CmpWanted& wanted, Given given,
                             GroupReduction reduction, const std::vector<AttentionSegment>& segments,
                             int64_t rows_at_once) {
-  Left left = Attend(world, world.segments(), wanted);
+  CmpLeft left = Attend(world, world.segments(), wanted);
   const AttentionCase& c = world.test_case();
   const int64_t num_lists = int64_t{world.num_rows()} * c.num_kv_heads;
   std::vector<int32_t> lists(num_lists * 5);
@@ -212,7 +171,7 @@ TEST_P(CudaCompressedTest, TheChoiceIsTheSameFromWhateverIsGiven) {
 TEST_P(CudaCompressedTest, HasNoRaces) {
   const AttentionWorld world(CaseOf(GetParam()));
   for (const bool has_out : {true, false}) {
-    Wanted wanted = All();
+    CmpWanted wanted = All();
     wanted.out = has_out;
     cuda_host::InEveryOrder([&] { return Attend(world, world.segments(), wanted).All(); });
   }
@@ -220,10 +179,9 @@ TEST_P(CudaCompressedTest, HasNoRaces) {
 
 TEST_P(CudaCompressedTest, ThePlainTwin) {
   const AttentionWorld world(CaseOf(GetParam()));
-  Wanted wanted = All();
-  const Left tiles = Attend(world, world.segments(), wanted);
-  wanted.uses_tensor_cores = false;
-  const Left plain = Attend(world, world.segments(), wanted);
+  const CmpWanted wanted = All();
+  const CmpLeft tiles = Attend(world, world.segments(), wanted);
+  const CmpLeft plain = Attend(world, world.segments(), wanted, true, false);
   ExpectLikeReference(world, wanted, plain);
   EXPECT_FALSE(SameBits(plain.out, tiles.out)) << "tensor cores were not used";
 }
@@ -268,7 +226,7 @@ TEST(CudaCompressedTilesTest, EveryBarrierIsMissed) {
       c.sequences.resize(1);
       const AttentionWorld world(c);
       for (const bool has_out : {true, false}) {
-        const Wanted wanted = {.out = has_out, .max_page_distance = absolute ? -1 : 40};
+        const CmpWanted wanted = {.max_page_distance = absolute ? -1 : 40, .out = has_out};
         cuda_host::ExpectEveryBarrierIsMissed(
             [&] { return Attend(world, world.segments(), wanted, num_rows == 1).All(); });
       }
@@ -277,10 +235,10 @@ TEST(CudaCompressedTilesTest, EveryBarrierIsMissed) {
 }
 
 /// The groups' masses of all rows, with log-sum-exps as cmp_attn leaves them.
-std::vector<float> Masses(const AttentionWorld& world, const Wanted& wanted,
+std::vector<float> Masses(const AttentionWorld& world, const CmpWanted& wanted,
                           const std::vector<float>& lse) {
-  Left left;
-  const CmpAttnParams p = ParamsOf(world, world.segments(), wanted, left);
+  CmpLeft left;
+  const CmpAttnParams p = CmpParamsOf(world, world.segments(), wanted, left);
   const int64_t lists = int64_t{world.num_rows()} * world.test_case().num_kv_heads;
   std::vector<float> masses(lists * p.scores.stride + 512, kUntouched);
   cuda::Stream stream;
@@ -303,7 +261,7 @@ TEST(CudaCompressedTilesTest, EveryBarrierOfMassesIsMissed) {
       AttentionCase c = Long(num_rows, absolute);
       c.sequences.resize(1);
       const AttentionWorld world(c);
-      const Wanted wanted = {.max_page_distance = absolute ? -1 : 40};
+      const CmpWanted wanted = {.max_page_distance = absolute ? -1 : 40};
       const std::vector<float> lse = Attend(world, world.segments(), wanted).lse;
       cuda_host::ExpectEveryBarrierIsMissed([&] { return Masses(world, wanted, lse); });
     }
@@ -329,8 +287,8 @@ TEST(CudaCompressedTilesTest, AWildValueReachesNoRowBeforeIt) {
     AttentionWorld world(
         {.name = "", .dtype = dtype, .sequences = {{1100, 40}}, .absolute_rows = true});
     MakeWild(world, 69);  // its window ends with token 1119
-    const Left rows = Attend(world, CutSegments(world.segments(), 1), {});
-    const Left tiles = Attend(world, world.segments(), {});
+    const CmpLeft rows = Attend(world, CutSegments(world.segments(), 1), {});
+    const CmpLeft tiles = Attend(world, world.segments(), {});
     const auto row_floats = static_cast<int64_t>(tiles.out.size()) / 40;
     for (int64_t i = 0; i < 40 * row_floats; ++i) {
       ASSERT_EQ(std::isnan(tiles.out[i]), i >= 19 * row_floats) << i;
