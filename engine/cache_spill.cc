@@ -5,12 +5,16 @@
 #include <vector>
 
 #include "engine/faults.h"
+#include "engine/host_tier.h"
+#include "engine/spill_file.h"
 
 namespace nsa::engine {
 
-absl::StatusOr<std::unique_ptr<SpillFile>> OpenSpillFile(const EngineOptions& options,
-                                                         const KvCache& cache) {
+absl::StatusOr<std::unique_ptr<PageTier>> OpenPageTier(const EngineOptions& options,
+                                                       kernels::Backend& backend,
+                                                       const KvCache& cache) {
   if (cache.num_blocks() == 0) return nullptr;
+  if (cache.places() != nullptr) return HostTier::Create(backend, cache, options.faults);
   const KvLayout& layout = cache.layout();
   const auto parts_of = [&cache](int32_t page) {
     std::vector<std::span<std::byte>> parts;
@@ -31,7 +35,9 @@ absl::StatusOr<std::unique_ptr<SpillFile>> OpenSpillFile(const EngineOptions& op
 }
 
 void DiscardVacated(PagePool& pool, KvCache& cache) {
-  for (const Slot slot : pool.TakeVacated()) cache.Discard(slot.layer, slot.page);
+  for (const Slot slot : pool.TakeVacated()) {
+    if (cache.places() == nullptr) cache.Discard(slot.layer, slot.page);
+  }
 }
 
 }  // namespace nsa::engine

@@ -7,13 +7,16 @@
 #include "engine/engine.h"
 #include "engine/kv_cache.h"
 #include "engine/page_pool.h"
-#include "engine/spill_file.h"
+#include "engine/page_tier.h"
+#include "kernels/backend.h"
 
 namespace nsa::engine {
 
-/// The file that the blocks of `cache` are in, which outlives it; null where it has none.
-absl::StatusOr<std::unique_ptr<SpillFile>> OpenSpillFile(const EngineOptions& options,
-                                                         const KvCache& cache);
+/// What the blocks of `cache` are in, which outlives it, as `backend` does: memory of the host
+/// where slots have places, else a file. Null where it has none.
+absl::StatusOr<std::unique_ptr<PageTier>> OpenPageTier(const EngineOptions& options,
+                                                       kernels::Backend& backend,
+                                                       const KvCache& cache);
 
 /// Gives back the memory of pages and slots that have lost it since the last call.
 void DiscardVacated(PagePool& pool, KvCache& cache);

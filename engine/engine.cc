@@ -48,14 +48,15 @@ constexpr int64_t kMaxBytesPerToken = 64;
 class EngineImpl final : public Engine {
  public:
   EngineImpl(const EngineOptions& options, std::unique_ptr<LoadedModel> loaded,
-             std::unique_ptr<SpillFile> spill)
+             std::unique_ptr<PageTier> spill)
       : options_(options),
         loaded_(std::move(loaded)),
         spill_(std::move(spill)),
         observer_(options.metrics != nullptr ? options.metrics : &no_metrics_),
         grammars_(GrammarCompiler::Create(loaded_->tokenizer.get(), loaded_->info.vocabulary_size,
                                           GrammarCompiler::Limits())),
-        pool_(loaded_->cache->num_frames(), loaded_->cache->num_blocks(), loaded_->info.num_layers),
+        pool_(loaded_->cache->num_frames(), loaded_->cache->num_blocks(), loaded_->info.num_layers,
+              loaded_->cache->places()),
         scheduler_(&pool_,
                    {.max_step_tokens = options.max_step_tokens,
                     .max_running = options.max_running_requests,
@@ -66,6 +67,7 @@ class EngineImpl final : public Engine {
                     .priority_ageing = options.priority_ageing,
                     .faults = options.faults,
                     .residency = loaded_->info.residency,
+                    .gates_all_steps = !loaded_->backend->free_bytes().has_value(),
                     .on_vacated = [this] { DiscardVacated(pool_, *loaded_->cache); }},
                    spill_.get()),
         token_stage_(loaded_.get(), observer_),
@@ -85,7 +87,7 @@ class EngineImpl final : public Engine {
     }
     wake_.notify_all();
     thread_.join();
-    spill_.reset();  // its thread wakes this one
+    spill_.reset();  // a thread of its own wakes this one
   }
 
   absl::Status Admit(const Arrival& arrival) const override;
@@ -117,7 +119,7 @@ class EngineImpl final : public Engine {
   bool TakeInbox();  // false: stop
   void EndExpired(absl::Time now);
   void RunStep(Batch batch);
-  void OnMoveEnded() {  // on the file's thread
+  void OnMoveEnded() {  // on a thread of the tier's
     const std::lock_guard<std::mutex> lock(mutex_);
     move_ended_ = true;
     wake_.notify_all();
@@ -132,7 +134,7 @@ class EngineImpl final : public Engine {
 
   const EngineOptions options_;
   const std::unique_ptr<LoadedModel> loaded_;
-  std::unique_ptr<SpillFile> spill_;  // null: no tier; moves the cache's pages
+  std::unique_ptr<PageTier> spill_;  // null: no tier; moves the cache's pages
   MetricsObserver no_metrics_;
   MetricsObserver* const observer_;
 
@@ -450,8 +452,9 @@ void EngineImpl::Loop() {
       CheckState(scheduler_.idle());
     } else if (!scheduler_.idle() || scheduler_.moving()) {
       // All that run are paused by slow readers, or wait for pages of such, or for pages that move.
+      const auto wait = scheduler_.moving() ? std::min(kIdlePoll, spill_->ask_after()) : kIdlePoll;
       std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait_for(lock, absl::ToChronoMilliseconds(kIdlePoll),
+      wake_.wait_for(lock, absl::ToChronoMicroseconds(wait),
                      [this] { return move_ended_ || stop_ || abort_all_ || !inbox_.empty(); });
       move_ended_ = false;
     }
@@ -479,7 +482,7 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& option
     return status;
   }
   LogSummary((*loaded)->info);
-  auto spill = OpenSpillFile(options, *(*loaded)->cache);
+  auto spill = OpenPageTier(options, *(*loaded)->backend, *(*loaded)->cache);
   if (!spill.ok()) return spill.status();
   return std::make_unique<EngineImpl>(options, *std::move(loaded), *std::move(spill));
 }

@@ -50,6 +50,7 @@ class FaultInjector {
   bool Happens(Fault fault);
   /// For `delay`, where it happens.
   void SleepIf(Fault fault);
+  absl::Duration delay() const { return options_.delay; }
   /// Once a step.
   bool PreemptsNow();
   /// In [0, size).

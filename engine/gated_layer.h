@@ -33,6 +33,8 @@ class GatedLayer final : public SelectionObserver {
   void OnSelected(const kernels::ScoreTopkParams& chosen) override;
 
  private:
+  /// The lists of all rows at once: on a device each reading is a wait.
+  void ReadLists(const kernels::ScoreTopkParams& chosen);
   /// Into pages_: what the rows of a segment selected.
   void Collect(const kernels::ScoreTopkParams& chosen, const kernels::AttentionSegment& segment);
 
@@ -41,8 +43,10 @@ class GatedLayer final : public SelectionObserver {
   const Batch* batch_ = nullptr;
   int layer_ = 0;
   std::span<const size_t> entries_;
-  std::vector<int32_t> selected_, num_selected_;  // of a segment, on the host
-  std::vector<bool> is_selected_;                 // by page of the segment's page table
+  std::vector<int32_t> selected_, num_selected_;  // from row first_row_ on, on the host
+  int64_t first_row_ = 0;
+  std::vector<int32_t> none_;
+  std::vector<bool> is_selected_;  // by page of the segment's page table
   std::vector<int32_t> pages_;
 };
 

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 
 #include "absl/memory/memory.h"
 #include "absl/status/status.h"
@@ -15,6 +16,11 @@
 
 namespace nsa::engine {
 namespace {
+
+/// Of an entry of the table of places.
+constexpr int64_t kPlaceBytes = sizeof(int32_t);
+/// Pages between two whose places have changed: a copy more costs as much as to write theirs again.
+constexpr int32_t kWrittenAlong = 64;
 
 /// Of a page's compressed keys.
 int64_t CmpKeyBytes(const KvLayout& layout) {
@@ -68,7 +74,7 @@ int64_t HeadBytes(const KvLayout& layout) {
 
 /// A slot that can leave memory alone.
 int64_t SlotStride(const KvLayout& layout, int64_t num_blocks) {
-  if (num_blocks == 0) return layout.SlotBytes();
+  if (num_blocks == 0 || layout.has_places) return layout.SlotBytes();
   const int64_t unit = sysconf(_SC_PAGESIZE);
   return (layout.SlotBytes() + unit - 1) / unit * unit;
 }
@@ -118,7 +124,10 @@ KvCache::KvCache(const KvLayout& layout, int32_t num_frames, int32_t num_blocks)
 
 int64_t KvCache::NumBytes(const KvLayout& layout, int64_t num_frames, int64_t num_blocks) {
   const int64_t slots = int64_t{layout.num_layers} * layout.num_kv * SlotStride(layout, num_blocks);
-  return num_frames * slots + (num_frames + num_blocks) * layout.num_layers * layout.CmpSlotBytes();
+  const int64_t num_pages = num_frames + num_blocks;
+  const bool has_table = layout.has_places && num_blocks > 0;
+  const int64_t table = has_table ? num_pages * layout.num_layers * kPlaceBytes : 0;
+  return num_frames * slots + num_pages * layout.num_layers * layout.CmpSlotBytes() + table;
 }
 
 absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(kernels::Backend& backend,
@@ -126,9 +135,11 @@ absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(kernels::Backend& backe
                                                          int32_t num_blocks) {
   auto cache = absl::WrapUnique(new KvCache(layout, num_frames, num_blocks));
   const int64_t num_pages = cache->num_pages();
-  const int64_t slots_bytes =
-      int64_t{layout.num_layers} * layout.num_kv * cache->slot_stride_ * num_pages;
-  cache->slots_ = num_blocks > 0 ? Reserve(slots_bytes) : backend.Allocate(slots_bytes);
+  const bool has_places = layout.has_places && num_blocks > 0;
+  const int64_t slots_bytes = int64_t{layout.num_layers} * layout.num_kv * cache->slot_stride_ *
+                              (has_places ? num_frames : num_pages);
+  const bool is_reserved = num_blocks > 0 && !has_places;
+  cache->slots_ = is_reserved ? Reserve(slots_bytes) : backend.Allocate(slots_bytes);
   const int64_t cmp_bytes = layout.num_layers * layout.CmpSlotBytes() * num_pages;
   if (cmp_bytes > 0) cache->cmp_slots_ = backend.Allocate(cmp_bytes);
   if (cache->slots_.data() == nullptr || (cmp_bytes > 0 && cache->cmp_slots_.data() == nullptr)) {
@@ -136,15 +147,37 @@ absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(kernels::Backend& backe
         absl::StrFormat("KV cache: cannot take %d bytes for %d pages; lower --kv_cache_gib",
                         NumBytes(layout, num_frames, num_blocks), num_pages));
   }
+  if (has_places) cache->MakePlaces(backend);
   return cache;
 }
 
+void KvCache::MakePlaces(kernels::Backend& backend) {
+  places_ = std::make_unique<SlotPlaces>(num_pages(), num_frames_, layout_.num_layers);
+  std::vector<int32_t> table(static_cast<size_t>(num_pages() * int64_t{layout_.num_layers}), -1);
+  std::iota(table.begin(), table.begin() + num_frames_ * int64_t{layout_.num_layers}, 0);
+  place_table_ = kernels::Array<int32_t>(backend, table);
+}
+
+void KvCache::WritePlaces(kernels::Backend& backend) {
+  if (places_ == nullptr) return;
+  const std::vector<int32_t> pages = places_->TakeChanged();
+  for (size_t begin = 0, end = 0; begin < pages.size(); begin = end) {
+    do ++end;
+    while (end < pages.size() && pages[end] - pages[end - 1] <= kWrittenAlong);
+    const int32_t first = pages[begin], num_pages = pages[end - 1] + 1 - first;
+    backend.WriteAhead(place_table_.data() + int64_t{first} * layout_.num_layers,
+                       places_->of_page(first).data(),
+                       num_pages * layout_.num_layers * kPlaceBytes);
+  }
+}
+
 std::span<std::byte> KvCache::slot(int layer, int branch, int32_t page) const {
+  CHECK(places_ == nullptr) << "page " << page << " has a place in each layer";
   return {slots(layer, branch) + page * slot_stride_, static_cast<size_t>(layout_.SlotBytes())};
 }
 
 void KvCache::Discard(int layer, int32_t page) {
-  CHECK(num_blocks_ > 0) << "memory is not given back";
+  CHECK(num_blocks_ > 0 && places_ == nullptr) << "memory is not given back";
   for (int branch = 0; branch < layout_.num_kv; ++branch) {
     const int failed =
         madvise(slot(layer, branch, page).data(), static_cast<size_t>(slot_stride_), MADV_DONTNEED);
@@ -161,6 +194,11 @@ kernels::PagedKv KvCache::view(int layer, int branch) const {
   view.head_dim_v = layout_.head_dim_v;
   view.slots = slots(layer, branch);
   view.page_stride = slot_stride_;
+  if (places_ != nullptr) {
+    view.page_stride = PlaceBytes();
+    view.places = place_table_.data() + layer;
+    view.places_stride = layout_.num_layers;
+  }
   view.head_stride = HeadBytes(layout_);
   view.v_offset = int64_t{layout_.head_dim_k} * kernels::kPageSize *
                   static_cast<int64_t>(kernels::SizeOf(layout_.dtype));

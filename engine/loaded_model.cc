@@ -136,19 +136,38 @@ kernels::DType ElementType(KvCacheDtype dtype) {
   return kernels::DType::kF16;
 }
 
+/// A GPU's pages go to memory of the host, the host's to a file.
+absl::Status CheckSpill(const EngineOptions& options, const kernels::Backend& backend) {
+  const bool has_device = backend.free_bytes().has_value();
+  if (has_device && !options.kv_spill_dir.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--kv_spill_dir is '", options.kv_spill_dir,
+                     "': a GPU's pages go to memory of the host, for which --kv_spill_gib stands "
+                     "alone; leave --kv_spill_dir out"));
+  }
+  const bool has_size = options.kv_spill_gib > 0 && options.kv_spill_gib <= 1e6;
+  if (!has_size || options.kv_spill_dir.empty() != has_device) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--kv_spill_dir is '", options.kv_spill_dir, "' and --kv_spill_gib ",
+                     options.kv_spill_gib, ", expected ", has_device ? "" : "a folder and ",
+                     "a size above 0 and at most 1e6, or ", has_device ? "none" : "neither"));
+  }
+  if (!has_device) return absl::OkStatus();
+  const int64_t available = AvailableMemoryBytes();
+  if (std::ldexp(options.kv_spill_gib, 30) > static_cast<double>(available)) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("not enough memory of the host: --kv_spill_gib ", options.kv_spill_gib,
+                     " GiB > available ", Gib(available), "; lower --kv_spill_gib"));
+  }
+  return absl::OkStatus();
+}
+
 /// Pages that the tier below takes.
 absl::Status DecideSpill(const EngineOptions& options, const kernels::Backend& backend,
                          Sizing& sizing) {
   if (options.kv_spill_dir.empty() && options.kv_spill_gib == 0) return absl::OkStatus();
-  if (options.kv_spill_dir.empty() || !(options.kv_spill_gib > 0) || options.kv_spill_gib > 1e6) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--kv_spill_dir is '", options.kv_spill_dir, "' and --kv_spill_gib ", options.kv_spill_gib,
-        ", expected a folder and a size above 0 and at most 1e6, or neither"));
-  }
-  if (backend.free_bytes().has_value()) {
-    return absl::UnimplementedError(
-        "--kv_spill_dir: a GPU's pages have no tier yet; leave the flag out");
-  }
+  if (absl::Status status = CheckSpill(options, backend); !status.ok()) return status;
+  sizing.layout.has_places = backend.free_bytes().has_value();
   const double num_blocks =
       std::ldexp(options.kv_spill_gib, 30) / static_cast<double>(sizing.layout.SlotsBytes());
   sizing.num_blocks = static_cast<int32_t>(std::min<double>(num_blocks, INT32_MAX / 4));

@@ -177,6 +177,7 @@ void ModelRunner::Run(const Batch& batch, const LogitsConsumer& consumer) {
   CHECK(num_rows_ == batch.num_rows || batch.gate != nullptr)
       << num_rows_ << " laid out of " << batch.num_rows;
   backend_->BeginStep();
+  cache_->WritePlaces(*backend_);
   if (num_rows_ > 0) {
     backend_->Embed({.table = model_->embedding.matrix,
                      .ids = ids_.data(),

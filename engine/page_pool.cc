@@ -10,14 +10,15 @@
 
 namespace nsa::engine {
 
-PagePool::PagePool(int32_t num_frames, int32_t num_blocks, int32_t num_layers)
+PagePool::PagePool(int32_t num_frames, int32_t num_blocks, int32_t num_layers, SlotPlaces* places)
     : num_frames_(num_frames),
       num_users_(static_cast<size_t>(num_frames) + static_cast<size_t>(num_blocks), 0),
       free_(num_frames + num_blocks),
       has_frame_(num_users_.size(), false),
       block_(num_users_.size(), -1),
       free_blocks_(static_cast<size_t>(num_blocks)),
-      slots_(num_blocks > 0 ? num_frames + num_blocks : 0, num_layers) {
+      slots_(num_blocks > 0 ? num_frames + num_blocks : 0, num_layers),
+      places_(places) {
   std::iota(free_blocks_.rbegin(), free_blocks_.rend(), 0);  // the lowest is given first
 }
 
@@ -40,6 +41,9 @@ bool PagePool::TakeFrame(int32_t page) {
     slots_.Set({layer, page}, SlotTable::State::kAbsent);  // the frame has their memory
   }
   while (SlotOverflow() > 0) CHECK(slots_.DropOldest()) << "slots do not make the place counted on";
+  if (places_ == nullptr) return true;
+  (void)TakeVacated();
+  places_->TakePage(page);
   return true;
 }
 
@@ -55,6 +59,9 @@ bool PagePool::TakeSlot(Slot slot) {
     if (!slots_.DropOldest()) return false;
   }
   slots_.Set(slot, SlotTable::State::kReading);
+  if (places_ == nullptr) return true;
+  (void)TakeVacated();
+  places_->Take(slot);
   return true;
 }
 
@@ -98,6 +105,9 @@ std::vector<Slot> PagePool::TakeVacated() {
   std::erase_if(vacated, [this](Slot slot) {
     return has_frame(slot.page) || slots_.state(slot) != SlotTable::State::kAbsent;
   });
+  for (const Slot slot : vacated) {
+    if (places_ != nullptr) places_->Give(slot);
+  }
   return vacated;
 }
 
@@ -133,6 +143,18 @@ bool PagePool::SlotsConsistent() const {
   return true;
 }
 
+bool PagePool::PlacesConsistent() const {
+  if (places_ == nullptr) return true;
+  for (int32_t page = 0; page < num_pages(); ++page) {
+    for (int layer = 0; layer < slots_.num_layers(); ++layer) {
+      const Slot slot = {layer, page};
+      const bool in_memory = has_frame(page) || slots_.state(slot) != SlotTable::State::kAbsent;
+      if (in_memory && places_->place(slot) < 0) return false;
+    }
+  }
+  return places_->Consistent();
+}
+
 bool PagePool::Consistent() const {
   if (!free_.Holds([this](int32_t page) { return num_users(page) == 0; })) return false;
   std::vector<bool> taken(static_cast<size_t>(num_blocks()), false);
@@ -149,7 +171,7 @@ bool PagePool::Consistent() const {
   }
   return std::ranges::find(taken, false) == taken.end() &&
          std::count(has_frame_.begin(), has_frame_.end(), true) == num_frames_used_ &&
-         num_frames_used_ <= num_frames_ && SlotsConsistent();
+         num_frames_used_ <= num_frames_ && SlotsConsistent() && PlacesConsistent();
 }
 
 }  // namespace nsa::engine

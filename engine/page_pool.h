@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/free_pages.h"
+#include "engine/slot_places.h"
 #include "engine/slot_table.h"
 
 namespace nsa::engine {
@@ -21,7 +22,9 @@ namespace nsa::engine {
 /// page needs it. Engine thread.
 class PagePool {
  public:
-  explicit PagePool(int32_t num_frames, int32_t num_blocks = 0, int32_t num_layers = 1);
+  /// `places`: which each slot in memory has one of, where they have places; outlives the pool.
+  explicit PagePool(int32_t num_frames, int32_t num_blocks = 0, int32_t num_layers = 1,
+                    SlotPlaces* places = nullptr);
 
   /// A page with one user and a frame, or nothing where no frame is free. `after` and `expected` as
   /// FreePages has them.
@@ -41,7 +44,7 @@ class PagePool {
   /// For a page that has a frame.
   void DropBlock(int32_t page);
   /// Slots that have lost their memory since the last call, with their page's frame or alone, and
-  /// have none.
+  /// have none. Their places are free.
   std::vector<Slot> TakeVacated();
 
   /// Memory for a slot of a page without a frame, which is then being read; false where there is
@@ -79,12 +82,13 @@ class PagePool {
 
   /// Every page is either free and without users, frame and block, or has users and one of the two;
   /// each free page and block is listed once, frames are counted right, and slots are those of
-  /// pages that have a block alone, and have memory.
+  /// pages that have a block alone, and have memory, and a place.
   bool Consistent() const;
 
  private:
   int64_t SlotOverflow() const;
   bool SlotsConsistent() const;
+  bool PlacesConsistent() const;
 
   int32_t num_frames_;
   int32_t num_frames_used_ = 0;
@@ -94,7 +98,8 @@ class PagePool {
   std::vector<int32_t> block_;   // [num_pages]
   std::vector<int32_t> free_blocks_;
   std::vector<int32_t> vacated_;
-  SlotTable slots_;  // of no pages where there are no blocks
+  SlotTable slots_;     // of no pages where there are no blocks
+  SlotPlaces* places_;  // may be null
 };
 
 }  // namespace nsa::engine

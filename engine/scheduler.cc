@@ -137,7 +137,7 @@ absl::Status Scheduler::WhyOver(const Sequence& sequence, absl::Time now) const 
   if (const auto found = refused_.find(&sequence); found != refused_.end()) return found->second;
   if (IsStranded(sequence, now)) {
     return absl::UnavailableError(
-        absl::StrFormat("%d tokens are more than memory holds (%d), and the spill file fails",
+        absl::StrFormat("%d tokens are more than memory holds (%d), and the spill tier fails",
                         sequence.num_tokens(), pool_->num_frames() * kernels::kPageSize));
   }
   return absl::OkStatus();
@@ -368,7 +368,6 @@ Batch Scheduler::Schedule(absl::Time now) {
   EvictForRunning();
   PreemptByFault();
   Batch batch;
-  if (limits_.residency.enabled()) batch.gate = this;
   // Sequences with one token to go, then chunks. Preemption takes from the back and never touches
   // an index before the one at hand, but for chunks it could take a sequence that is in the batch:
   // so pages for decode rows are taken first, and a chunk whose pages are not there waits for the
@@ -383,6 +382,7 @@ Batch Scheduler::Schedule(absl::Time now) {
   for (size_t i = 0; i < num_decode_entries && drafts > 0; ++i) {
     drafts -= AddDraft(batch, batch.entries[i], drafts);
   }
+  if (NeedsGate(batch)) batch.gate = this;
   // Stuck: sequences hold pages and none can go on. The last gives way to the first.
   if (batch.entries.empty() && num_running() > 1 && cache_.num_available() == 0 &&
       !mover_.IsExpectant(now)) {

@@ -58,6 +58,9 @@ class Scheduler final : public PageGate {
     /// What lets sequences run with pages in the tier below. It needs max_running +
     /// max_step_tokens kept rows of the runner's.
     Residency residency = {};
+    /// Whether the lists of every step are read, so that it is known of all pages when they were
+    /// selected; else of steps that may miss a page alone, where to read them is to wait.
+    bool gates_all_steps = true;
     std::function<void()> on_vacated = {};  // slots have lost their memory during a step
   };
 
@@ -221,6 +224,8 @@ class Scheduler final : public PageGate {
   /// Frames that it should have to run well, with what it holds.
   int64_t FramesWanted(const Sequence& sequence) const;
   int64_t NumFramed(const Sequence& sequence) const;
+  /// Whether the step must ask before it reads pages.
+  bool NeedsGate(const Batch& batch) const;
   /// Whether a row of it may find that a page is not in memory.
   bool HasSpilled(const Sequence& sequence) const;
   /// Whether those that run want more than there is.

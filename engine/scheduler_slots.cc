@@ -44,6 +44,14 @@ bool Scheduler::HasSpilled(const Sequence& sequence) const {
                               [&](int32_t page) { return mover_.IsInMemory(page); });
 }
 
+bool Scheduler::NeedsGate(const Batch& batch) const {
+  if (!limits_.residency.enabled()) return false;
+  return limits_.gates_all_steps ||
+         std::ranges::any_of(batch.entries, [&](const BatchEntry& entry) {
+           return entry.first_layer > 0 || HasSpilled(running(entry.sequence_index));
+         });
+}
+
 bool Scheduler::IsOvercommitted() const {
   std::vector<bool> counted(static_cast<size_t>(pool_->num_pages()), false);
   int64_t num_frames = 0;

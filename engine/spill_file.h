@@ -50,12 +50,10 @@ class SpillFile final : public PageTier {
   static absl::StatusOr<std::unique_ptr<SpillFile>> Create(Options options, PartsOf parts);
   ~SpillFile() override;
 
-  /// Called by the file's thread when a move has ended; set before the first.
-  void set_on_ended(std::function<void()> on_ended) { on_ended_ = std::move(on_ended); }
-
   void Start(const PageMove& move) override;
   std::vector<PageMove> TakeEnded() override;
   void Erase(const std::vector<int32_t>& blocks) override;
+  void set_on_ended(const std::function<void()>& on_ended) override { on_ended_ = on_ended; }
 
  private:
   /// A move, or blocks to erase.

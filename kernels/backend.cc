@@ -15,6 +15,12 @@ void Backend::Read(void* target, const void* source, int64_t num_bytes) {
   std::memcpy(target, source, static_cast<size_t>(num_bytes));
 }
 
+void Backend::WriteAhead(void* target, const void* source, int64_t num_bytes) {
+  Write(target, source, num_bytes);
+}
+
+std::unique_ptr<SideCopies> Backend::MakeSideCopies() { return nullptr; }
+
 void Backend::SparseAttn(const SparseAttnParams& params) {
   using Clock = std::chrono::steady_clock;
   SparseAttnTimes unused;

@@ -24,6 +24,7 @@
 #include "kernels/ops/sel_attn.h"
 #include "kernels/ops/sparse_attn.h"
 #include "kernels/ops/win_attn.h"
+#include "kernels/side_copies.h"
 
 namespace nsa::kernels {
 
@@ -56,6 +57,12 @@ class Backend {
   /// Copies to and from memory of Allocate, in order with operators; done when they return.
   virtual void Write(void* target, const void* source, int64_t num_bytes);
   virtual void Read(void* target, const void* source, int64_t num_bytes);
+  /// As Write, for a few bytes that operators called from now on find there. The source is free at
+  /// once; nobody waits.
+  virtual void WriteAhead(void* target, const void* source, int64_t num_bytes);
+  /// Copies that run beside the operators, where the device has memory of its own, and a little of
+  /// it left; else null. What is returned goes before the backend does.
+  virtual std::unique_ptr<SideCopies> MakeSideCopies();
 
   /// Opens a step: what the host gave to operators before may have changed, or be gone. Within a
   /// step it stays as it is.

@@ -40,9 +40,10 @@ ABSL_FLAG(std::string, kv_cache_dtype, "f16",
 ABSL_FLAG(double, kv_cache_gib, 0, "memory of the KV cache in GiB; 0: what is free");
 ABSL_FLAG(
     std::string, kv_spill_dir, "",
-    "folder of a nameless file that takes pages of waiting requests and of idle prefixes when "
-    "memory is short; empty: they are computed again");
-ABSL_FLAG(double, kv_spill_gib, 0, "size of that file in GiB");
+    "on the CPU: folder of a nameless file that takes the pages that memory has no place for; "
+    "empty: they are computed again");
+ABSL_FLAG(double, kv_spill_gib, 0,
+          "size of that file in GiB; on a GPU: memory of the host that takes the GPU's pages");
 ABSL_FLAG(bool, allow_test_faults, false,
           "tests only: break what the environment variable NSA_FAULTS says");
 ABSL_FLAG(int32_t, num_threads, 0, "compute threads; 0: all cores that this process may use");

@@ -14,6 +14,7 @@
 #include "kernels/cuda/launch_queue.h"
 #include "kernels/cuda/packed_matrix.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/side_copies.h"
 
 namespace nsa::kernels {
 namespace cuda {
@@ -82,6 +83,13 @@ class CudaBackend final : public Backend {
   }
   void Read(void* target, const void* source, int64_t num_bytes) override {
     Write(target, source, num_bytes);
+  }
+  void WriteAhead(void* target, const void* source, int64_t num_bytes) override {
+    Flush();  // what was queued before does not see it
+    inputs_.CopyTo(target, source, num_bytes);
+  }
+  std::unique_ptr<SideCopies> MakeSideCopies() override {
+    return cuda::MakeSideCopies(stream(), queue_);
   }
   void BeginStep() override {
     Flush();

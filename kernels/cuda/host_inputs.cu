@@ -68,6 +68,12 @@ const std::byte* HostInputs::PlaceBytes(const void* data, int64_t num_bytes, boo
   return piece.device;
 }
 
+void HostInputs::CopyTo(void* target, const void* data, int64_t num_bytes) {
+  const Piece piece = Take(num_bytes);
+  std::memcpy(piece.host, data, static_cast<size_t>(num_bytes));
+  CopyBytes(stream_, target, piece.host, num_bytes);
+}
+
 const AttentionSegment* HostInputs::PlaceSegments(const AttentionSegment* segments,
                                                   int num_segments) {
   const int64_t segment_bytes = num_segments * static_cast<int64_t>(sizeof(AttentionSegment));

@@ -32,6 +32,8 @@ class HostInputs {
     return reinterpret_cast<const T*>(
         PlaceBytes(data, count * static_cast<int64_t>(sizeof(T)), /*is_kept=*/false));
   }
+  /// Copies to `target` on the device, through this step's pinned memory.
+  void CopyTo(void* target, const void* data, int64_t num_bytes);
   /// Segments with their page tables.
   const AttentionSegment* PlaceSegments(const AttentionSegment* segments, int num_segments);
 

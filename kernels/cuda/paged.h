@@ -12,9 +12,17 @@
 /// Reading the paged cache (ops/attention.h).
 namespace nsa::kernels::cuda {
 
+/// Where the slot of a page stands among all slots: `places` as in PagedKv.
+NSA_DEVICE int64_t PlaceOf(const int32_t* places, int64_t places_stride, int64_t page) {
+  if (places == nullptr) return page;
+  const int32_t place = places[page * places_stride];
+  DeviceCheck(place >= 0);  // in memory
+  return place;
+}
 /// A KV head's part of a page of the pool.
-NSA_DEVICE const std::byte* HeadSlot(const PagedKv& kv, int64_t page, int64_t kv_head) {
-  return kv.slots + page * kv.page_stride + kv_head * kv.head_stride;
+NSA_DEVICE std::byte* HeadSlot(const PagedKv& kv, int64_t page, int64_t kv_head) {
+  return kv.slots + PlaceOf(kv.places, kv.places_stride, page) * kv.page_stride +
+         kv_head * kv.head_stride;
 }
 
 /// The scale of a token's K, and that of its V; 1 where T needs none.

@@ -6,6 +6,7 @@
 #include "kernels/cuda/elements.h"
 #include "kernels/cuda/int8_row.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/paged.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/rotate.h"
 #include "kernels/cuda/rows.h"
@@ -57,7 +58,7 @@ RopeKvWriteKernel(NSA_ARGS Args args) {
   const SegmentRow row = FindRow(p.segments, args.one_row_each, CtaX());
   const int64_t page = row.page_table[row.position / kPageSize];
   const int64_t offset = row.position % kPageSize;
-  std::byte* slot = p.kv.slots + page * p.kv.page_stride + CtaY() * p.kv.head_stride;
+  std::byte* slot = HeadSlot(p.kv, page, CtaY());
   float* scales = ElementsAt<float>(slot, p.kv.scale_offset) + offset;
   if (WarpIndex() == 0) {
     const float* k = p.k + row.row * p.k_stride + CtaY() * p.kv.head_dim_k;

@@ -28,6 +28,19 @@ std::optional<DeviceProperties> OpenDevice(std::string& error);
 Stream CreateStream();
 void DestroyStream(Stream& stream);
 
+/// A place in a stream's order. `handle` is a cudaEvent_t.
+struct Event {
+  void* handle = nullptr;
+};
+Event CreateEvent();
+void DestroyEvent(Event& event);
+/// The event happens when all that was enqueued is done; what it stood for before is forgotten.
+void Record(Stream& stream, Event& event);
+/// What is enqueued from now on begins behind the event.
+void WaitFor(Stream& stream, const Event& event);
+/// Whether it has happened since it was recorded; does not wait.
+bool HasHappened(const Event& event);
+
 /// Bytes that AllocateDevice may still give.
 int64_t FreeDeviceBytes();
 /// Zeroed, 256-byte aligned; without data where there is not enough. Its end waits for the device.

@@ -94,6 +94,38 @@ void DestroyStream(Stream& stream) {
   stream.handle = nullptr;
 }
 
+namespace {
+
+cudaEvent_t HandleOf(const Event& event) { return static_cast<cudaEvent_t>(event.handle); }
+
+}  // namespace
+
+Event CreateEvent() {
+  cudaEvent_t handle = nullptr;
+  CheckCuda(cudaEventCreateWithFlags(&handle, cudaEventDisableTiming), "making an event");
+  return {.handle = handle};
+}
+
+void DestroyEvent(Event& event) {
+  CheckCuda(cudaEventDestroy(HandleOf(event)), "ending an event");
+  event.handle = nullptr;
+}
+
+void Record(Stream& stream, Event& event) {
+  CheckCuda(cudaEventRecord(HandleOf(event), HandleOf(stream)), "recording an event");
+}
+
+void WaitFor(Stream& stream, const Event& event) {
+  CheckCuda(cudaStreamWaitEvent(HandleOf(stream), HandleOf(event), 0), "ordering streams");
+}
+
+bool HasHappened(const Event& event) {
+  const cudaError_t status = cudaEventQuery(HandleOf(event));
+  if (status == cudaErrorNotReady) return false;
+  CheckCuda(status, "asking for an event");
+  return true;
+}
+
 int64_t FreeDeviceBytes() {
   size_t free = 0, total = 0;
   CheckCuda(cudaMemGetInfo(&free, &total), "asking for free memory");

@@ -257,6 +257,8 @@ PagedRows TokenRows(const PagedKv& kv) {
           .head_stride = kv.head_stride,
           .v_offset = kv.v_offset,
           .scale_offset = kv.scale_offset,
+          .places = kv.places,
+          .places_stride = kv.places_stride,
           .rows_log2 = std::countr_zero(unsigned{kPageSize})};
 }
 PagedRows CompressedRows(const PagedKv& kv, int stride) {

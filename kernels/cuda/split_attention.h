@@ -31,6 +31,8 @@ struct PagedRows {
   int64_t v_offset = 0;
   int64_t scale_offset = -1;
   int64_t bias_offset = -1;
+  const int32_t* places = nullptr;
+  int64_t places_stride = 0;
   int rows_log2 = 0;
   bool has_key_quads = false;  // keys [⌈head_dim_k/4⌉, rows, 4]
   bool is_absolute = false;    // keys stand in the frame of the sequence

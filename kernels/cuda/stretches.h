@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/paged.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/split_attention.h"
 
@@ -166,8 +167,9 @@ NSA_DEVICE Stretch StretchOf(const SplitAttention& a, const Task& task, const Pa
   DeviceCheck(a.query.rope.rotary_dim == 0 ||
               (rows.page_distance >= 0 && rows.page_distance < a.query.rope.num_coarse));
   const int64_t of_page = rows.page << a.rows.rows_log2;
-  return {a.rows.slots + task.row.page_table[rows.page] * a.rows.page_stride +
-              task.kv_head * a.rows.head_stride,
+  const int64_t place =
+      PlaceOf(a.rows.places, a.rows.places_stride, task.row.page_table[rows.page]);
+  return {a.rows.slots + place * a.rows.page_stride + task.kv_head * a.rows.head_stride,
           static_cast<int32_t>(rows.page_distance), static_cast<uint8_t>(rows.first - of_page),
           static_cast<uint8_t>(begin - of_page), static_cast<uint8_t>(end - of_page)};
 }

@@ -53,6 +53,11 @@ struct PagedKv {
   int64_t head_stride = 0;    // bytes
   int64_t v_offset = 0;       // bytes from a head's K to its V
   int64_t scale_offset = -1;  // bytes from a head's K to its scales {K [64], V [64]} of kInt8
+  // Where slots come and go, a page's slot stands at place places[page · places_stride], in this
+  // layer, and not at the page's own; on the device. Null: the page's index is its place. (On the
+  // CPU it always is: there memory comes and goes under one address.)
+  const int32_t* places = nullptr;
+  int64_t places_stride = 0;
   // Null where the plan has no compressed rows. Of V̂ (of windows), scales (of kInt8) and biases
   // (of clusters) those are there whose offset is not negative. Scales and biases are float32.
   // A head's rows of a page: {K̂ [head_dim_k, rows_per_page], V̂ [rows_per_page, head_dim_v],

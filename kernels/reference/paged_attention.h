@@ -88,9 +88,12 @@ struct PagedRows {
   int rows_per_page;
   int head_dim_k;
   int head_dim_v;
-  bool has_key_quads = false;  // keys [⌈head_dim_k/4⌉, rows_per_page, 4]
+  bool has_key_quads = false;       // keys [⌈head_dim_k/4⌉, rows_per_page, 4]
+  const int32_t* places = nullptr;  // as in PagedKv
+  int64_t places_stride = 0;
 
   const std::byte* Head(int64_t page, int kv_head) const {
+    if (places != nullptr) page = places[page * places_stride];
     return slots + page * page_stride + kv_head * head_stride;
   }
   float Key(int64_t page, int kv_head, int dim, int row) const {
@@ -112,8 +115,8 @@ struct PagedRows {
 };
 
 inline PagedRows TokenRows(const PagedKv& kv) {
-  return {kv.dtype,        kv.slots,  kv.page_stride, kv.head_stride, kv.v_offset,
-          kv.scale_offset, kPageSize, kv.head_dim_k,  kv.head_dim_v};
+  return {kv.dtype,  kv.slots,      kv.page_stride, kv.head_stride, kv.v_offset, kv.scale_offset,
+          kPageSize, kv.head_dim_k, kv.head_dim_v,  false,          kv.places,   kv.places_stride};
 }
 
 inline PagedRows CmpRows(const PagedKv& kv, int stride) {

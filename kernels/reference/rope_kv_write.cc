@@ -47,7 +47,8 @@ void RopeKvWrite(const RopeKvWriteParams& params) {
   const PagedKv& kv = params.kv;
   ForEachRow(params.segments, params.num_segments,
              [&](const AttentionSegment& segment, int64_t row, int64_t position) {
-               const int64_t page = segment.page_table[position / kPageSize];
+               int64_t page = segment.page_table[position / kPageSize];
+               if (kv.places != nullptr) page = kv.places[page * kv.places_stride];
                const int64_t offset = position % kPageSize;
                for (int head = 0; head < kv.num_kv_heads; ++head) {
                  std::byte* slot = kv.slots + page * kv.page_stride + head * kv.head_stride;

@@ -21,6 +21,8 @@ bool IsDeviceMemory(const void* data, int64_t num_bytes);
 
 /// From now on FreeDeviceBytes starts from this.
 void SetDeviceBytes(int64_t num_bytes);
+/// From now on AllocatePinned gives no more than this at once.
+void SetPinnedBytes(int64_t num_bytes);
 
 }  // namespace nsa::cuda_host
 

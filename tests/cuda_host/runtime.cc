@@ -10,6 +10,7 @@
 #include "kernels/cuda/launch_queue.h"
 #include "tests/cuda_host/device_memory.h"
 #include "tests/cuda_host/emulator.h"
+#include "tests/cuda_host/streams.h"
 
 namespace nsa::cuda_host {
 namespace {
@@ -24,6 +25,7 @@ struct Arena {
   int64_t used = 0;
   int64_t live_bytes = 0;
   int64_t device_bytes = int64_t{2} << 30;
+  int64_t pinned_bytes = int64_t{1} << 40;  // that one allocation may take
   int num_accesses = 0;
 };
 
@@ -46,7 +48,9 @@ void Protect(int protection) {
 }  // namespace
 
 DeviceMemoryAccess::DeviceMemoryAccess() {
-  if (TheArena().num_accesses++ == 0) Protect(PROT_READ | PROT_WRITE);
+  if (TheArena().num_accesses++ > 0) return;
+  Protect(PROT_READ | PROT_WRITE);
+  ProtectCopies();
 }
 DeviceMemoryAccess::~DeviceMemoryAccess() {
   if (--TheArena().num_accesses == 0) Protect(PROT_NONE);
@@ -60,6 +64,7 @@ bool IsDeviceMemory(const void* data, int64_t num_bytes) {
 }
 
 void SetDeviceBytes(int64_t num_bytes) { TheArena().device_bytes = num_bytes; }
+void SetPinnedBytes(int64_t num_bytes) { TheArena().pinned_bytes = num_bytes; }
 
 }  // namespace nsa::cuda_host
 
@@ -68,15 +73,22 @@ namespace nsa::kernels::cuda {
 using cuda_host::DeviceMemoryAccess;
 using cuda_host::TheArena;
 
+namespace {
+
+void Run(Stream& stream, const LaunchNode& node) {
+  cuda_host::BeginKernel(stream);
+  const DeviceMemoryAccess access;
+  cuda_host::RunLaunch(node.shape, [&] { node.run(node.function, node.argument); });
+}
+
+}  // namespace
+
 std::optional<DeviceProperties> OpenDevice(std::string&) {
   return DeviceProperties{.name = "emulator",
                           .major = 9,
                           .num_multiprocessors = 1,
                           .total_bytes = TheArena().device_bytes};
 }
-
-Stream CreateStream() { return {}; }
-void DestroyStream(Stream&) {}
 
 int64_t FreeDeviceBytes() { return TheArena().device_bytes - TheArena().live_bytes; }
 
@@ -94,24 +106,30 @@ Memory AllocateDevice(int64_t num_bytes) {
   NSA_CHECK(arena.used <= cuda_host::kReservedBytes);
   arena.live_bytes += num_bytes;
   return {data, num_bytes, [](std::byte* memory, int64_t size) {
+            cuda_host::EndAllCopies();
             TheArena().live_bytes -= size;
             // Its addresses stay, its memory goes back.
             (void)madvise(memory, static_cast<size_t>(cuda_host::RoundUp(size + 1)), MADV_DONTNEED);
           }};
 }
 
-Memory AllocatePinned(int64_t num_bytes) { return AllocateHost(num_bytes); }
-
-void CopyBytes(Stream&, void* target, const void* source, int64_t num_bytes) {
-  const DeviceMemoryAccess access;
-  std::memcpy(target, source, static_cast<size_t>(num_bytes));
+/// Whole pages, so that copies under way can be watched.
+Memory AllocatePinned(int64_t num_bytes) {
+  if (num_bytes > TheArena().pinned_bytes) return {};
+  const auto size = static_cast<size_t>(cuda_host::RoundUp(num_bytes + 1));
+  void* mapped = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return {};
+  auto* data = static_cast<std::byte*>(mapped);
+  cuda_host::NotePinned(data, num_bytes);
+  return {data, num_bytes, [](std::byte* memory, int64_t bytes) {
+            cuda_host::ForgetPinned(memory);
+            munmap(memory, static_cast<size_t>(cuda_host::RoundUp(bytes + 1)));
+          }};
 }
 
-void Wait(Stream&) {}
-
-void LaunchNow(Stream&, const LaunchNode& node) {
-  const DeviceMemoryAccess access;
-  cuda_host::RunLaunch(node.shape, [&] { node.run(node.function, node.argument); });
+void LaunchNow(Stream& stream, const LaunchNode& node) {
+  ++cuda_host::TheStreamCounts().kernel_launches;
+  Run(stream, node);
 }
 
 namespace {
@@ -126,9 +144,10 @@ class HostGraph final : public LaunchGraph {
     nodes_[index] = {node, CopyOf(node)};
   }
   void Launch(Stream& stream) override {
+    ++cuda_host::TheStreamCounts().graph_launches;
     for (OwnedNode& owned : nodes_) {
       owned.node.argument = owned.argument.data();
-      LaunchNow(stream, owned.node);
+      Run(stream, owned.node);
     }
   }
 

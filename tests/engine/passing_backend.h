@@ -26,6 +26,12 @@ class PassingBackend : public kernels::Backend {
   void Read(void* target, const void* source, int64_t num_bytes) override {
     inner_->Read(target, source, num_bytes);
   }
+  void WriteAhead(void* target, const void* source, int64_t num_bytes) override {
+    inner_->WriteAhead(target, source, num_bytes);
+  }
+  std::unique_ptr<kernels::SideCopies> MakeSideCopies() override {
+    return inner_->MakeSideCopies();
+  }
   void BeginStep() override { inner_->BeginStep(); }
   kernels::StoredMatrix Store(const kernels::WeightMatrix& matrix) override {
     return inner_->Store(matrix);

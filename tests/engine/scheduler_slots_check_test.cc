@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <memory>
 #include <random>
 #include <string>
 #include <utility>
@@ -22,7 +23,8 @@ namespace {
 struct Shape {
   int32_t num_frames = 6;
   int32_t num_blocks = 20;
-  bool fails = false;  // moves and allocations
+  bool fails = false;       // moves and allocations
+  bool has_places = false;  // as on a device
   bool prefix_cache = true;
   int64_t max_step_tokens = 100;
   SelectingModel::Shape model;
@@ -61,9 +63,10 @@ class SlotsWorld {
         faults_({.probability = FailingAllocations(shape.fails),
                  .preempt_every = shape.fails ? 29 : 0,
                  .seed = seed}),
-        pool_(shape.num_frames, shape.num_blocks, shape.model.num_layers),
-        model_(pool_.num_pages(), shape.model),
-        tier_(&model_.memory, shape.model.num_layers),
+        places_(MakePlaces(shape)),
+        pool_(shape.num_frames, shape.num_blocks, shape.model.num_layers, places_.get()),
+        model_(shape.has_places ? shape.num_frames : pool_.num_pages(), shape.model, places_.get()),
+        tier_(&model_.memory, shape.model.num_layers, places_.get()),
         scheduler_(&pool_,
                    {.max_step_tokens = shape.max_step_tokens,
                     .max_running = 4,
@@ -71,6 +74,7 @@ class SlotsWorld {
                     .default_blocks = shape.model.num_selected,
                     .faults = &faults_,
                     .residency = shape.residency(),
+                    .gates_all_steps = !shape.has_places,
                     .on_vacated = [this] { Discard(); }},
                    &tier_) {}
 
@@ -116,9 +120,16 @@ class SlotsWorld {
  private:
   using Asked = RandomRequests::Asked;
 
-  /// The system takes the memory back.
+  static std::unique_ptr<SlotPlaces> MakePlaces(const Shape& shape) {
+    if (!shape.has_places) return nullptr;
+    return std::make_unique<SlotPlaces>(shape.num_frames + shape.num_blocks, shape.num_frames,
+                                        shape.model.num_layers);
+  }
+
+  /// The system takes the memory back. A place is another slot's.
   void Discard() {
     for (const Slot slot : pool_.TakeVacated()) {
+      if (shape_.has_places) continue;
       const int32_t index = slot.page * shape_.model.num_layers + slot.layer;
       model_.memory[static_cast<size_t>(index)].fill(0xDEAD);
     }
@@ -207,6 +218,7 @@ class SlotsWorld {
   Counts& counts_;
   RandomRequests requests_;
   FaultInjector faults_;
+  std::unique_ptr<SlotPlaces> places_;  // may be null
   PagePool pool_;
   SelectingModel model_;
   FakeTier tier_;
@@ -229,6 +241,7 @@ TEST(SchedulerSlotsCheckTest, TwoHundredThousandRandomSteps) {
     shape.num_frames = least + static_cast<int32_t>(random() % 12);
     shape.num_blocks = 1 + static_cast<int32_t>(random() % 40);
     shape.fails = seed % 2 == 0;
+    shape.has_places = seed % 4 > 1;
     shape.prefix_cache = seed % 3 != 0;
     shape.max_step_tokens = static_cast<int64_t>(1 + random() % 150);
     SCOPED_TRACE(seed);

@@ -26,8 +26,9 @@ class SelectingModel {
     int32_t num_selected = 3;  // pages, page 0 included
   };
 
-  SelectingModel(int32_t num_pages, const Shape& shape)
-      : memory(static_cast<size_t>(num_pages * shape.num_layers)), shape_(shape) {}
+  /// With memory for `num_pages`. `places`: as FakeTier has them.
+  SelectingModel(int32_t num_pages, const Shape& shape, const SlotPlaces* places = nullptr)
+      : memory(static_cast<size_t>(num_pages * shape.num_layers)), shape_(shape), places_(places) {}
 
   /// The tokens that follow an entry's rows; nothing where it left the step.
   std::optional<std::vector<int32_t>> Run(const BatchEntry& entry, PageGate* gate) {
@@ -79,13 +80,13 @@ class SelectingModel {
     return completion;
   }
 
-  std::vector<PageContent> memory;  // [num_pages, num_layers]
+  std::vector<PageContent> memory;  // by IndexOfSlot
 
  private:
   uint64_t& Value(const BatchEntry& entry, int layer, int64_t position) {
     const int32_t page = entry.page_table[static_cast<size_t>(position / kernels::kPageSize)];
-    return memory[static_cast<size_t>(page * shape_.num_layers + layer)]
-                 [static_cast<size_t>(position % kernels::kPageSize)];
+    return memory.at(IndexOfSlot({layer, page}, shape_.num_layers,
+                                 places_))[static_cast<size_t>(position % kernels::kPageSize)];
   }
 
   int64_t FirstOfWindow(int64_t position) const {
@@ -142,6 +143,7 @@ class SelectingModel {
   }
 
   Shape shape_;
+  const SlotPlaces* places_;
   std::map<int32_t, std::vector<uint64_t>> kept_;  // by kept row
 };
 

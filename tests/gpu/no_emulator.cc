@@ -2,6 +2,7 @@
 // that a launch is repeated and must give the same bits.
 
 #include "tests/cuda_host/emulator.h"
+#include "tests/cuda_host/streams.h"
 
 namespace nsa::cuda_host {
 
@@ -10,5 +11,7 @@ void SetOrder(Order) {}
 std::vector<std::source_location> BarriersSeen() { return {}; }
 void ForgetBarriers() {}
 void SkipBarrier(const std::source_location*) {}
+void SetCopyDelay(int) {}
+StreamCounts CountsOfStreams() { return {}; }
 
 }  // namespace nsa::cuda_host

@@ -9,6 +9,7 @@ from tests.tidy import files
 ACROSS = {
     "tests/cuda_engine/cuda_memory_test.cc",
     "tests/cuda_engine/cuda_model_test.cc",
+    "tests/cuda_engine/cuda_tier_test.cc",
     "tests/engine/choices_test.cc",
     "tests/engine/decode_work_test.cc",
     "tests/engine/overload_simulation_test.cc",

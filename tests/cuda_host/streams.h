@@ -1,0 +1,46 @@
+#ifndef NSA_TESTS_CUDA_HOST_STREAMS_H_
+#define NSA_TESTS_CUDA_HOST_STREAMS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cuda/device_types.h"
+
+/// Streams that are not in step: what a GPU may do to who forgets an order between them. One thread
+/// at a time.
+namespace nsa::cuda_host {
+
+/// From now on a copy between pinned memory and the device, on a stream of CreateStream, is under
+/// way until somebody waits for it or has asked for it so many times; 0: no copy is, as at the
+/// start. While it is, what it writes can be touched by nobody and what it reads can be read alone,
+/// neither by kernels and copies nor by this machine (whole pages of 4,096 bytes, so that small
+/// copies are not watched): a touch ends the process. And so does a copy that is not ordered behind
+/// every kernel that was launched on another stream before, or behind another stream's copy of the
+/// same bytes. On a GPU: changes nothing.
+void SetCopyDelay(int num_questions);
+
+/// Since the start of the process; 0 on a GPU.
+struct StreamCounts {
+  int64_t graph_launches = 0;
+  int64_t kernel_launches = 0;  // without those of graphs
+  int64_t waits = 0;            // of the host
+  int64_t delayed_copies = 0;
+};
+StreamCounts CountsOfStreams();
+
+// For runtime.cc.
+
+StreamCounts& TheStreamCounts();
+void NotePinned(const std::byte* begin, int64_t num_bytes);
+/// No copy may be under way there.
+void ForgetPinned(const std::byte* begin);
+/// Inside of DeviceMemoryAccess, where all device memory can be touched: but for copies under way.
+void ProtectCopies();
+/// Kernels of a stream come behind its copies.
+void BeginKernel(kernels::cuda::Stream& stream);
+/// As what waits for the whole device does.
+void EndAllCopies();
+
+}  // namespace nsa::cuda_host
+
+#endif  // NSA_TESTS_CUDA_HOST_STREAMS_H_
