@@ -15,6 +15,12 @@ void Backend::Read(void* target, const void* source, int64_t num_bytes) {
   std::memcpy(target, source, static_cast<size_t>(num_bytes));
 }
 
+Memory Backend::AllocateForReads(int64_t num_bytes) { return AllocateHost(num_bytes); }
+
+void Backend::ReadLater(void* target, const void* source, int64_t num_bytes) {
+  Read(target, source, num_bytes);
+}
+
 void Backend::SparseAttn(const SparseAttnParams& params) {
   using Clock = std::chrono::steady_clock;
   SparseAttnTimes unused;

@@ -41,6 +41,23 @@ void CopyBytes(Stream& stream, void* target, const void* source, int64_t num_byt
 /// Waits until all that was enqueued is done.
 void Wait(Stream& stream);
 
+/// A place in a stream that the host can wait for.
+class Event {
+ public:
+  Event();
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  /// Behind all that was enqueued so far.
+  void Record(Stream& stream);
+  /// Until what was enqueued before it is done; at once where it was never recorded.
+  void WaitFor();
+
+ private:
+  void* handle_;
+};
+
 }  // namespace nsa::kernels::cuda
 
 #endif  // NSA_KERNELS_CUDA_RUNTIME_H_

@@ -210,4 +210,23 @@ void Wait(Stream& stream) {
   CheckCuda(cudaStreamSynchronize(HandleOf(stream)), "waiting for the device");
 }
 
+Event::Event() {
+  cudaEvent_t handle = nullptr;
+  CheckCuda(cudaEventCreateWithFlags(&handle, cudaEventDisableTiming), "creating an event");
+  handle_ = handle;
+}
+
+Event::~Event() {
+  CheckCuda(cudaEventDestroy(static_cast<cudaEvent_t>(handle_)), "ending an event");
+}
+
+void Event::Record(Stream& stream) {
+  CheckCuda(cudaEventRecord(static_cast<cudaEvent_t>(handle_), HandleOf(stream)),
+            "recording an event");
+}
+
+void Event::WaitFor() {
+  CheckCuda(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_)), "waiting for the device");
+}
+
 }  // namespace nsa::kernels::cuda

@@ -19,6 +19,15 @@ class DeviceMemoryAccess {
 /// Whether all of [data, data + num_bytes) was given out by AllocateDevice.
 bool IsDeviceMemory(const void* data, int64_t num_bytes);
 
+/// While one lives, waits for events return at once: what needs them shows.
+class IgnoreEvents {
+ public:
+  IgnoreEvents();
+  ~IgnoreEvents();
+  IgnoreEvents(const IgnoreEvents&) = delete;
+  IgnoreEvents& operator=(const IgnoreEvents&) = delete;
+};
+
 /// From now on FreeDeviceBytes starts from this.
 void SetDeviceBytes(int64_t num_bytes);
 
