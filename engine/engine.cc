@@ -68,7 +68,7 @@ class EngineImpl final : public Engine {
                     .on_vacated = [this] { DiscardVacated(pool_, *loaded_->cache); }},
                    spill_.get()),
         steps_(loaded_.get(), &scheduler_, observer_,
-               /*runs_ahead=*/false),
+               loaded_->backend->is_asynchronous() && spill_ == nullptr),
         limits_{{options.max_queued_requests, options.max_queued_tokens > 0
                                                   ? options.max_queued_tokens
                                                   : 8 * loaded_->info.max_context},
