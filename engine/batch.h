@@ -23,6 +23,9 @@ struct BatchEntry {
   // runner's kept rows on their input of it is.
   int32_t first_layer = 0;
   int32_t kept_row = -1;
+  // The last token is the one that the step before left here (ModelRunner::TokenChooser), which
+  // nobody has looked at yet; −1: it is in `tokens`.
+  int32_t token_place = -1;
 };
 
 /// Asked by a step where pages need not be in memory: may rows read what they have selected?

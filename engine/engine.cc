@@ -31,6 +31,7 @@
 #include "engine/scheduler.h"
 #include "engine/self_check.h"
 #include "engine/sequence.h"
+#include "engine/step_runner.h"
 #include "engine/step_stats.h"
 #include "engine/text.h"
 #include "engine/thread_name.h"
@@ -70,7 +71,8 @@ class EngineImpl final : public Engine {
                     .gates_all_steps = !loaded_->backend->free_bytes().has_value(),
                     .on_vacated = [this] { DiscardVacated(pool_, *loaded_->cache); }},
                    spill_.get()),
-        token_stage_(loaded_.get(), observer_),
+        steps_(loaded_.get(), &scheduler_, observer_,
+               loaded_->backend->is_asynchronous() && spill_ == nullptr),
         gate_({{options.max_queued_requests, options.max_queued_tokens > 0
                                                  ? options.max_queued_tokens
                                                  : 8 * loaded_->info.max_context},
@@ -118,7 +120,10 @@ class EngineImpl final : public Engine {
   void Loop();
   bool TakeInbox();  // false: stop
   void EndExpired(absl::Time now);
+  /// Launches a step, and ends those in flight that need not stay so.
   void RunStep(Batch batch);
+  /// Ends the oldest step in flight, and who ended with it.
+  void EndStep();
   void OnMoveEnded() {  // on a thread of the tier's
     const std::lock_guard<std::mutex> lock(mutex_);
     move_ended_ = true;
@@ -144,7 +149,8 @@ class EngineImpl final : public Engine {
   PagePool pool_;
   Scheduler scheduler_;
   CacheWatchers watchers_{&scheduler_};
-  TokenStage token_stage_;
+  StepRunner steps_;
+  absl::Time last_step_ended_ = absl::InfinitePast();
   bool changed_outside_step_ = false;  // since the observer last saw the state
 
   // Shared: the inbox.
@@ -298,7 +304,8 @@ bool EngineImpl::TakeInbox() {
   {
     std::unique_lock<std::mutex> lock(mutex_);
     const auto news = [this] { return stop_ || abort_all_ || !inbox_.empty(); };
-    if (scheduler_.idle() && !scheduler_.moving()) wake_.wait(lock, news);
+    const bool is_busy = scheduler_.moving() || steps_.num_in_flight() > 0;
+    if (scheduler_.idle() && !is_busy) wake_.wait(lock, news);
     std::swap(taken, inbox_);
     abort_all = std::exchange(abort_all_, false);
     if (stop_) abort_all = true;
@@ -343,6 +350,7 @@ void EngineImpl::EndRequest(std::string_view id, const absl::Status& status) {
 void EngineImpl::End(std::unique_ptr<Sequence> sequence, const absl::Status& status,
                      FinishReason reason) {
   const absl::Time now = absl::Now();
+  steps_.Forget(sequence.get());
   const int32_t num_open = sequence->group->num_open;
   const bool is_last = num_open == 1 || (num_open > 1 && !status.ok());
   std::vector<std::unique_ptr<Sequence>> others;  // of the request, which an error ends too
@@ -376,40 +384,29 @@ void EngineImpl::Publish() {
 
 void EngineImpl::RunStep(Batch batch) {
   const absl::Time began = absl::Now();
-  step_began_ = absl::ToUnixNanos(began);
+  if (step_began_ == 0) step_began_ = absl::ToUnixNanos(began);
   if (options_.faults != nullptr) options_.faults->SleepIf(Fault::kStepSlow);
-  for (const BatchEntry& entry : batch.entries) {
-    if (entry.samples) token_stage_.Prepare(scheduler_.running(entry.sequence_index));
-  }
-  // Logits come in entry order; sampling changes the sequences' tokens, which the batch views, only
-  // after all entries have been read.
-  loaded_->runner->Run(batch, [&](size_t index, int64_t row, float* logits) {
-    const BatchEntry& entry = batch.entries[index];
-    token_stage_.Take(scheduler_.running(entry.sequence_index), entry, row, logits);
-  });
-  const bool is_whole = scheduler_.TakeOutLeft(batch, [this](const BatchEntry& entry) {
-    if (entry.samples) token_stage_.Forget(scheduler_.running(entry.sequence_index));
-  });
-  scheduler_.Complete(batch);
-  step_began_ = 0;
-  const absl::Time ended = absl::Now();
-  for (const BatchEntry& entry : batch.entries) {
-    Sequence& sequence = scheduler_.running(entry.sequence_index);
-    sequence.FlushPromptLogprobs();
-    const auto num_tokens = static_cast<int64_t>(entry.tokens.size());
-    if (!entry.decodes) {
-      sequence.sink->OnChunk({sequence.index, entry.num_cached, num_tokens, began, ended});
-    }
-    if (entry.samples || sequence.index > 0) continue;
-    sequence.sink->OnPrefillProgress(sequence.num_computed, sequence.num_tokens());
-  }
-  for (const TokenStage::Ended& ended : token_stage_.TakeEnded()) {
+  steps_.Launch(std::move(batch), began);
+  const size_t num_staying = steps_.NumThatMayStay();
+  while (steps_.num_in_flight() > num_staying) EndStep();
+  steps_.GoOn();
+}
+
+void EngineImpl::EndStep() {
+  const StepRunner::Step step = steps_.Collect();
+  const bool has_next = steps_.num_in_flight() > 0;
+  step_began_ = has_next ? absl::ToUnixNanos(steps_.oldest_began()) : 0;
+  for (const TokenStage::Ended& ended : step.ends) {
     // An error of one choice has taken out the others.
     auto removed = scheduler_.RemoveIf([&](const Sequence& s) { return &s == ended.sequence; });
     for (auto& sequence : removed) End(std::move(sequence), ended.status, ended.reason);
   }
-  const StepStats stats = CountStep(batch, absl::Now() - began, *loaded_, scheduler_, pool_);
-  if (is_whole) {
+  // A step that was launched beside the one before has begun when that was done.
+  const absl::Time now = absl::Now();
+  const absl::Duration duration = now - std::max(step.began, last_step_ended_);
+  last_step_ended_ = now;
+  const StepStats stats = CountStep(step.batch, duration, *loaded_, scheduler_, pool_);
+  if (step.is_whole) {
     scheduler_.ObserveStep(stats.num_decode_tokens, stats.num_prefill_tokens, stats.duration);
   }
   observer_->OnStep(stats);
@@ -446,8 +443,8 @@ void EngineImpl::Loop() {
     }
     DiscardVacated(pool_, *loaded_->cache);
     Publish();  // what was admitted no longer waits: a step takes long enough to be refused for it
-    if (!batch.entries.empty()) {
-      RunStep(std::move(batch));
+    if (!batch.entries.empty() || steps_.num_in_flight() > 0) {
+      batch.entries.empty() ? EndStep() : RunStep(std::move(batch));
       DropAStream();
       CheckState(scheduler_.idle());
     } else if (!scheduler_.idle() || scheduler_.moving()) {
@@ -462,6 +459,7 @@ void EngineImpl::Loop() {
     Publish();
   }
   AbortAll();
+  while (steps_.num_in_flight() > 0) steps_.Collect();  // they are nobody's
   Publish();
   std::vector<std::function<void(int32_t)>> flushes;
   {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <new>
 #include <utility>
 
 #include "absl/memory/memory.h"
@@ -81,6 +82,13 @@ ModelRunner::ModelRunner(const Model* model, kernels::Backend* backend, KvCache*
   logits_ = floats(kLogitRows, config.vocabulary_size);
   logits_rows_.reserve(kLogitRows);
   kept_hidden_.resize(static_cast<size_t>(options.kept_rows * config.hidden_size));
+  tokens_ = kernels::Array<int32_t>(*backend_, options.max_rows);
+  places_.resize(ids_.size());
+  for (Step& step : steps_) {
+    const int64_t num_bytes = static_cast<int64_t>(sizeof(PageAges)) + tokens_.num_bytes();
+    step.read = backend_->AllocateForReads(num_bytes);
+    if (step.read.data() == nullptr) throw std::bad_alloc();
+  }
   if (options.kept_rows > 0) {
     moved_hidden_.resize(static_cast<size_t>(options.max_rows * config.hidden_size));
   }
@@ -118,9 +126,9 @@ int64_t ModelRunner::WorkspaceBytes(const ModelConfig& config, const Options& op
   const AttentionShape& a = config.attention;
   const int64_t heads_width = int64_t{a.num_q_heads} * (a.head_dim_v + 1);
   const int64_t row =
-      2 * int64_t{config.hidden_size} + QkvWidth(config) + int64_t{a.num_q_heads} * a.head_dim_v +
-      GatesWidth(config) + config.gate_hidden_size + 2 * int64_t{config.ffn_size} +
-      kernels::kMaxBranches * heads_width +
+      1 + 2 * int64_t{config.hidden_size} + QkvWidth(config) +
+      int64_t{a.num_q_heads} * a.head_dim_v + GatesWidth(config) + config.gate_hidden_size +
+      2 * int64_t{config.ffn_size} + kernels::kMaxBranches * heads_width +
       int64_t{a.num_kv_heads} * (WorkspaceBlocks(options.spec, config.trained_context) + 1);
   int64_t rope_width = 0;
   for (const RopeParameters& rope : config.ropes) rope_width += rope.rotary_dim;
@@ -159,6 +167,8 @@ void ModelRunner::LayOut(const Batch& batch) {
                                .row_begin = static_cast<int32_t>(num_rows_),
                                .num_rows = num_tokens});
       std::copy(entry.tokens.begin(), entry.tokens.end(), ids_.begin() + num_rows_);
+      std::fill_n(places_.begin() + num_rows_, num_tokens, -1);
+      places_[static_cast<size_t>(num_rows_ + num_tokens - 1)] = entry.token_place;
       for (int32_t i = 0; i < num_tokens; ++i) {
         num_selected_[static_cast<size_t>(num_rows_ + i)] =
             plan_.NumSelected(entry.num_cached + i, std::max(1, entry.num_selected_blocks));
@@ -170,6 +180,67 @@ void ModelRunner::LayOut(const Batch& batch) {
 }
 
 void ModelRunner::Run(const Batch& batch, const LogitsConsumer& consumer) {
+  RunLayers(batch);
+  const int64_t vocabulary = model_->config.vocabulary_size;
+  EmitLogits(batch, [&](const std::vector<LogitsRow>& rows) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      consumer(rows[i].entry, rows[i].row, logits_.data() + static_cast<int64_t>(i) * vocabulary);
+    }
+  });
+}
+
+void ModelRunner::Launch(const Batch& batch, TokenChooser& chooser) {
+  CHECK(num_launched_ - num_collected_ < kMaxSteps) << "nobody has collected a step's tokens";
+  Step& step = steps_[num_launched_++ % kMaxSteps];
+  step.rows.clear();
+  RunLayers(batch);
+  EmitLogits(batch, [&](const std::vector<LogitsRow>& rows) { DrawTokens(rows, step, chooser); });
+  if (!backend_->is_asynchronous()) return;
+  if (!step.rows.empty()) {
+    backend_->ReadLater(step.tokens(), tokens_.data(),
+                        static_cast<int64_t>(step.rows.size() * sizeof(int32_t)));
+  }
+  step.has_ages = workspace_.ReadAgesLater(*backend_, step.ages());
+  step.mark = backend_->Mark();
+}
+
+void ModelRunner::Collect(TokenChooser& chooser) {
+  CHECK(num_collected_ < num_launched_) << "no step has been launched";
+  const Step& step = steps_[num_collected_++ % kMaxSteps];
+  if (!backend_->is_asynchronous()) return;
+  backend_->Wait(step.mark);
+  if (step.has_ages) workspace_.SetAges(*step.ages());
+  for (size_t i = 0; i < step.rows.size(); ++i) {
+    chooser.Take(step.rows[i].entry, step.rows[i].row, step.tokens()[i]);
+  }
+}
+
+void ModelRunner::DrawTokens(const std::vector<LogitsRow>& rows, Step& step,
+                             TokenChooser& chooser) {
+  const int64_t vocabulary = model_->config.vocabulary_size;
+  sample_params_.clear();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const auto place = static_cast<int32_t>(step.rows.size());
+    const auto [entry, row] = rows[i];
+    kernels::SampleParams params;
+    params.logits = logits_.data() + static_cast<int64_t>(i) * vocabulary;
+    params.vocabulary_size = vocabulary;
+    params.token_id = tokens_.data() + place;
+    if (!chooser.Ask(entry, row, place, params.logits, params)) continue;
+    if (backend_->is_asynchronous()) {
+      step.rows.push_back(rows[i]);
+      sample_params_.push_back(params);
+      continue;
+    }
+    backend_->Sample({&params, 1});
+    int32_t token_id = kernels::kNoToken;
+    backend_->Read(&token_id, params.token_id, sizeof(token_id));
+    chooser.Take(entry, row, token_id);
+  }
+  if (!sample_params_.empty()) backend_->Sample(sample_params_);
+}
+
+void ModelRunner::RunLayers(const Batch& batch) {
   batch_ = &batch;
   is_in_.resize(batch.entries.size());
   for (size_t e = 0; e < is_in_.size(); ++e) is_in_[e] = batch.entries[e].first_layer == 0;
@@ -183,14 +254,15 @@ void ModelRunner::Run(const Batch& batch, const LogitsConsumer& consumer) {
                      .ids = ids_.data(),
                      .y = hidden_.data(),
                      .num_rows = num_rows_,
-                     .scale = model_->config.embedding_scale});
+                     .scale = model_->config.embedding_scale,
+                     .places = backend_->is_asynchronous() ? places_.data() : nullptr,
+                     .sampled = tokens_.data()});
   }
   for (int i = 0; i < model_->config.num_layers; ++i) {
     if (batch.gate != nullptr) Regroup(batch, i);
     if (num_rows_ > 0) RunLayer(i);
   }
   if (batch.gate != nullptr) Regroup(batch, model_->config.num_layers);
-  EmitLogits(batch, consumer);
 }
 
 void ModelRunner::Leave(size_t entry, int64_t row_begin, int32_t kept_row) {
@@ -386,17 +458,15 @@ void ModelRunner::RunAttention(int index) {
   }
 }
 
-void ModelRunner::EmitLogits(const Batch& batch, const LogitsConsumer& consumer) {
+void ModelRunner::EmitLogits(const Batch& batch,
+                             const std::function<void(const std::vector<LogitsRow>&)>& on_rows) {
   const int64_t hidden = model_->config.hidden_size, vocabulary = model_->config.vocabulary_size;
   std::vector<LogitsRow>& wanted = logits_rows_;
   wanted.clear();
   const auto flush = [&] {
     Product(normed_.data(), hidden, *model_->lm_head, logits_.data(), vocabulary,
             static_cast<int64_t>(wanted.size()));
-    for (size_t i = 0; i < wanted.size(); ++i) {
-      consumer(wanted[i].entry, wanted[i].row,
-               logits_.data() + static_cast<int64_t>(i) * vocabulary);
-    }
+    on_rows(wanted);
     wanted.clear();
   };
   for (size_t e = 0; e < batch.entries.size(); ++e) {

@@ -1,6 +1,7 @@
 #ifndef NSA_ENGINE_MODEL_RUNNER_H_
 #define NSA_ENGINE_MODEL_RUNNER_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -35,6 +36,22 @@ class ModelRunner {
   /// They are in the backend's memory, may be changed, and are valid during the call.
   using LogitsConsumer = std::function<void(size_t entry, int64_t row, float* logits)>;
 
+  /// Draws tokens from a step's logits.
+  class TokenChooser {
+   public:
+    virtual ~TokenChooser() = default;
+    /// What the token behind row `row` of an entry is drawn by, but for logits and token, among all
+    /// of the vocabulary or a first part of it; lists
+    /// stay until Launch returns. False: it gives none. `logits` [vocabulary_size] are in the
+    /// backend's memory. The token will be at `place` among the step's.
+    virtual bool Ask(size_t entry, int64_t row, int32_t place, const float* logits,
+                     kernels::SampleParams& params) = 0;
+    /// The token, in the order in which they were asked for.
+    virtual void Take(size_t entry, int64_t row, int32_t token_id) = 0;
+  };
+  /// Steps that may be launched and not collected.
+  static constexpr int64_t kMaxSteps = 2;
+
   static absl::StatusOr<std::unique_ptr<ModelRunner>> Create(const Model* model,
                                                              kernels::Backend* backend,
                                                              KvCache* cache,
@@ -47,6 +64,12 @@ class ModelRunner {
   /// Entries may leave on the way (Batch::gate), and those that did go on where they were: a layer
   /// runs the rows that have come so far.
   void Run(const Batch& batch, const LogitsConsumer& consumer);
+
+  /// The same, and draws tokens. An asynchronous backend is asked for the whole step, all tokens at
+  /// once; Collect waits for the oldest step and hands its tokens out. Others draw one by one, and
+  /// hand out each before the next is asked for; Collect has nothing to do.
+  void Launch(const Batch& batch, TokenChooser& chooser);
+  void Collect(TokenChooser& chooser);
 
   const AttentionPlan& plan() const { return plan_; }
   const AttentionPlan& full_plan() const { return full_plan_; }
@@ -89,7 +112,26 @@ class ModelRunner {
   void Norm(const float* x, const kernels::Array<float>& weight, float* y, bool accumulate = false);
   void AddToResidual(const float* x, int64_t x_stride, const kernels::PackedMatrix& w,
                      const kernels::Array<float>& bias, const kernels::Array<float>& norm);
-  void EmitLogits(const Batch& batch, const LogitsConsumer& consumer);
+  struct LogitsRow {
+    size_t entry;
+    int64_t row;  // in the entry
+  };
+  /// What an asynchronous backend was asked for.
+  struct Step {
+    std::vector<LogitsRow> rows;  // that tokens were asked for, by place
+    kernels::Memory read;         // of the host: ages, then tokens by place
+    bool has_ages = false;
+    int64_t mark = 0;
+
+    PageAges* ages() const { return reinterpret_cast<PageAges*>(read.data()); }
+    int32_t* tokens() const { return reinterpret_cast<int32_t*>(read.data() + sizeof(PageAges)); }
+  };
+
+  void RunLayers(const Batch& batch);
+  /// Tells of up to kLogitRows rows after the other whose logits are in logits_.
+  void EmitLogits(const Batch& batch,
+                  const std::function<void(const std::vector<LogitsRow>&)>& on_rows);
+  void DrawTokens(const std::vector<LogitsRow>& rows, Step& step, TokenChooser& chooser);
   void Product(const float* x, int64_t x_stride, const kernels::PackedMatrix& w, float* y,
                int64_t y_stride, int64_t num_rows, const kernels::Array<float>& bias = {});
 
@@ -121,14 +163,17 @@ class ModelRunner {
   kernels::Array<float> qkv_;        // [max_rows, q + (k + v) · num_kv]
   kernels::Array<float> attention_;  // [max_rows, num_q_heads · head_dim_v]
   kernels::Array<float> gates_;  // [max_rows, num_q_heads · branches], where the model has gates
-  kernels::Array<float> gate_hidden_;  // [max_rows, gate_hidden_size]
-  kernels::Array<float> gate_up_;      // [max_rows, 2 · ffn_size]
-  kernels::Array<float> logits_;       // [kLogitRows, vocabulary_size]
-  struct LogitsRow {
-    size_t entry;
-    int64_t row;  // in the entry
-  };
+  kernels::Array<float> gate_hidden_;   // [max_rows, gate_hidden_size]
+  kernels::Array<float> gate_up_;       // [max_rows, 2 · ffn_size]
+  kernels::Array<float> logits_;        // [kLogitRows, vocabulary_size]
   std::vector<LogitsRow> logits_rows_;  // of which `normed_` holds the final norm
+
+  kernels::Array<int32_t> tokens_;                    // [max_rows], of the latest step, by place
+  std::vector<int32_t> places_;                       // [max_rows], of tokens in tokens_, or −1
+  std::vector<kernels::SampleParams> sample_params_;  // of one call
+  Step steps_[kMaxSteps];                             // that were launched, in turns
+  int64_t num_launched_ = 0;
+  int64_t num_collected_ = 0;
 };
 
 }  // namespace nsa::engine

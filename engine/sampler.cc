@@ -34,58 +34,74 @@ Sampler::Sampler(const SamplingParams& params, const std::vector<int32_t>& promp
   }
 }
 
-void Sampler::BanForNextToken(std::vector<int32_t>& banned) const {
-  if (static_cast<int64_t>(generated_.size()) < params_.min_tokens) {
+void Sampler::BanForNextToken(const Pending& pending, std::vector<int32_t>& banned) const {
+  banned.clear();
+  if (IndexBehind(pending) < params_.min_tokens) {
     banned.insert(banned.end(), stop_ids_.begin(), stop_ids_.end());
   }
+  const std::span<const int32_t> drafted = pending.drafted;
   for (const std::vector<int32_t>& bad : bad_sequences_) {
-    const size_t num_before = bad.size() - 1;
-    if (num_before <= generated_.size() &&
-        std::equal(bad.begin(), bad.end() - 1,
-                   generated_.end() - static_cast<int64_t>(num_before))) {
+    const std::span<const int32_t> before = std::span(bad).first(bad.size() - 1);
+    // Of its first tokens so many are Accept's, and the rest are drafted.
+    const size_t num_accepted = before.size() - std::min(before.size(), drafted.size());
+    if (num_accepted <= generated_.size() &&
+        std::ranges::equal(before.first(num_accepted), std::span(generated_).last(num_accepted)) &&
+        std::ranges::equal(before.subspan(num_accepted),
+                           drafted.last(before.size() - num_accepted))) {
       banned.push_back(bad.back());
     }
   }
 }
 
-void Sampler::AllowSetBits(const uint32_t* bits, int64_t vocabulary_size) {
+void Sampler::AllowSetBits(const uint32_t* bits, int64_t vocabulary_size,
+                           std::vector<int32_t>& allowed) const {
   const auto is_set = [bits](int64_t id) { return (bits[id / 32] >> (id % 32) & 1) != 0; };
-  allowed_.clear();
+  allowed.clear();
   if (!params_.allowed_token_ids.empty()) {
-    std::ranges::copy_if(params_.allowed_token_ids, std::back_inserter(allowed_), is_set);
+    std::ranges::copy_if(params_.allowed_token_ids, std::back_inserter(allowed), is_set);
     return;
   }
   for (int64_t begin = 0; begin < vocabulary_size; begin += 32) {
     const int64_t size = std::min<int64_t>(32, vocabulary_size - begin);
     const uint32_t in_range = size < 32 ? (uint32_t{1} << size) - 1 : ~uint32_t{0};
     for (uint32_t left = bits[begin / 32] & in_range; left != 0; left &= left - 1) {
-      allowed_.push_back(static_cast<int32_t>(begin + std::countr_zero(left)));
+      allowed.push_back(static_cast<int32_t>(begin + std::countr_zero(left)));
     }
   }
 }
 
-int32_t Sampler::Sample(kernels::Backend& backend, float* logits, int64_t vocabulary_size,
-                        const uint32_t* allowed_bits) {
-  std::vector<int32_t> banned;
-  BanForNextToken(banned);
-  int32_t token_id = -1;
-  kernels::SampleParams p;
-  p.logits = logits;
-  p.vocabulary_size = vocabulary_size;
-  p.counts = counts_.data();
-  p.num_counts = static_cast<int64_t>(counts_.size());
+void Sampler::CountDrafted(std::span<const int32_t> drafted,
+                           std::vector<kernels::TokenCount>& counts) const {
+  counts = counts_;
+  for (const int32_t id : drafted) {
+    auto it = std::ranges::find(counts, id, &kernels::TokenCount::token_id);
+    if (it == counts.end()) it = counts.insert(it, {.token_id = id});
+    ++it->num_generated;
+  }
+}
+
+bool Sampler::FillIn(kernels::SampleParams& p, Lists& lists, const Pending& pending,
+                     const uint32_t* allowed_bits) const {
+  const std::vector<kernels::TokenCount>* counts = &counts_;
+  if (counts_wanted_ && !pending.drafted.empty()) {
+    CountDrafted(pending.drafted, lists.counts);
+    counts = &lists.counts;
+  }
+  BanForNextToken(pending, lists.banned);
+  p.counts = counts->data();
+  p.num_counts = std::ssize(*counts);
   p.biases = biases_.data();
-  p.num_biases = static_cast<int64_t>(biases_.size());
-  p.banned = banned.data();
-  p.num_banned = static_cast<int64_t>(banned.size());
+  p.num_biases = std::ssize(biases_);
+  p.banned = lists.banned.data();
+  p.num_banned = std::ssize(lists.banned);
   if (allowed_bits != nullptr) {
-    AllowSetBits(allowed_bits, vocabulary_size);
-    if (allowed_.empty()) return -1;
-    p.allowed = allowed_.data();
-    p.num_allowed = static_cast<int64_t>(allowed_.size());
+    AllowSetBits(allowed_bits, p.vocabulary_size, lists.allowed);
+    if (lists.allowed.empty()) return false;
+    p.allowed = lists.allowed.data();
+    p.num_allowed = std::ssize(lists.allowed);
   } else if (!params_.allowed_token_ids.empty()) {
     p.allowed = params_.allowed_token_ids.data();
-    p.num_allowed = static_cast<int64_t>(params_.allowed_token_ids.size());
+    p.num_allowed = std::ssize(params_.allowed_token_ids);
   }
   p.temperature = params_.temperature;
   p.top_p = params_.top_p;
@@ -95,10 +111,8 @@ int32_t Sampler::Sample(kernels::Backend& backend, float* logits, int64_t vocabu
   p.presence_penalty = params_.presence_penalty;
   p.frequency_penalty = params_.frequency_penalty;
   p.seed = seed_;
-  p.step = generated_.size();
-  p.token_id = &token_id;
-  backend.Sample(p);
-  return token_id;
+  p.step = static_cast<uint64_t>(IndexBehind(pending));
+  return true;
 }
 
 void Sampler::Accept(int32_t token_id) {

@@ -125,9 +125,9 @@ bool Scheduler::IsHopeless(const Sequence& sequence, absl::Time now) const {
 absl::Status Scheduler::WhyOver(const Sequence& sequence, absl::Time now) const {
   const absl::Duration left = sequence.request.deadline - now;
   if (left <= absl::ZeroDuration()) {
-    return absl::DeadlineExceededError(
-        absl::StrFormat("deadline passed after %d of at most %d tokens", sequence.num_generated(),
-                        sequence.max_tokens));
+    return absl::DeadlineExceededError(absl::StrFormat(
+        "deadline passed after %d of at most %d tokens",
+        sequence.num_generated() - (sequence.awaits_token() ? 1 : 0), sequence.max_tokens));
   }
   if (IsHopeless(sequence, now)) {
     return absl::DeadlineExceededError(
@@ -269,6 +269,7 @@ void Scheduler::AddEntry(Batch& batch, int32_t index, int64_t num_tokens) {
   entry.full_attention = sequence.request.attention.mode == AttentionMode::kFull;
   entry.decodes = sequence.decoding();
   entry.samples = num_tokens == sequence.num_pending();
+  entry.token_place = sequence.awaited_place;
   if (sequence.interruption.num_rows > 0) {
     entry.first_layer = sequence.interruption.layer;
     entry.kept_row = sequence.interruption.kept_row;
@@ -324,6 +325,7 @@ void Scheduler::AddDecodeRows(Batch& batch) {
   for (int32_t i = 0; i < num_running() && batch.num_rows < most; ++i) {
     Sequence& sequence = running(i);
     if (!sequence.decoding() || sequence.suspended) continue;
+    if (sequence.num_generated() >= sequence.max_tokens) continue;  // it awaits its last token
     // Who is in the middle of a step ends it: pages are held for that.
     const bool goes_on = sequence.interruption.num_rows > 0;
     if (!goes_on && !sequence.sink->Ready()) continue;
@@ -384,8 +386,10 @@ Batch Scheduler::Schedule(absl::Time now) {
   }
   if (NeedsGate(batch)) batch.gate = this;
   // Stuck: sequences hold pages and none can go on. The last gives way to the first.
+  // (Not where somebody's last token is on its way.)
   if (batch.entries.empty() && num_running() > 1 && cache_.num_available() == 0 &&
-      !mover_.IsExpectant(now)) {
+      !mover_.IsExpectant(now) &&
+      std::ranges::none_of(running_, [](const auto& s) { return s->awaits_token(); })) {
     PreemptLastAfter(running(0));
   }
   const int64_t spare = std::clamp(pool_->num_frames() / 8, 1, kSpareFrames);
@@ -399,30 +403,31 @@ Batch Scheduler::Schedule(absl::Time now) {
 }
 
 void Scheduler::Complete(const Batch& batch) {
-  for (const BatchEntry& entry : batch.entries) {
-    Sequence& sequence = running(entry.sequence_index);
-    const auto num_tokens = static_cast<int64_t>(entry.tokens.size());
-    Abandon(sequence);  // it has come to its end
-    if (!entry.decodes && sequence.chunk_limit < limits_.max_step_tokens) {
-      sequence.chunk_limit += sequence.chunk_limit / 4 + 1;
-    }
-    if (entry.samples) sequence.num_losses = 0;
-    // Of drafted tokens those are in the sequence that were right; the token behind them is new.
-    sequence.num_computed = std::min(entry.num_cached + num_tokens, sequence.num_tokens() - 1);
-    Publish(sequence);
-    if (sequence.num_computed >= sequence.num_prompt_tokens() &&
-        sequence.group->reader == &sequence) {
-      sequence.group->reader = nullptr;
-    }
-    shares_.Serve(sequence.request.tenant, num_tokens);
-    if (sequence.verified.empty()) continue;
-    const int64_t accepted = std::max<int64_t>(0, sequence.num_computed - entry.num_cached - 1);
-    sequence.prompt_lookup->Learn(num_tokens - 1, accepted);
-    sequence.verified.clear();
-    ++drafts_.num_drafts;
-    drafts_.num_tokens += num_tokens - 1;
-    drafts_.num_accepted += accepted;
+  for (const BatchEntry& entry : batch.entries) Complete(running(entry.sequence_index), entry);
+}
+
+void Scheduler::Complete(Sequence& sequence, const BatchEntry& entry) {
+  const auto num_tokens = static_cast<int64_t>(entry.tokens.size());
+  Abandon(sequence);  // it has come to its end
+  if (!entry.decodes && sequence.chunk_limit < limits_.max_step_tokens) {
+    sequence.chunk_limit += sequence.chunk_limit / 4 + 1;
   }
+  if (entry.samples) sequence.num_losses = 0;
+  // Of drafted tokens those are in the sequence that were right; the token behind them is new.
+  sequence.num_computed = std::min(entry.num_cached + num_tokens, sequence.num_tokens() - 1);
+  Publish(sequence);
+  if (sequence.num_computed >= sequence.num_prompt_tokens() &&
+      sequence.group->reader == &sequence) {
+    sequence.group->reader = nullptr;
+  }
+  shares_.Serve(sequence.request.tenant, num_tokens);
+  if (sequence.verified.empty()) return;
+  const int64_t accepted = std::max<int64_t>(0, sequence.num_computed - entry.num_cached - 1);
+  sequence.prompt_lookup->Learn(num_tokens - 1, accepted);
+  sequence.verified.clear();
+  ++drafts_.num_drafts;
+  drafts_.num_tokens += num_tokens - 1;
+  drafts_.num_accepted += accepted;
 }
 
 std::vector<std::unique_ptr<Sequence>> Scheduler::Remove(std::string_view id) {

@@ -88,8 +88,10 @@ class Scheduler final : public PageGate {
   /// After a step: takes out the entries that have left it, and tells `on_left` of each. False
   /// where some did, or had left an earlier one: the step is none that others are measured by.
   bool TakeOutLeft(Batch& batch, const std::function<void(const BatchEntry&)>& on_left = {}) const;
-  /// After a step: the batch's tokens are in the cache.
+  /// After a step, or where others that follow it are behind it: the batch's tokens, or an entry's,
+  /// are in the cache.
   void Complete(const Batch& batch);
+  void Complete(Sequence& sequence, const BatchEntry& entry);
 
   /// Tells how long a step took.
   void ObserveStep(int64_t num_decode_rows, int64_t num_prompt_tokens, absl::Duration duration) {

@@ -38,9 +38,15 @@ bool Sequence::IsStopToken(int32_t token_id) const {
   return std::find(stop_ids_.begin(), stop_ids_.end(), token_id) != stop_ids_.end();
 }
 
+void Sequence::AwaitToken(int32_t place) {
+  tokens.push_back(kernels::kNoToken);
+  awaited_place = place;
+}
+
 bool Sequence::AcceptToken(int32_t token_id, absl::Time now, std::vector<TokenLogprobs> logprobs) {
   FlushPromptLogprobs();
   sampler.Accept(token_id);
+  if (std::exchange(awaited_place, -1) >= 0) tokens.pop_back();
   tokens.push_back(token_id);
   if (first_token == absl::InfiniteFuture()) first_token = now;
   last_token = now;
@@ -91,6 +97,7 @@ bool Sequence::AcceptText(int32_t token_id, std::string& text) {
 
 void Sequence::Finish(const absl::Status& status, FinishReason reason, absl::Time now) {
   finish.reason = reason;
+  if (std::exchange(awaited_place, -1) >= 0) tokens.pop_back();  // nobody will hear of it
   Usage& usage = finish.usage;
   usage.num_prompt_tokens = num_prompt_tokens_;
   usage.num_cached_tokens = group->num_cached_tokens;

@@ -57,6 +57,15 @@ class Sequence {
     const bool shares = index > 0 && num_generated() == 0;
     return shares ? (num_tokens() - 1) % kernels::kPageSize + 1 : num_tokens();
   }
+  /// Whether its last token is one that a step draws and nobody has looked at: it counts, and has
+  /// no value yet.
+  bool awaits_token() const { return awaited_place >= 0; }
+  /// Whether how its next token is drawn follows from how many tokens there are, whatever these
+  /// are, and nobody looks at the logits.
+  bool can_run_ahead() const {
+    return !sampler.depends_on_tokens() && matcher == nullptr && prompt_lookup == nullptr &&
+           !request.sampling.logprobs.has_value() && !wants_prompt_logprobs();
+  }
   bool decoding() const { return num_generated() > 0 && num_pending() == 1; }
   /// Whether it should wait, for another choice reads the prompt that it needs.
   bool waits_for_prompt() const {
@@ -77,7 +86,11 @@ class Sequence {
            num_prompt_logprobs < num_prompt_tokens();
   }
 
-  /// Takes the token that was sampled, tells the sink, and says whether the sequence has ended.
+  /// A step draws its next token, at `place` of the runner's: it is one token longer.
+  void AwaitToken(int32_t place);
+
+  /// Takes the token that was sampled, which it may have awaited, tells the sink, and says whether
+  /// the sequence has ended.
   bool AcceptToken(int32_t token_id, absl::Time now, std::vector<TokenLogprobs> logprobs = {});
 
   /// Tells the sink what was gathered of prompt_logprobs.
@@ -92,6 +105,7 @@ class Sequence {
   std::shared_ptr<ChoiceGroup> group = std::make_shared<ChoiceGroup>();
   int32_t index = 0;                // of the choice
   std::vector<int32_t> tokens;      // prompt, then generated
+  int32_t awaited_place = -1;       // of the last of them, which it awaits; −1: it is known
   std::vector<int32_t> pages;       // page table
   int64_t num_computed = 0;         // tokens whose K and V are in the pages
   bool suspended = false;           // runs, but waits for pages or slots that are to come to memory

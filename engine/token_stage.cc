@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,21 +17,56 @@ bool HasNan(const std::vector<float>& values) {
 
 }  // namespace
 
+bool TokenStage::HasEnded(const Sequence& sequence) const {
+  return std::ranges::any_of(ended_, [&](const Ended& e) { return e.sequence == &sequence; });
+}
+
 bool TokenStage::DraftHolds(const Sequence& sequence, const BatchEntry& entry, int64_t row) const {
-  if (!ended_.empty() && ended_.back().sequence == &sequence) return false;
-  return sequence.num_tokens() == entry.num_cached + row + 1 &&
+  return !HasEnded(sequence) && sequence.num_tokens() == entry.num_cached + row + 1 &&
          sequence.tokens.back() == entry.tokens[static_cast<size_t>(row)];
 }
 
-void TokenStage::Take(Sequence& sequence, const BatchEntry& entry, int64_t row, float* logits) {
+bool TokenStage::Ask(Sequence& sequence, const BatchEntry& entry, int64_t row, int32_t place,
+                     const float* logits, kernels::SampleParams& params) {
   const int64_t next = entry.num_cached + row + 1;  // the position that the logits predict
-  if (entry.decodes) {
-    if (row == 0 || DraftHolds(sequence, entry, row)) Deliver(sequence, logits, absl::Now());
-  } else if (next < sequence.num_prompt_tokens()) {
+  Sampler::Pending pending = {.num_unknown = sequence.awaits_token() ? 1 : 0};
+  if (entry.decodes && row > 0) {
+    if (HasEnded(sequence)) return false;
+    // Where the first row's token is not known yet, it is taken for what is drafted.
+    if (sequence.num_tokens() == entry.num_cached + 1) {
+      pending.drafted = entry.tokens.subspan(1, static_cast<size_t>(row));
+    } else if (!DraftHolds(sequence, entry, row)) {
+      return false;
+    }
+  } else if (!entry.decodes && next < sequence.num_prompt_tokens()) {
     TakePromptRow(sequence, next, logits);
-  } else if (next == sequence.num_tokens()) {
-    Deliver(sequence, logits, absl::Now());
+    return false;
+  } else if (!entry.decodes && next != sequence.num_tokens()) {
+    return false;
   }
+  if (sequence.request.sampling.logprobs.has_value()) {
+    raw_.push_back({&sequence, row, OnHost(logits)});
+  }
+  const uint32_t* bits = nullptr;
+  if (GrammarMatcher* const matcher = sequence.matcher.get(); matcher != nullptr) {
+    if (absl::Status status = masks_.Wait(matcher); !status.ok()) {
+      ended_.push_back({&sequence, status, FinishReason::kAborted});
+      return false;
+    }
+    bits = matcher->mask().data();
+  }
+  params.vocabulary_size = model_->info.vocabulary_size;  // the model may have more rows
+  while (std::ssize(lists_) <= place) lists_.emplace_back();
+  Sampler::Lists& lists = lists_[static_cast<size_t>(place)];
+  if (sequence.sampler.FillIn(params, lists, pending, bits)) return true;
+  const bool has_nan = HasNan(OnHost(logits));
+  ended_.push_back({&sequence, WhyNoToken(sequence, has_nan), FinishReason::kAborted});
+  return false;
+}
+
+void TokenStage::Take(Sequence& sequence, const BatchEntry& entry, int64_t row, int32_t token_id) {
+  if (entry.decodes && row > 0 && !DraftHolds(sequence, entry, row)) return;
+  Deliver(sequence, row, token_id, absl::Now());
 }
 
 const std::vector<float>& TokenStage::OnHost(const float* logits) {
@@ -46,7 +80,7 @@ void TokenStage::TakePromptRow(Sequence& sequence, int64_t position, const float
   if (position != sequence.num_prompt_logprobs) return;
   const std::vector<float>& values = OnHost(logits);
   if (HasNan(values)) {
-    ended_.push_back({&sequence, WhyNoToken(sequence, logits), FinishReason::kAborted});
+    ended_.push_back({&sequence, WhyNoToken(sequence, true), FinishReason::kAborted});
     return;
   }
   ++sequence.num_prompt_logprobs;
@@ -63,53 +97,42 @@ void TokenStage::Forget(Sequence& sequence) {
   if (sequence.matcher != nullptr) masks_.Wait(sequence.matcher.get()).IgnoreError();
 }
 
-absl::Status TokenStage::WhyNoToken(const Sequence& sequence, const float* logits) {
-  if (HasNan(OnHost(logits))) {
-    return absl::InternalError("the model's logits are not numbers (NaN)");
-  }
+absl::Status TokenStage::WhyNoToken(const Sequence& sequence, bool has_nan) {
+  if (has_nan) return absl::InternalError("the model's logits are not numbers (NaN)");
   return absl::InvalidArgumentError(absl::StrCat(
       "no token is left to choose: allowed_token_ids, bad_words, logit_bias",
       sequence.matcher != nullptr ? ", structured_output" : "", " and min_tokens ban all"));
 }
 
 void TokenStage::CountToken(const Sequence& sequence, absl::Time now) {
-  if (sequence.num_generated() > 0) return observer_->OnInterToken(now - sequence.last_token);
+  if (sequence.first_token != absl::InfiniteFuture()) {
+    return observer_->OnInterToken(now - sequence.last_token);
+  }
   // The choices of a request have one prompt.
   const int64_t num_prompt_tokens = sequence.index == 0 ? sequence.num_prompt_tokens() : 0;
   observer_->OnFirstToken(now - sequence.arrival, num_prompt_tokens);
 }
 
-absl::StatusOr<int32_t> TokenStage::Choose(Sequence& sequence, float* logits) {
-  GrammarMatcher* const matcher = sequence.matcher.get();
-  const uint32_t* bits = nullptr;
-  if (matcher != nullptr) {
-    if (absl::Status status = masks_.Wait(matcher); !status.ok()) return status;
-    bits = matcher->mask().data();
+void TokenStage::Deliver(Sequence& sequence, int64_t row, int32_t token_id, absl::Time now) {
+  absl::Status status;
+  if (token_id < 0) {
+    status = WhyNoToken(sequence, token_id == kernels::kLogitsNan);
+  } else if (sequence.matcher != nullptr) {
+    status = sequence.matcher->Accept(token_id);
   }
-  const int32_t token_id =
-      sequence.sampler.Sample(*model_->backend, logits, model_->info.vocabulary_size, bits);
-  if (token_id < 0) return WhyNoToken(sequence, logits);
-  if (matcher != nullptr) {
-    if (absl::Status status = matcher->Accept(token_id); !status.ok()) return status;
-  }
-  return token_id;
-}
-
-void TokenStage::Deliver(Sequence& sequence, float* logits, absl::Time now) {
-  const std::optional<int32_t> num_top = sequence.request.sampling.logprobs;
-  std::vector<float> raw;  // sampling overwrites logits
-  if (num_top.has_value()) raw = OnHost(logits);
-  const absl::StatusOr<int32_t> token_id = Choose(sequence, logits);
-  if (!token_id.ok()) {
-    ended_.push_back({&sequence, token_id.status(), FinishReason::kAborted});
+  if (!status.ok()) {
+    ended_.push_back({&sequence, status, FinishReason::kAborted});
     return;
   }
   CountToken(sequence, now);
   std::vector<TokenLogprobs> logprobs;
-  if (num_top.has_value()) {
-    logprobs.push_back(LogprobsOf(raw, *token_id, *num_top, *model_->tokenizer));
+  if (const auto num_top = sequence.request.sampling.logprobs; num_top.has_value()) {
+    const auto raw = std::ranges::find_if(raw_, [&](const RawLogits& logits) {
+      return logits.sequence == &sequence && logits.row == row;
+    });
+    logprobs.push_back(LogprobsOf(raw->logits, token_id, *num_top, *model_->tokenizer));
   }
-  if (sequence.AcceptToken(*token_id, now, std::move(logprobs))) {
+  if (sequence.AcceptToken(token_id, now, std::move(logprobs))) {
     ended_.push_back({&sequence, absl::OkStatus(), sequence.finish.reason});
   }
 }

@@ -2,23 +2,25 @@
 #define NSA_ENGINE_TOKEN_STAGE_H_
 
 #include <cstdint>
+#include <deque>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/batch.h"
 #include "engine/grammar/mask_worker.h"
 #include "engine/loaded_model.h"
 #include "engine/metrics.h"
 #include "engine/request.h"
+#include "engine/sampler.h"
 #include "engine/sequence.h"
+#include "kernels/ops/sample.h"
 
 namespace nsa::engine {
 
-/// What becomes of a step's logits: a token of each sequence, told to its sink, and the ends that
-/// follow. Engine thread; `model` and `observer` outlive it.
+/// What becomes of a step's logits: how tokens are drawn from them, who is told of a token, and the
+/// ends that follow. Engine thread; `model` and `observer` outlive it.
 class TokenStage {
  public:
   struct Ended {
@@ -36,30 +38,42 @@ class TokenStage {
   /// It has left that step.
   void Forget(Sequence& sequence);
 
-  /// Row `row` of `entry`, whose sequence this is; rows come in order. `logits`
-  /// [vocabulary_size] are in the backend's memory and overwritten.
-  void Take(Sequence& sequence, const BatchEntry& entry, int64_t row, float* logits);
+  /// ModelRunner::TokenChooser for `entry`, whose sequence this is; rows come in order, and may all
+  /// be asked before the first is taken.
+  bool Ask(Sequence& sequence, const BatchEntry& entry, int64_t row, int32_t place,
+           const float* logits, kernels::SampleParams& params);
+  void Take(Sequence& sequence, const BatchEntry& entry, int64_t row, int32_t token_id);
+  /// A step's tokens have been taken, and no other's are to come.
+  void EndStep() { raw_.clear(); }
 
   /// Those that have ended since the last call.
   std::vector<Ended> TakeEnded() { return std::exchange(ended_, {}); }
 
  private:
+  /// Logits of a row whose log-probabilities are wanted: sampling overwrites them.
+  struct RawLogits {
+    const Sequence* sequence;
+    int64_t row;
+    std::vector<float> logits;
+  };
+
   /// Whether row > 0 of a verified draft says something: the tokens up to it were right.
   bool DraftHolds(const Sequence& sequence, const BatchEntry& entry, int64_t row) const;
-  void Deliver(Sequence& sequence, float* logits, absl::Time now);
+  bool HasEnded(const Sequence& sequence) const;
+  void Deliver(Sequence& sequence, int64_t row, int32_t token_id, absl::Time now);
   void TakePromptRow(Sequence& sequence, int64_t position, const float* logits);
   /// Copies logits to where the host reads them.
   const std::vector<float>& OnHost(const float* logits);
-  /// The token, or why there is none.
-  absl::StatusOr<int32_t> Choose(Sequence& sequence, float* logits);
   void CountToken(const Sequence& sequence, absl::Time now);
-  absl::Status WhyNoToken(const Sequence& sequence, const float* logits);
+  static absl::Status WhyNoToken(const Sequence& sequence, bool has_nan);
 
   const LoadedModel* model_;
   MetricsObserver* observer_;
   std::vector<Ended> ended_;
   MaskWorker masks_;
-  std::vector<float> host_logits_;  // [vocabulary_size]
+  std::vector<float> host_logits_;    // [vocabulary_size]
+  std::vector<RawLogits> raw_;        // of this step
+  std::deque<Sampler::Lists> lists_;  // by place
 };
 
 }  // namespace nsa::engine

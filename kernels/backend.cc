@@ -21,6 +21,12 @@ void Backend::WriteAhead(void* target, const void* source, int64_t num_bytes) {
 
 std::unique_ptr<SideCopies> Backend::MakeSideCopies() { return nullptr; }
 
+Memory Backend::AllocateForReads(int64_t num_bytes) { return AllocateHost(num_bytes); }
+
+void Backend::ReadLater(void* target, const void* source, int64_t num_bytes) {
+  Read(target, source, num_bytes);
+}
+
 void Backend::SparseAttn(const SparseAttnParams& params) {
   using Clock = std::chrono::steady_clock;
   SparseAttnTimes unused;

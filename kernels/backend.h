@@ -39,10 +39,10 @@ struct StoredMatrix {
 /// result do not depend on how many rows, segments, threads or calls there are.
 ///
 /// What operators read and write is memory of this backend (Allocate, Array), but for what changes
-/// with every step and comes from the host: segments and their page tables, ids, n of each row
-/// (row_num_selected_blocks), and all of SampleParams but the logits. The host may touch what was
-/// written after Read, and at once where a backend has no memory of its own (free_bytes() is
-/// nothing).
+/// with every step and comes from the host: segments and their page tables, ids and places, n of
+/// each row (row_num_selected_blocks), and all of SampleParams but logits and token. The host may
+/// touch what was written after Read, and at once where a backend is not asynchronous and has no
+/// memory of its own (free_bytes() is nothing).
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -64,8 +64,20 @@ class Backend {
   /// it left; else null. What is returned goes before the backend does.
   virtual std::unique_ptr<SideCopies> MakeSideCopies();
 
-  /// Opens a step: what the host gave to operators before may have changed, or be gone. Within a
-  /// step it stays as it is.
+  /// Whether calls only ask for what is done behind them: it pays then to ask for a step before
+  /// the results of the one before have been looked at.
+  virtual bool is_asynchronous() const { return false; }
+  /// Host memory for ReadLater, zeroed; without data where there is not enough.
+  virtual Memory AllocateForReads(int64_t num_bytes);
+  /// A Read into memory of AllocateForReads that is done when Wait returns for a later Mark.
+  virtual void ReadLater(void* target, const void* source, int64_t num_bytes);
+  /// A place in the order of calls.
+  virtual int64_t Mark() { return 0; }
+  /// Until all that was asked before the mark is done.
+  virtual void Wait(int64_t mark) { (void)mark; }
+
+  /// Opens a step: what the host gave to operators before may have changed, or be gone, whether
+  /// they are done or not. Within a step it stays as it is.
   virtual void BeginStep() {}
 
   /// The matrix for Embed. `matrix` outlives what is returned.
@@ -93,7 +105,8 @@ class Backend {
   virtual void FullAttn(const FullAttnParams& params) = 0;
   virtual void Merge(const MergeParams& params) = 0;
   virtual void PageAges(const PageAgesParams& params) = 0;
-  virtual void Sample(const SampleParams& params) = 0;
+  /// Each row for itself; a row's lists are the host's, its logits and token the backend's.
+  virtual void Sample(std::span<const SampleParams> rows) = 0;
 };
 
 /// Scalar float32, one thread: the oracle.

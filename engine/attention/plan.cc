@@ -214,15 +214,20 @@ void AttentionWorkspace::CountAges(kernels::Backend& backend, const kernels::Att
 }
 
 PageAges AttentionWorkspace::TakeAges(kernels::Backend& backend) {
-  PageAges ages{};
-  if (!has_new_ages_) return ages;
-  has_new_ages_ = false;
   // They are not cleared: that would be a second wait.
-  PageAges all{};
-  backend.Read(all.data(), ages_.data(), ages_.num_bytes());
-  for (size_t i = 0; i < ages.size(); ++i) ages[i] = all[i] - ages_taken_[i];
-  ages_taken_ = all;
+  if (std::exchange(has_new_ages_, false)) {
+    backend.Read(ages_read_.data(), ages_.data(), ages_.num_bytes());
+  }
+  PageAges ages{};
+  for (size_t i = 0; i < ages.size(); ++i) ages[i] = ages_read_[i] - ages_taken_[i];
+  ages_taken_ = ages_read_;
   return ages;
+}
+
+bool AttentionWorkspace::ReadAgesLater(kernels::Backend& backend, PageAges* target) {
+  if (!std::exchange(has_new_ages_, false)) return false;
+  backend.ReadLater(target->data(), ages_.data(), ages_.num_bytes());
+  return true;
 }
 
 absl::StatusOr<AttentionPlan> AttentionPlan::Resolve(const AttentionSpec& spec,

@@ -46,8 +46,13 @@ class AttentionWorkspace {
   /// Adds what stands in selected() for the query's rows.
   void CountAges(kernels::Backend& backend, const kernels::AttentionQuery& query,
                  int sel_block_size);
-  /// What CountAges added since the last call. Waits for the backend where that was called at all.
+  /// What CountAges added since the last call. Waits for the backend where that was called at all,
+  /// and its result was not asked for.
   PageAges TakeAges(kernels::Backend& backend);
+  /// Asks for it (Backend::ReadLater), to be given to SetAges when it is there; false: there is
+  /// nothing new.
+  bool ReadAgesLater(kernels::Backend& backend, PageAges* target);
+  void SetAges(const PageAges& ages) { ages_read_ = ages; }
 
   /// Of AttentionPlan::Run, since the last call.
   AttentionTimes TakeTimes() { return std::exchange(times_, {}); }
@@ -63,6 +68,7 @@ class AttentionWorkspace {
   kernels::Array<int32_t> selected_;      // [max_rows, num_kv_heads, max_selected_blocks]
   kernels::Array<int32_t> num_selected_;  // [max_rows, num_kv_heads]
   kernels::Array<int64_t> ages_;          // [kNumPageAges], of all steps
+  PageAges ages_read_{};                  // as they were lately
   PageAges ages_taken_{};                 // of those that TakeAges has told
   bool has_new_ages_ = false;
   AttentionTimes times_;

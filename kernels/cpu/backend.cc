@@ -40,7 +40,9 @@ class CpuBackend final : public Backend {
   void FullAttn(const FullAttnParams& p) override { cpu::FullAttn(context_, p); }
   void Merge(const MergeParams& p) override { cpu::Merge(context_, p); }
   void PageAges(const PageAgesParams& p) override { cpu::PageAges(context_, p); }
-  void Sample(const SampleParams& p) override { cpu::Sample(context_, p); }
+  void Sample(std::span<const SampleParams> rows) override {
+    for (const SampleParams& p : rows) cpu::Sample(context_, p);
+  }
 
  private:
   cpu::Context context_;

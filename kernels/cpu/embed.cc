@@ -15,9 +15,15 @@ void Embed(Context& context, const EmbedParams& params) {
   context.pool.ParallelFor(num_tasks, [&](int64_t task, int) {
     const int64_t end = std::min((task + 1) * kRowsPerTask, params.num_rows);
     for (int64_t r = task * kRowsPerTask; r < end; ++r) {
-      NSA_CHECK(params.ids[r] >= 0 && params.ids[r] < params.table.num_rows);
       float* y = params.y + r * columns;
-      DequantizeRow(params.table.type, data + params.ids[r] * row_bytes, columns, y);
+      const bool is_sampled = params.places != nullptr && params.places[r] >= 0;
+      const int32_t id = is_sampled ? params.sampled[params.places[r]] : params.ids[r];
+      if (is_sampled && id < 0) {
+        std::fill_n(y, columns, 0.0f);
+        continue;
+      }
+      NSA_CHECK(id >= 0 && id < params.table.num_rows);
+      DequantizeRow(params.table.type, data + id * row_bytes, columns, y);
       if (params.scale == 1) continue;
       for (int64_t i = 0; i < columns; ++i) y[i] *= params.scale;
     }

@@ -100,8 +100,9 @@ int64_t Collect(const float* logits, int64_t size, float floor, Candidate* targe
 }
 
 void SampleForTarget(Context& context, const SampleParams& p) {
-  *p.token_id = -1;
+  *p.token_id = kLogitsNan;
   if (HasNan(p.logits, p.vocabulary_size)) return;
+  *p.token_id = kNoToken;
   AdjustLogits(p);
   const int64_t best_id = ArgMax(p.logits, p.vocabulary_size);
   if (best_id < 0) return;

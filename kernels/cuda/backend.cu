@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <optional>
@@ -29,6 +30,10 @@ constexpr int64_t kPackBytes = int64_t{16} << 20;
 /// Rows that Gemm must be able to take at once (cuda.h).
 constexpr int64_t kLeastGemmRows = 8;
 
+/// Places in the order of calls that can be told apart: of two steps under way, and of others'
+/// calls.
+constexpr int64_t kNumMarks = 4;
+
 /// What one launch leaves to the next: parts of splits, quantised activations. A larger device has
 /// more rows to keep busy.
 int64_t WorkspaceBytes(const DeviceProperties& device) {
@@ -56,14 +61,13 @@ class CudaBackend final : public Backend {
   explicit CudaBackend(DeviceProperties device)
       : device_(std::move(device)),
         inputs_(stream_.stream, kHostInputBytes),
-        workspace_(Allocate(WorkspaceBytes(device_))),
-        token_id_(Allocate(sizeof(int32_t))) {
+        workspace_(Allocate(WorkspaceBytes(device_))) {
     stream().queue = &queue_;
-    if (workspace_.data() == nullptr || token_id_.data() == nullptr) throw std::bad_alloc();
+    if (workspace_.data() == nullptr) throw std::bad_alloc();
   }
   ~CudaBackend() override {
     Flush();
-    Wait(stream());
+    cuda::Wait(stream());
   }
 
   std::string Description() const override {
@@ -79,7 +83,7 @@ class CudaBackend final : public Backend {
   void Write(void* target, const void* source, int64_t num_bytes) override {
     Flush();
     CopyBytes(stream(), target, source, num_bytes);
-    Wait(stream());
+    cuda::Wait(stream());
   }
   void Read(void* target, const void* source, int64_t num_bytes) override {
     Write(target, source, num_bytes);
@@ -96,12 +100,31 @@ class CudaBackend final : public Backend {
     inputs_.BeginStep();
   }
 
+  bool is_asynchronous() const override { return true; }
+  Memory AllocateForReads(int64_t num_bytes) override {
+    Memory memory = AllocatePinned(num_bytes);
+    if (memory.data() != nullptr) std::memset(memory.data(), 0, static_cast<size_t>(num_bytes));
+    return memory;
+  }
+  void ReadLater(void* target, const void* source, int64_t num_bytes) override {
+    Flush();
+    CopyBytes(stream(), target, source, num_bytes);
+  }
+  int64_t Mark() override {
+    Flush();
+    marks_[++num_marks_ % kNumMarks].Record(stream());
+    return num_marks_;
+  }
+  /// For a later mark, where its own event has been used again.
+  void Wait(int64_t mark) override { marks_[mark % kNumMarks].WaitFor(); }
+
   StoredMatrix Store(const WeightMatrix& matrix) override;
   std::unique_ptr<PackedMatrix> Pack(std::span<const WeightMatrix> parts) override;
 
   void Embed(const EmbedParams& p) override {
     EmbedParams q = p;
     q.ids = inputs_.Place(p.ids, p.num_rows);
+    q.places = inputs_.Place(p.places, p.num_rows);
     cuda::Embed(stream(), q);
   }
   void RmsNorm(const RmsNormParams& p) override { cuda::RmsNorm(stream(), p); }
@@ -128,7 +151,7 @@ class CudaBackend final : public Backend {
   void CmpAttn(const CmpAttnParams& p) override { Attend(&cuda::CmpAttn, p); }
   void ScoreTopk(const ScoreTopkParams& p) override {
     ScoreTopkParams q = p;
-    q.row_num_selected_blocks = inputs_.Place(p.row_num_selected_blocks, ShapeOf(p).num_rows);
+    q.row_num_selected_blocks = inputs_.Place(p.row_num_selected_blocks, EndRow(p.query));
     NeedWorkspace(ScoreTopkRowFloats(p, ShapeOf(p)));
     Attend(&cuda::ScoreTopk, q);
   }
@@ -140,7 +163,7 @@ class CudaBackend final : public Backend {
     cuda::PageAges(stream(), WithSegments(p), ShapeOf(p.segments, p.num_segments));
   }
 
-  void Sample(const SampleParams& p) override;
+  void Sample(std::span<const SampleParams> rows) override;
 
  private:
   /// Made first and ended last: members enqueue work on it.
@@ -153,7 +176,7 @@ class CudaBackend final : public Backend {
   };
 
   Stream& stream() { return stream_.stream; }
-  void Flush() { queue_.Flush(stream()); }
+  void Flush() { queue_.Flush(stream(), inputs_.area()); }
   Workspace workspace() const {
     return {reinterpret_cast<float*>(workspace_.data()),
             workspace_.num_bytes() / static_cast<int64_t>(sizeof(float))};
@@ -173,6 +196,15 @@ class CudaBackend final : public Backend {
   }
   static SegmentsShape ShapeOf(const AttentionSegment* segments, int num_segments) {
     return cuda::ShapeOf(segments, num_segments);
+  }
+
+  /// Behind the last row of the call's arrays, which may have rows of other calls before its own.
+  static int64_t EndRow(const AttentionQuery& query) {
+    int64_t end = 0;
+    for (int s = 0; s < query.num_segments; ++s) {
+      end = std::max(end, int64_t{query.segments[s].row_begin} + query.segments[s].num_rows);
+    }
+    return end;
   }
 
   template <typename Params>
@@ -198,7 +230,9 @@ class CudaBackend final : public Backend {
   LaunchQueue queue_;
   HostInputs inputs_;
   Memory workspace_;
-  Memory token_id_;
+  Event marks_[kNumMarks];
+  int64_t num_marks_ = 0;
+  std::vector<SampleParams> sampled_;  // of one call, with the device's lists
 };
 
 std::unique_ptr<PackedMatrix> CudaBackend::Pack(std::span<const WeightMatrix> parts) {
@@ -227,15 +261,16 @@ StoredMatrix CudaBackend::Store(const WeightMatrix& matrix) {
   return stored;
 }
 
-void CudaBackend::Sample(const SampleParams& p) {
-  SampleParams q = p;
-  q.counts = inputs_.Copy(p.counts, p.num_counts);
-  q.biases = inputs_.Copy(p.biases, p.num_biases);
-  q.banned = inputs_.Copy(p.banned, p.num_banned);
-  q.allowed = inputs_.Copy(p.allowed, p.num_allowed);
-  q.token_id = reinterpret_cast<int32_t*>(token_id_.data());
-  cuda::Sample(stream(), q);
-  Read(p.token_id, token_id_.data(), sizeof(int32_t));
+void CudaBackend::Sample(std::span<const SampleParams> rows) {
+  sampled_.assign(rows.begin(), rows.end());
+  for (SampleParams& row : sampled_) {
+    row.counts = inputs_.Copy(row.counts, row.num_counts);
+    row.biases = inputs_.Copy(row.biases, row.num_biases);
+    row.banned = inputs_.Copy(row.banned, row.num_banned);
+    row.allowed = inputs_.Copy(row.allowed, row.num_allowed);
+  }
+  const auto num_rows = static_cast<int64_t>(sampled_.size());
+  cuda::SampleBatch(stream(), inputs_.Copy(sampled_.data(), num_rows), num_rows);
 }
 
 }  // namespace

@@ -37,15 +37,18 @@ NSA_KERNEL(kThreads)
 EmbedKernel(NSA_ARGS Args args) {
   const EmbedParams& p = args.params;
   const int64_t columns = p.table.num_columns;
-  const int64_t id = p.ids[CtaX()];
-  DeviceCheck(id >= 0 && id < p.table.num_rows);
+  const bool is_sampled = p.places != nullptr && p.places[CtaX()] >= 0;
+  const int64_t id = is_sampled ? p.sampled[p.places[CtaX()]] : p.ids[CtaX()];
+  const bool is_token = !is_sampled || id >= 0;
+  DeviceCheck(!is_token || (id >= 0 && id < p.table.num_rows));
   const uint8_t* row = static_cast<const uint8_t*>(p.table.data) + id * args.row_bytes;
   float* y = p.y + CtaX() * columns;
   const int64_t begin = CtaY() * kColumnsPerCta + ThreadIndex();
   NSA_UNROLL
   for (int i = 0; i < kColumnsPerCta / kThreads; ++i) {
     const int64_t column = begin + i * kThreads;
-    if (column < columns) y[column] = TableElement<kType>(row, column) * p.scale;
+    if (column >= columns) continue;
+    y[column] = is_token ? TableElement<kType>(row, column) * p.scale : 0.0f;
   }
 }
 

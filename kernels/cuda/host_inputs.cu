@@ -20,32 +20,38 @@ int64_t PageTableBytes(const AttentionSegment& segment) {
 
 }  // namespace
 
-HostInputs::HostInputs(Stream& stream, int64_t num_bytes) : stream_(stream) { Allocate(num_bytes); }
+HostInputs::HostInputs(Stream& stream, int64_t num_bytes) : stream_(stream) {
+  for (Area& area : areas_) Allocate(area, num_bytes);
+}
 
-void HostInputs::Allocate(int64_t num_bytes) {
-  pinned_ = AllocatePinned(num_bytes);
-  device_ = AllocateDevice(num_bytes);
-  if (pinned_.data() == nullptr || device_.data() == nullptr) throw std::bad_alloc();
-  used_ = 0;
+void HostInputs::Allocate(Area& area, int64_t num_bytes) {
+  area.pinned = AllocatePinned(num_bytes);
+  area.device = AllocateDevice(num_bytes);
+  if (area.pinned.data() == nullptr || area.device.data() == nullptr) throw std::bad_alloc();
+  area.used = 0;
 }
 
 void HostInputs::BeginStep() {
-  // Copies out of the pinned memory may still be under way.
-  if (used_ > 0) Wait(stream_);
-  used_ = 0;
-  outgrown_.clear();
+  area_in_use().is_read.Record(stream_);
+  current_ = 1 - current_;
+  Area& area = area_in_use();
+  // Copies out of its pinned memory may still be under way.
+  area.is_read.WaitFor();
+  area.used = 0;
+  area.outgrown.clear();
   placed_.clear();
 }
 
 HostInputs::Piece HostInputs::Take(int64_t num_bytes) {
-  if (used_ + num_bytes > pinned_.num_bytes()) {
-    const int64_t grown = std::max(2 * pinned_.num_bytes(), num_bytes);
-    outgrown_.push_back(std::move(pinned_));
-    outgrown_.push_back(std::move(device_));
-    Allocate(grown);
+  Area& area = area_in_use();
+  if (area.used + num_bytes > area.pinned.num_bytes()) {
+    const int64_t grown = std::max(2 * area.pinned.num_bytes(), num_bytes);
+    area.outgrown.push_back(std::move(area.pinned));
+    area.outgrown.push_back(std::move(area.device));
+    Allocate(area, grown);
   }
-  const Piece piece = {pinned_.data() + used_, device_.data() + used_};
-  used_ += RoundUp(num_bytes);
+  const Piece piece = {area.pinned.data() + area.used, area.device.data() + area.used};
+  area.used += RoundUp(num_bytes);
   return piece;
 }
 

@@ -9,9 +9,9 @@ namespace {
 
 // Fewer launches are as quick one by one.
 constexpr size_t kMinGraphNodes = 8;
-// Batch sizes in use, times the shapes that a growing context goes through.
-constexpr size_t kMaxGraphs = 16;
-constexpr size_t kMaxSeen = 32;
+// Batch sizes in use, times the shapes that a growing context goes through, times two areas.
+constexpr size_t kMaxGraphs = 32;
+constexpr size_t kMaxSeen = 64;
 constexpr int64_t kAlignment = 16;
 
 bool IsSameShape(const LaunchNode& a, const LaunchNode& b) {
@@ -27,13 +27,14 @@ void LaunchQueue::Chain::Bind() {
 }
 
 bool LaunchQueue::Chain::HasShapeOf(const Chain& other) const {
-  return std::ranges::equal(nodes, other.nodes, IsSameShape);
+  return area == other.area && std::ranges::equal(nodes, other.nodes, IsSameShape);
 }
 
-/// FNV-1a (Fowler, Noll, Vo) over what IsSameShape compares.
+/// FNV-1a (Fowler, Noll, Vo) over what HasShapeOf compares.
 uint64_t LaunchQueue::Chain::Signature() const {
   uint64_t hash = 14695981039346656037u;
   const auto mix = [&hash](uint64_t value) { hash = (hash ^ value) * 1099511628211u; };
+  mix(static_cast<uint64_t>(area));
   for (const LaunchNode& node : nodes) {
     mix(reinterpret_cast<uintptr_t>(node.function));
     mix(static_cast<uint64_t>(node.shape.grid_x));
@@ -97,8 +98,9 @@ void LaunchQueue::Make(Stream& stream) {
   UpdateAndLaunch(cached, stream);
 }
 
-void LaunchQueue::Flush(Stream& stream) {
+void LaunchQueue::Flush(Stream& stream, int area) {
   if (chain_.nodes.empty()) return;
+  chain_.area = area;
   ++num_flushes_;
   const bool is_long = chain_.nodes.size() >= kMinGraphNodes;
   if (CachedGraph* cached = is_long ? Find(chain_) : nullptr; cached != nullptr) {

@@ -48,8 +48,9 @@ class LaunchQueue {
 
   /// Copies the argument.
   void Add(const LaunchNode& node);
-  /// Enqueues all. To be called before anything else is enqueued that needs them done.
-  void Flush(Stream& stream);
+  /// Enqueues all. To be called before anything else is enqueued that needs them done. Chains of
+  /// two areas of inputs have graphs of their own, whose arguments then stay as they are.
+  void Flush(Stream& stream, int area = 0);
 
   const Counts& counts() const { return counts_; }
 
@@ -59,6 +60,7 @@ class LaunchQueue {
     std::vector<LaunchNode> nodes;  // `argument` is set by Bind alone
     std::vector<int64_t> offsets;   // of arguments
     std::vector<std::byte> arguments;
+    int area = 0;
 
     void Bind();
     bool HasShapeOf(const Chain& other) const;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "kernels/cuda/device_types.h"
 #include "kernels/memory.h"
@@ -28,19 +29,6 @@ std::optional<DeviceProperties> OpenDevice(std::string& error);
 Stream CreateStream();
 void DestroyStream(Stream& stream);
 
-/// A place in a stream's order. `handle` is a cudaEvent_t.
-struct Event {
-  void* handle = nullptr;
-};
-Event CreateEvent();
-void DestroyEvent(Event& event);
-/// The event happens when all that was enqueued is done; what it stood for before is forgotten.
-void Record(Stream& stream, Event& event);
-/// What is enqueued from now on begins behind the event.
-void WaitFor(Stream& stream, const Event& event);
-/// Whether it has happened since it was recorded; does not wait.
-bool HasHappened(const Event& event);
-
 /// Bytes that AllocateDevice may still give.
 int64_t FreeDeviceBytes();
 /// Zeroed, 256-byte aligned; without data where there is not enough. Its end waits for the device.
@@ -53,6 +41,32 @@ Memory AllocatePinned(int64_t num_bytes);
 void CopyBytes(Stream& stream, void* target, const void* source, int64_t num_bytes);
 /// Waits until all that was enqueued is done.
 void Wait(Stream& stream);
+
+/// A place in a stream's order.
+class Event {
+ public:
+  Event();
+  ~Event();
+  Event(Event&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Event& operator=(Event&& other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+
+  /// Behind all that was enqueued so far; what it stood for before is forgotten.
+  void Record(Stream& stream);
+  /// Until what was enqueued before it is done; at once where it was never recorded.
+  void WaitFor();
+  /// Whether that is done; does not wait.
+  bool HasHappened() const;
+
+  void* handle() const { return handle_; }
+
+ private:
+  void* handle_;  // cudaEvent_t; null where it was moved from
+};
+/// What is enqueued from now on begins behind the event; the host does not wait.
+void WaitFor(Stream& stream, const Event& event);
 
 }  // namespace nsa::kernels::cuda
 

@@ -94,38 +94,6 @@ void DestroyStream(Stream& stream) {
   stream.handle = nullptr;
 }
 
-namespace {
-
-cudaEvent_t HandleOf(const Event& event) { return static_cast<cudaEvent_t>(event.handle); }
-
-}  // namespace
-
-Event CreateEvent() {
-  cudaEvent_t handle = nullptr;
-  CheckCuda(cudaEventCreateWithFlags(&handle, cudaEventDisableTiming), "making an event");
-  return {.handle = handle};
-}
-
-void DestroyEvent(Event& event) {
-  CheckCuda(cudaEventDestroy(HandleOf(event)), "ending an event");
-  event.handle = nullptr;
-}
-
-void Record(Stream& stream, Event& event) {
-  CheckCuda(cudaEventRecord(HandleOf(event), HandleOf(stream)), "recording an event");
-}
-
-void WaitFor(Stream& stream, const Event& event) {
-  CheckCuda(cudaStreamWaitEvent(HandleOf(stream), HandleOf(event), 0), "ordering streams");
-}
-
-bool HasHappened(const Event& event) {
-  const cudaError_t status = cudaEventQuery(HandleOf(event));
-  if (status == cudaErrorNotReady) return false;
-  CheckCuda(status, "asking for an event");
-  return true;
-}
-
 int64_t FreeDeviceBytes() {
   size_t free = 0, total = 0;
   CheckCuda(cudaMemGetInfo(&free, &total), "asking for free memory");
@@ -240,6 +208,41 @@ std::unique_ptr<LaunchGraph> MakeLaunchGraph(const std::vector<LaunchNode>& node
 
 void Wait(Stream& stream) {
   CheckCuda(cudaStreamSynchronize(HandleOf(stream)), "waiting for the device");
+}
+
+namespace {
+
+cudaEvent_t HandleOf(const Event& event) { return static_cast<cudaEvent_t>(event.handle()); }
+
+}  // namespace
+
+Event::Event() {
+  cudaEvent_t handle = nullptr;
+  CheckCuda(cudaEventCreateWithFlags(&handle, cudaEventDisableTiming), "making an event");
+  handle_ = handle;
+}
+
+Event::~Event() {
+  if (handle_ != nullptr) CheckCuda(cudaEventDestroy(HandleOf(*this)), "ending an event");
+}
+
+void Event::Record(Stream& stream) {
+  CheckCuda(cudaEventRecord(HandleOf(*this), HandleOf(stream)), "recording an event");
+}
+
+void Event::WaitFor() {
+  CheckCuda(cudaEventSynchronize(HandleOf(*this)), "waiting for the device");
+}
+
+bool Event::HasHappened() const {
+  const cudaError_t status = cudaEventQuery(HandleOf(*this));
+  if (status == cudaErrorNotReady) return false;
+  CheckCuda(status, "asking for an event");
+  return true;
+}
+
+void WaitFor(Stream& stream, const Event& event) {
+  CheckCuda(cudaStreamWaitEvent(HandleOf(stream), HandleOf(event), 0), "ordering streams");
 }
 
 }  // namespace nsa::kernels::cuda

@@ -123,13 +123,13 @@ NSA_DEVICE int32_t Draw(const SampleParams& p, float best, const Bins& top, cons
   return IdOf(row, place.key, static_cast<int>(rank));
 }
 
-/// −1, or the token; the same in every thread.
+/// Its result, the same in every thread.
 NSA_DEVICE int32_t SampleOne(const SampleParams& p, const Bins& top, const Bins& part) {
   DeviceCheck(p.vocabulary_size < kMaxVocabulary);
-  if (HasNan(p)) return -1;
+  if (HasNan(p)) return kLogitsNan;
   AdjustOnDevice(p, part.low);
   const Best best = FindBest(p.logits, static_cast<int>(p.vocabulary_size));
-  if (best.id < 0) return -1;
+  if (best.id < 0) return kNoToken;
   if (p.temperature == 0 || p.top_k == 1 || best.logit == Infinity()) return best.id;
   return Draw(p, best.logit, top, part);
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <deque>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/launch_queue.h"
@@ -18,19 +19,13 @@ constexpr int64_t kZeroBytes = int64_t{8} << 20;
 /// Events that nobody waits for are used again: to make one takes longer than a small copy.
 class EventPool {
  public:
-  EventPool() = default;
-  EventPool(const EventPool&) = delete;
-  EventPool& operator=(const EventPool&) = delete;
-  ~EventPool() {
-    for (Event& event : free_) DestroyEvent(event);
-  }
   Event Take() {
-    if (free_.empty()) return CreateEvent();
-    const Event event = free_.back();
+    if (free_.empty()) return Event();
+    Event event = std::move(free_.back());
     free_.pop_back();
     return event;
   }
-  void Give(Event event) { free_.push_back(event); }
+  void Give(Event event) { free_.push_back(std::move(event)); }
 
  private:
   std::vector<Event> free_;
@@ -44,20 +39,19 @@ class CopyLane {
   CopyLane& operator=(const CopyLane&) = delete;
   ~CopyLane() {
     Wait(stream_);
-    for (const Running& copy : running_) events_.Give(copy.end);
     DestroyStream(stream_);
   }
 
   Stream& stream() { return stream_; }
   void End(int64_t ticket) {
     Running copy = {.ticket = ticket, .end = events_.Take()};
-    Record(stream_, copy.end);
-    running_.push_back(copy);
+    copy.end.Record(stream_);
+    running_.push_back(std::move(copy));
   }
   void TakeEnded(std::vector<int64_t>& tickets) {
-    while (!running_.empty() && HasHappened(running_.front().end)) {
+    while (!running_.empty() && running_.front().end.HasHappened()) {
       tickets.push_back(running_.front().ticket);
-      events_.Give(running_.front().end);
+      events_.Give(std::move(running_.front().end));
       running_.pop_front();
     }
   }
@@ -74,11 +68,7 @@ class CopyLane {
 
 class CudaSideCopies final : public SideCopies {
  public:
-  CudaSideCopies(Stream& compute, LaunchQueue& queue)
-      : compute_(compute), queue_(queue), before_(CreateEvent()) {}
-  CudaSideCopies(const CudaSideCopies&) = delete;
-  CudaSideCopies& operator=(const CudaSideCopies&) = delete;
-  ~CudaSideCopies() override { DestroyEvent(before_); }
+  CudaSideCopies(Stream& compute, LaunchQueue& queue) : compute_(compute), queue_(queue) {}
 
   bool has_memory() const { return zeros_.data() != nullptr; }
 
@@ -116,7 +106,7 @@ class CudaSideCopies final : public SideCopies {
   /// reads what stood where something comes in.
   void Begin(CopyLane& lane) {
     queue_.Flush(compute_);
-    Record(compute_, before_);
+    before_.Record(compute_);
     WaitFor(lane.stream(), before_);
   }
 

@@ -7,13 +7,16 @@
 
 namespace nsa::kernels {
 
-/// y[r] = scale · table[ids[r]] dequantised.
+/// y[r] = scale · table[id] dequantised, where id is ids[r]; or, for rows that have a place (≥ 0),
+/// what Sample has left there in `sampled`, and no token (< 0) gives zeros.
 struct EmbedParams {
   WeightMatrix table;            // [vocabulary, hidden]
   const int32_t* ids = nullptr;  // [num_rows], each in [0, table.num_rows)
   float* y = nullptr;            // [num_rows, table.num_columns]
   int64_t num_rows = 0;
   float scale = 1;
+  const int32_t* places = nullptr;   // [num_rows], indices into `sampled` or −1; or null for none
+  const int32_t* sampled = nullptr;  // in the backend's memory
 };
 
 /// y = x / sqrt(mean(x²) + epsilon) · weight (+ y where `accumulate`), for each of a row's groups

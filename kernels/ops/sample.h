@@ -17,11 +17,15 @@ struct LogitBias {
   float bias = 0;
 };
 
+/// In the place of a token: none is left to choose, or some logit is NaN.
+inline constexpr int32_t kNoToken = -1;
+inline constexpr int32_t kLogitsNan = -2;
+
 /// Chooses one token for one row of logits. Order of the steps, as the field does it: repetition
 /// penalty, frequency and presence penalty (generated tokens only), logit_bias, banned tokens,
 /// temperature, top_k, top_p, min_p, draw. `temperature` 0 is argmax; ties go to the lower id.
 /// The draw uses a counter-based generator keyed by (seed, step), so that it depends on nothing
-/// else. `token_id` is −1 where any logit is NaN or no token is left.
+/// else.
 struct SampleParams {
   float* logits = nullptr;  // [vocabulary_size]; overwritten
   int64_t vocabulary_size = 0;
@@ -42,7 +46,7 @@ struct SampleParams {
   float frequency_penalty = 0;
   uint64_t seed = 0;
   uint64_t step = 0;            // index of the generated token
-  int32_t* token_id = nullptr;  // [1] out
+  int32_t* token_id = nullptr;  // [1] out: the token, kNoToken or kLogitsNan
 };
 
 }  // namespace nsa::kernels

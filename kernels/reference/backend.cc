@@ -31,7 +31,9 @@ class ReferenceBackend final : public Backend {
   void FullAttn(const FullAttnParams& p) override { reference::FullAttn(p); }
   void Merge(const MergeParams& p) override { reference::Merge(p); }
   void PageAges(const PageAgesParams& p) override { reference::PageAges(p); }
-  void Sample(const SampleParams& p) override { reference::Sample(p); }
+  void Sample(std::span<const SampleParams> rows) override {
+    for (const SampleParams& p : rows) reference::Sample(p);
+  }
 };
 
 }  // namespace

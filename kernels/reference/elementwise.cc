@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -11,9 +12,15 @@ void Embed(const EmbedParams& params) {
   const int64_t row_bytes = RowBytes(params.table.type, columns);
   const auto* data = static_cast<const uint8_t*>(params.table.data);
   for (int64_t r = 0; r < params.num_rows; ++r) {
-    NSA_CHECK(params.ids[r] >= 0 && params.ids[r] < params.table.num_rows);
     float* y = params.y + r * columns;
-    DequantizeRow(params.table.type, data + params.ids[r] * row_bytes, columns, y);
+    const bool is_sampled = params.places != nullptr && params.places[r] >= 0;
+    const int32_t id = is_sampled ? params.sampled[params.places[r]] : params.ids[r];
+    if (is_sampled && id < 0) {
+      std::fill_n(y, columns, 0.0f);
+      continue;
+    }
+    NSA_CHECK(id >= 0 && id < params.table.num_rows);
+    DequantizeRow(params.table.type, data + id * row_bytes, columns, y);
     if (params.scale == 1) continue;
     for (int64_t i = 0; i < columns; ++i) y[i] *= params.scale;
   }

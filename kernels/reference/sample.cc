@@ -52,10 +52,11 @@ int32_t Draw(const SampleParams& p, const std::vector<Candidate>& candidates) {
 }  // namespace
 
 void Sample(const SampleParams& p) {
-  *p.token_id = -1;
+  *p.token_id = kLogitsNan;
   for (int64_t i = 0; i < p.vocabulary_size; ++i) {
     if (std::isnan(p.logits[i])) return;
   }
+  *p.token_id = kNoToken;
   AdjustLogits(p);
   Candidate best{kBanned, -1};
   for (int64_t i = 0; i < p.vocabulary_size; ++i) {

@@ -68,6 +68,35 @@ TEST(CudaEmbedTest, EqualsTheReference) {
   }
 }
 
+TEST(CudaEmbedTest, TakesTokensFromTheirPlaces) {
+  std::mt19937 random(2);
+  constexpr int64_t kVocabulary = 50, kColumns = 1100;
+  std::vector<float> table(kVocabulary * kColumns);
+  for (float& value : table) value = static_cast<float>(random() % 1000);
+  std::vector<int32_t> ids(20), places(20), sampled(20);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    places[i] = static_cast<int32_t>(random() % 21) - 1;
+    ids[i] = places[i] < 0 ? static_cast<int32_t>(random() % kVocabulary) : -7;
+    sampled[i] = static_cast<int32_t>(random() % (kVocabulary + 2)) - 2;
+  }
+  std::vector<float> expected(20 * kColumns, 7);
+  EmbedParams p = {.table = {table.data(), WeightType::kF32, kVocabulary, kColumns},
+                   .ids = ids.data(),
+                   .y = expected.data(),
+                   .num_rows = 20,
+                   .places = places.data(),
+                   .sampled = sampled.data()};
+  reference::Embed(p);
+  EXPECT_TRUE(SameBits(cuda_host::InEveryOrder([&] {
+                         std::vector<float> y(expected.size(), 7);
+                         p.y = y.data();
+                         cuda::Stream stream;
+                         cuda::Embed(stream, p);
+                         return y;
+                       }),
+                       expected));
+}
+
 TEST(CudaEmbedTest, RefusesAnIdOutsideTheTable) {
   const float table[4] = {};
   float y[2];

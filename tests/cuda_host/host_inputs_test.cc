@@ -7,6 +7,8 @@
 
 #include "kernels/cuda/runtime.h"
 #include "tests/cuda_host/device_memory.h"
+#include "tests/cuda_host/emulator.h"
+#include "tests/cuda_host/streams.h"
 
 namespace nsa::kernels::cuda {
 namespace {
@@ -30,11 +32,42 @@ TEST(HostInputsTest, KeptInputsAreCopiedOnceAStep) {
   EXPECT_EQ(inputs.Place(ids.data(), 3), first);
   EXPECT_NE(inputs.Place(ids.data(), 2), first);
   inputs.BeginStep();
+  EXPECT_EQ(inputs.area(), 1);
+  const std::vector<int32_t> before = ids;
   ids = {4, 5, 6};
   const int32_t* second = inputs.Place(ids.data(), 3);
-  EXPECT_EQ(second, first);  // the same addresses step after step, for graphs
   EXPECT_EQ(Read(stream, second, 3), ids);
+  EXPECT_EQ(Read(stream, first, 3), before);  // whose step may still run
+  inputs.BeginStep();
+  EXPECT_EQ(inputs.area(), 0);
+  EXPECT_EQ(inputs.Place(ids.data(), 3), first);  // the same addresses in turns, for graphs
   EXPECT_EQ(inputs.Place(static_cast<const int32_t*>(nullptr), 3), nullptr);
+}
+
+/// Steps that nobody waits for, on a stream that does nothing before.
+std::vector<const int32_t*> RunSteps(Stream& stream, HostInputs& inputs) {
+  std::vector<const int32_t*> placed;
+  for (int32_t step = 0; step < 3; ++step) {
+    inputs.BeginStep();
+    const std::vector<int32_t> ids = {step, 10 * step};
+    placed.push_back(inputs.Place(ids.data(), 2));
+  }
+  Wait(stream);
+  return placed;
+}
+
+TEST(HostInputsTest, NobodyWritesWhatIsStillToBeCopied) {
+  Stream stream = CreateStream();
+  {
+    HostInputs inputs(stream, 64);
+    const std::vector<const int32_t*> placed = RunSteps(stream, inputs);
+    EXPECT_EQ(placed[2], placed[0]);
+    EXPECT_EQ(Read(stream, placed[2], 2), (std::vector<int32_t>{2, 20}));
+    EXPECT_EQ(Read(stream, placed[1], 2), (std::vector<int32_t>{1, 10}));
+    const cuda_host::IgnoreEvents ignored;
+    EXPECT_THROW(RunSteps(stream, inputs), cuda_host::Error);
+  }
+  DestroyStream(stream);
 }
 
 TEST(HostInputsTest, ChangingInputsAreCopiedEachTime) {

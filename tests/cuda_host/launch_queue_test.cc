@@ -86,9 +86,21 @@ TEST_F(LaunchQueueTest, EachShapeHasItsGraph) {
   EXPECT_EQ(queue_.counts().graph_launches, 6);
 }
 
+TEST_F(LaunchQueueTest, EachAreaOfInputsHasItsGraph) {
+  std::vector<double> x(4, 1.0), y(4, 1.0);
+  for (int step = 0; step < 8; ++step) {
+    Enqueue(stream_, step % 2 == 0 ? x : y, 0.5);
+    queue_.Flush(stream_, step % 2);
+  }
+  EXPECT_EQ(x, y);
+  EXPECT_EQ(queue_.counts().graphs_made, 2);
+  EXPECT_EQ(queue_.counts().graph_launches, 6);
+  EXPECT_EQ(queue_.counts().updates, 0);
+}
+
 TEST_F(LaunchQueueTest, ManyShapesPushTheOldestOut) {
   for (int round = 0; round < 2; ++round) {
-    for (size_t size = 1; size <= 24; ++size) {
+    for (size_t size = 1; size <= 48; ++size) {
       std::vector<double> x(size, 1.0);
       Step(x, 0.5);
       Step(x, 0.75);
@@ -96,7 +108,7 @@ TEST_F(LaunchQueueTest, ManyShapesPushTheOldestOut) {
   }
   std::vector<double> x(24, 1.0);
   Step(x, 0.5);
-  EXPECT_GE(queue_.counts().graphs_made, 24);
+  EXPECT_GE(queue_.counts().graphs_made, 48);
 }
 
 TEST_F(LaunchQueueTest, FewLaunchesGoOneByOne) {

@@ -2,7 +2,6 @@
 
 #include <sys/mman.h>
 
-#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -70,18 +69,7 @@ void SetPinnedBytes(int64_t num_bytes) { TheArena().pinned_bytes = num_bytes; }
 
 namespace nsa::kernels::cuda {
 
-using cuda_host::DeviceMemoryAccess;
 using cuda_host::TheArena;
-
-namespace {
-
-void Run(Stream& stream, const LaunchNode& node) {
-  cuda_host::BeginKernel(stream);
-  const DeviceMemoryAccess access;
-  cuda_host::RunLaunch(node.shape, [&] { node.run(node.function, node.argument); });
-}
-
-}  // namespace
 
 std::optional<DeviceProperties> OpenDevice(std::string&) {
   return DeviceProperties{.name = "emulator",
@@ -106,7 +94,7 @@ Memory AllocateDevice(int64_t num_bytes) {
   NSA_CHECK(arena.used <= cuda_host::kReservedBytes);
   arena.live_bytes += num_bytes;
   return {data, num_bytes, [](std::byte* memory, int64_t size) {
-            cuda_host::EndAllCopies();
+            cuda_host::EndAll();
             TheArena().live_bytes -= size;
             // Its addresses stay, its memory goes back.
             (void)madvise(memory, static_cast<size_t>(cuda_host::RoundUp(size + 1)), MADV_DONTNEED);
@@ -127,44 +115,49 @@ Memory AllocatePinned(int64_t num_bytes) {
           }};
 }
 
-void LaunchNow(Stream& stream, const LaunchNode& node) {
-  ++cuda_host::TheStreamCounts().kernel_launches;
-  Run(stream, node);
-}
-
 namespace {
+
+/// A node with an argument of its own.
+struct OwnedNode {
+  explicit OwnedNode(const LaunchNode& from) : node(from) {
+    const auto* first = static_cast<const std::byte*>(node.argument);
+    argument.assign(first, first + node.argument_bytes);
+  }
+  void Run() const {
+    const cuda_host::DeviceMemoryAccess access;
+    cuda_host::RunLaunch(node.shape, [&] { node.run(node.function, argument.data()); });
+  }
+
+  LaunchNode node;
+  std::vector<std::byte> argument;
+};
+
+void Enqueue(Stream& stream, const OwnedNode& node) {
+  cuda_host::EnqueueKernel(stream, [node] { node.Run(); });
+}
 
 /// Keeps arguments as a graph does: as they were when it was made or updated.
 class HostGraph final : public LaunchGraph {
  public:
   explicit HostGraph(const std::vector<LaunchNode>& nodes) {
-    for (const LaunchNode& node : nodes) nodes_.push_back({node, CopyOf(node)});
+    for (const LaunchNode& node : nodes) nodes_.emplace_back(node);
   }
-  void Update(size_t index, const LaunchNode& node) override {
-    nodes_[index] = {node, CopyOf(node)};
-  }
+  void Update(size_t index, const LaunchNode& node) override { nodes_[index] = OwnedNode(node); }
   void Launch(Stream& stream) override {
     ++cuda_host::TheStreamCounts().graph_launches;
-    for (OwnedNode& owned : nodes_) {
-      owned.node.argument = owned.argument.data();
-      Run(stream, owned.node);
-    }
+    for (const OwnedNode& node : nodes_) Enqueue(stream, node);
   }
 
  private:
-  struct OwnedNode {
-    LaunchNode node;
-    std::vector<std::byte> argument;
-  };
-  static std::vector<std::byte> CopyOf(const LaunchNode& node) {
-    const auto* first = static_cast<const std::byte*>(node.argument);
-    return {first, first + node.argument_bytes};
-  }
-
   std::vector<OwnedNode> nodes_;
 };
 
 }  // namespace
+
+void LaunchNow(Stream& stream, const LaunchNode& node) {
+  ++cuda_host::TheStreamCounts().kernel_launches;
+  Enqueue(stream, OwnedNode(node));
+}
 
 std::unique_ptr<LaunchGraph> MakeLaunchGraph(const std::vector<LaunchNode>& nodes) {
   return std::make_unique<HostGraph>(nodes);

@@ -51,7 +51,7 @@ class Rows {
   /// Logits are overwritten.
   struct Call {
     explicit Call(const Rows& rows)
-        : logits(rows.logits_), params(rows.params_), tokens(logits.size(), -2) {
+        : logits(rows.logits_), params(rows.params_), tokens(logits.size(), -8) {
       for (size_t i = 0; i < params.size(); ++i) {
         params[i].logits = logits[i].data();
         params[i].vocabulary_size = static_cast<int64_t>(logits[i].size());
@@ -92,26 +92,26 @@ TEST(CudaSampleTest, GreedyTakesTheLowestIdOfTheLargest) {
   EXPECT_EQ(Cuda({-0.0f, 0.0f}, {.temperature = 0}), 0);
 }
 
-TEST(CudaSampleTest, NanAnywhereOrNothingLeftGivesMinusOne) {
+TEST(CudaSampleTest, NanAnywhereOrNothingLeftGivesNoToken) {
   for (const size_t at : {0u, 31u, 1500u}) {
     std::vector<float> logits(1501, 1.0f);
     logits[at] = kNan;
     const auto banned = static_cast<int32_t>(at);
-    EXPECT_EQ(Cuda(logits, {.temperature = 0}), -1);
-    EXPECT_EQ(Cuda(logits, {.banned = &banned, .num_banned = 1}), -1);
+    EXPECT_EQ(Cuda(logits, {.temperature = 0}), kLogitsNan);
+    EXPECT_EQ(Cuda(logits, {.banned = &banned, .num_banned = 1}), kLogitsNan);
   }
   const std::vector<float> logits(40, 1.0f);
   std::vector<int32_t> all(40);
   std::iota(all.begin(), all.end(), 0);
   for (const float temperature : {0.0f, 1.0f}) {
     SampleParams p{.banned = all.data(), .num_banned = 40, .temperature = temperature};
-    EXPECT_EQ(Cuda(logits, p), -1);
+    EXPECT_EQ(Cuda(logits, p), kNoToken);
     p.num_banned = 39;
     EXPECT_EQ(Cuda(logits, p), 39);
     EXPECT_EQ(Cuda(logits, {.allowed = all.data(), .num_allowed = 0, .temperature = temperature}),
-              -1);
+              kNoToken);
   }
-  EXPECT_EQ(Cuda(std::vector<float>(20, -kInfinity), {}), -1);
+  EXPECT_EQ(Cuda(std::vector<float>(20, -kInfinity), {}), kNoToken);
 }
 
 TEST(CudaSampleTest, IdsOutsideTheVocabularyAreRefused) {

@@ -158,14 +158,13 @@ TEST_F(SideCopiesDeathTest, ACopyWithoutAnOrderIsFound) {
   queue_.Flush(compute_);
   Stream other = CreateStream();
   EXPECT_DEATH(CopyBytes(other, host(), device(0), kBytes), "not ordered behind kernels");
-  Event event = CreateEvent();
-  Record(compute_, event);
+  Event event;
+  event.Record(compute_);
   cuda_host::SetCopyDelay(3);
   nsa::kernels::cuda::WaitFor(other, event);
   CopyBytes(other, host(), device(0), kBytes);
   Wait(other);
   EXPECT_EQ(Host(), All(5));
-  DestroyEvent(event);
   DestroyStream(other);
 }
 

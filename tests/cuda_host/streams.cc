@@ -7,13 +7,16 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cuda/runtime.h"
 #include "tests/cuda_host/device_memory.h"
+#include "tests/cuda_host/emulator.h"
 
 namespace nsa::cuda_host {
 namespace {
@@ -30,14 +33,18 @@ void Join(Clock& clock, const Clock& other) {
   for (const auto& [stream, work] : other) clock[stream] = std::max(clock[stream], work);
 }
 
-/// Waits for another stream's work, or is a copy.
+/// A kernel, a wait for another stream's work, or a copy.
 struct Pending {
   int64_t work = 0;
+  std::function<void()> kernel;
   int64_t other_stream = -1;
   int64_t other_work = 0;
-  std::byte* target = nullptr;
+  std::byte* target = nullptr;  // of a copy alone
   const std::byte* source = nullptr;
   int64_t num_bytes = 0;
+  std::vector<std::byte> sent;  // what a pinned source held; empty: not looked at
+
+  bool is_copy() const { return target != nullptr; }
 };
 
 struct HostStream {
@@ -57,6 +64,7 @@ struct HostEvent {
 
 struct World {
   int delay = 0;
+  bool ignores_events = false;
   int64_t num_streams = 0;
   std::map<int64_t, HostStream*> streams;
   std::map<const std::byte*, int64_t> pinned;  // begin → bytes
@@ -70,7 +78,7 @@ World& TheWorld() {
 }
 
 HostStream* StreamOf(const Stream& stream) { return static_cast<HostStream*>(stream.handle); }
-HostEvent* EventOf(const Event& event) { return static_cast<HostEvent*>(event.handle); }
+HostEvent& EventOf(const Event& event) { return *static_cast<HostEvent*>(event.handle()); }
 
 bool IsPinned(const std::byte* data, int64_t num_bytes) {
   auto it = TheWorld().pinned.upper_bound(data);
@@ -92,7 +100,7 @@ template <typename Visit>
 void ForEachCopy(Visit&& visit) {
   for (const auto& [number, stream] : TheWorld().streams) {
     for (const Pending& pending : stream->pending) {
-      if (pending.other_stream < 0) visit(pending);
+      if (pending.is_copy()) visit(pending);
     }
   }
 }
@@ -119,19 +127,29 @@ void Open(const std::byte* data, int64_t num_bytes) {
 
 void DoCopy(const Pending& copy) {
   const DeviceMemoryAccess access;
-  Open(copy.target, copy.num_bytes);
-  Open(copy.source, copy.num_bytes);
-  std::memcpy(copy.target, copy.source, static_cast<size_t>(copy.num_bytes));
+  const bool is_watched = TheWorld().delay > 0;
+  if (is_watched) {
+    Open(copy.target, copy.num_bytes);
+    Open(copy.source, copy.num_bytes);
+  }
+  const auto size = static_cast<size_t>(copy.num_bytes);
+  if (!copy.sent.empty() && std::memcmp(copy.sent.data(), copy.source, size) != 0) {
+    throw Error("pinned memory was written before it had been copied to the device");
+  }
+  std::memcpy(copy.target, copy.source, size);
+  if (!is_watched) return;
   ProtectEnds(/*on_device=*/false);
   ProtectEnds(/*on_device=*/true);
 }
 
 void RunUpTo(HostStream& stream, int64_t work) {
   while (!stream.pending.empty() && stream.pending.front().work <= work) {
-    const Pending next = stream.pending.front();
+    const Pending next = std::move(stream.pending.front());
     stream.pending.pop_front();
-    if (next.other_stream < 0) {
+    if (next.is_copy()) {
       DoCopy(next);
+    } else if (next.kernel != nullptr) {
+      next.kernel();
     } else if (const auto other = TheWorld().streams.find(next.other_stream);
                other != TheWorld().streams.end()) {
       RunUpTo(*other->second, next.other_work);
@@ -163,7 +181,7 @@ void CheckOrder(const HostStream& stream, const Pending& copy) {
       broken = "a copy is not ordered behind kernels of another stream";
     }
     for (const Pending& pending : other->pending) {
-      if (pending.other_stream >= 0 || pending.work <= before || !Conflict(pending, copy)) continue;
+      if (!pending.is_copy() || pending.work <= before || !Conflict(pending, copy)) continue;
       broken = "a copy touches what another stream's copy writes, or writes what that reads";
     }
   }
@@ -174,7 +192,12 @@ void CheckOrder(const HostStream& stream, const Pending& copy) {
 
 }  // namespace
 
-void SetCopyDelay(int num_questions) { TheWorld().delay = num_questions; }
+void SetCopyDelay(int num_questions) {
+  EndAll();
+  TheWorld().delay = num_questions;
+}
+IgnoreEvents::IgnoreEvents() { TheWorld().ignores_events = true; }
+IgnoreEvents::~IgnoreEvents() { TheWorld().ignores_events = false; }
 StreamCounts& TheStreamCounts() { return TheWorld().counts; }
 StreamCounts CountsOfStreams() { return TheWorld().counts; }
 
@@ -183,6 +206,7 @@ void NotePinned(const std::byte* begin, int64_t num_bytes) { TheWorld().pinned[b
 void ForgetPinned(const std::byte* begin) {
   const auto it = TheWorld().pinned.find(begin);
   NSA_CHECK(it != TheWorld().pinned.end());
+  if (TheWorld().delay == 0) EndAll();
   ForEachCopy([&](const Pending& copy) {
     for (const std::byte* end : {static_cast<const std::byte*>(copy.target), copy.source}) {
       NSA_CHECK(end < begin || end >= begin + it->second);  // a copy is under way
@@ -191,17 +215,20 @@ void ForgetPinned(const std::byte* begin) {
   TheWorld().pinned.erase(it);
 }
 
-void ProtectCopies() { ProtectEnds(/*on_device=*/true); }
+void ProtectCopies() {
+  if (TheWorld().delay > 0) ProtectEnds(/*on_device=*/true);
+}
 
-void EndAllCopies() {
+void EndAll() {
   for (const auto& [number, stream] : TheWorld().streams) RunUpTo(*stream, stream->num_works);
 }
 
-void BeginKernel(Stream& stream) {
-  if (stream.handle == nullptr) return;
+void EnqueueKernel(Stream& stream, std::function<void()> kernel) {
+  if (stream.handle == nullptr) return kernel();
   HostStream& enqueued = *StreamOf(stream);
-  RunUpTo(enqueued, enqueued.num_works);
   enqueued.last_kernel = ++enqueued.num_works;
+  enqueued.pending.push_back({.work = enqueued.last_kernel, .kernel = std::move(kernel)});
+  if (TheWorld().delay > 0) RunUpTo(enqueued, enqueued.num_works);
 }
 
 }  // namespace nsa::cuda_host
@@ -228,38 +255,50 @@ void DestroyStream(Stream& stream) {
   stream.handle = nullptr;
 }
 
-Event CreateEvent() { return {.handle = std::make_unique<HostEvent>().release()}; }
-void DestroyEvent(Event& event) {
-  const std::unique_ptr<HostEvent> ended(EventOf(event));
-  event.handle = nullptr;
-}
+Event::Event() : handle_(std::make_unique<HostEvent>().release()) {}
+Event::~Event() { delete static_cast<HostEvent*>(handle_); }
 
-void Record(Stream& stream, Event& event) {
+void Event::Record(Stream& stream) {
   const HostStream& recorded = *StreamOf(stream);
-  *EventOf(event) = {recorded.number, recorded.num_works, recorded.before, 0};
+  EventOf(*this) = {recorded.number, recorded.num_works, recorded.before, 0};
 }
 
-void WaitFor(Stream& stream, const Event& event) {
-  HostStream& waiting = *StreamOf(stream);
-  const HostEvent& before = *EventOf(event);
-  cuda_host::Join(waiting.before, before.before);
-  cuda_host::Join(waiting.before, {{before.stream, before.work}});
-  waiting.pending.push_back(
-      {.work = ++waiting.num_works, .other_stream = before.stream, .other_work = before.work});
+namespace {
+
+void Happen(const HostEvent& event) {
+  const auto stream = TheWorld().streams.find(event.stream);
+  if (stream != TheWorld().streams.end()) cuda_host::RunUpTo(*stream->second, event.work);
+  cuda_host::Join(TheWorld().host, event.before);
+  cuda_host::Join(TheWorld().host, {{event.stream, event.work}});
 }
 
-bool HasHappened(const Event& event) {
-  HostEvent& asked = *EventOf(event);
+}  // namespace
+
+void Event::WaitFor() {
+  if (TheWorld().ignores_events) return;
+  ++TheWorld().counts.waits;
+  Happen(EventOf(*this));
+}
+
+bool Event::HasHappened() const {
+  HostEvent& asked = EventOf(*this);
   const auto stream = TheWorld().streams.find(asked.stream);
   if (stream != TheWorld().streams.end()) {
     const auto& pending = stream->second->pending;
     const bool waits = !pending.empty() && pending.front().work <= asked.work;
     if (waits && ++asked.num_questions <= TheWorld().delay) return false;
-    cuda_host::RunUpTo(*stream->second, asked.work);
   }
-  cuda_host::Join(TheWorld().host, asked.before);
-  cuda_host::Join(TheWorld().host, {{asked.stream, asked.work}});
+  Happen(asked);
   return true;
+}
+
+void WaitFor(Stream& stream, const Event& event) {
+  HostStream& waiting = *StreamOf(stream);
+  const HostEvent& before = EventOf(event);
+  cuda_host::Join(waiting.before, before.before);
+  cuda_host::Join(waiting.before, {{before.stream, before.work}});
+  waiting.pending.push_back(
+      {.work = ++waiting.num_works, .other_stream = before.stream, .other_work = before.work});
 }
 
 void Wait(Stream& stream) {
@@ -275,19 +314,28 @@ void CopyBytes(Stream& stream, void* target, const void* source, int64_t num_byt
   cuda_host::Pending copy = {.target = static_cast<std::byte*>(target),
                              .source = static_cast<const std::byte*>(source),
                              .num_bytes = num_bytes};
+  if (num_bytes == 0) return;
   if (stream.handle == nullptr) return cuda_host::DoCopy(copy);
   HostStream& enqueued = *StreamOf(stream);
   cuda_host::CheckOrder(enqueued, copy);
   copy.work = ++enqueued.num_works;
-  const bool is_pinned =
-      cuda_host::IsPinned(copy.target, num_bytes) || cuda_host::IsPinned(copy.source, num_bytes);
-  if (TheWorld().delay == 0 || !is_pinned) {
+  const bool to_pinned = cuda_host::IsPinned(copy.target, num_bytes);
+  const bool from_pinned = cuda_host::IsPinned(copy.source, num_bytes);
+  const bool is_fast = (to_pinned || cuda_host::IsDeviceMemory(copy.target, num_bytes)) &&
+                       (from_pinned || cuda_host::IsDeviceMemory(copy.source, num_bytes));
+  const bool is_watched = TheWorld().delay > 0;
+  if (!is_fast || (is_watched && !to_pinned && !from_pinned)) {
     cuda_host::RunUpTo(enqueued, copy.work);
     return cuda_host::DoCopy(copy);
   }
-  ++TheWorld().counts.delayed_copies;
-  enqueued.pending.push_back(copy);
-  cuda_host::ProtectEnds(/*on_device=*/false);
+  if (is_watched) {
+    ++TheWorld().counts.delayed_copies;
+  } else {
+    if (from_pinned) copy.sent.assign(copy.source, copy.source + num_bytes);
+    if (to_pinned) std::memset(copy.target, 0xA5, static_cast<size_t>(num_bytes));
+  }
+  enqueued.pending.push_back(std::move(copy));
+  if (is_watched) cuda_host::ProtectEnds(/*on_device=*/false);
 }
 
 }  // namespace nsa::kernels::cuda

@@ -73,7 +73,7 @@ class CountingBackend final : public PassingBackend {
   void PageAges(const kernels::PageAgesParams& p) override {
     Count("page_ages"), PassingBackend::PageAges(p);
   }
-  void Sample(const kernels::SampleParams& p) override {
+  void Sample(std::span<const kernels::SampleParams> p) override {
     Count("sample"), PassingBackend::Sample(p);
   }
 

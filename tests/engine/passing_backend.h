@@ -32,6 +32,15 @@ class PassingBackend : public kernels::Backend {
   std::unique_ptr<kernels::SideCopies> MakeSideCopies() override {
     return inner_->MakeSideCopies();
   }
+  bool is_asynchronous() const override { return inner_->is_asynchronous(); }
+  kernels::Memory AllocateForReads(int64_t num_bytes) override {
+    return inner_->AllocateForReads(num_bytes);
+  }
+  void ReadLater(void* target, const void* source, int64_t num_bytes) override {
+    inner_->ReadLater(target, source, num_bytes);
+  }
+  int64_t Mark() override { return inner_->Mark(); }
+  void Wait(int64_t mark) override { inner_->Wait(mark); }
   void BeginStep() override { inner_->BeginStep(); }
   kernels::StoredMatrix Store(const kernels::WeightMatrix& matrix) override {
     return inner_->Store(matrix);
@@ -55,7 +64,7 @@ class PassingBackend : public kernels::Backend {
   void FullAttn(const kernels::FullAttnParams& p) override { inner_->FullAttn(p); }
   void Merge(const kernels::MergeParams& p) override { inner_->Merge(p); }
   void PageAges(const kernels::PageAgesParams& p) override { inner_->PageAges(p); }
-  void Sample(const kernels::SampleParams& p) override { inner_->Sample(p); }
+  void Sample(std::span<const kernels::SampleParams> p) override { inner_->Sample(p); }
 
  protected:
   kernels::Backend& inner() { return *inner_; }

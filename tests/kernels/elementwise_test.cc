@@ -51,6 +51,35 @@ TEST_P(ElementwiseTest, EmbedEqualsTheReference) {
   }
 }
 
+TEST_P(ElementwiseTest, EmbedTakesTokensFromTheirPlaces) {
+  cpu::Context context(2);
+  const float table[] = {1, 2, 3, 4, 5, 6};
+  const int32_t ids[] = {0, -7, 1, -7}, sampled[] = {9, -1, 2}, places[] = {-1, 2, -1, 1};
+  const std::vector<float> expected = {2, 4, 10, 12, 6, 8, 0, 0};
+  for (const bool is_reference : {false, true}) {
+    std::vector<float> y(8, 7);
+    const EmbedParams p{.table = {table, WeightType::kF32, 3, 2},
+                        .ids = ids,
+                        .y = y.data(),
+                        .num_rows = 4,
+                        .scale = 2,
+                        .places = places,
+                        .sampled = sampled};
+    is_reference ? reference::Embed(p) : cpu::Embed(context, p);
+    EXPECT_EQ(y, expected);
+  }
+  const int32_t wrong = 0;
+  float y[2];
+  const EmbedParams p{.table = {table, WeightType::kF32, 3, 2},
+                      .ids = ids,
+                      .y = y,
+                      .num_rows = 1,
+                      .places = &wrong,
+                      .sampled = sampled};
+  EXPECT_DEATH(cpu::Embed(context, p), "check failed");
+  EXPECT_DEATH(reference::Embed(p), "check failed");
+}
+
 TEST_P(ElementwiseTest, EmbedRefusesAnIdOutsideTheTable) {
   cpu::Context context(1);
   float table[4] = {}, y[2];

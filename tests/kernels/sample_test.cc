@@ -25,7 +25,7 @@ class SampleTest : public CpuTargetTest {
  protected:
   int32_t Cpu(const std::vector<float>& logits, SampleParams p) {
     std::vector<float> copy = logits;
-    int32_t token_id = -2;
+    int32_t token_id = -9;
     p.logits = copy.data();
     p.vocabulary_size = static_cast<int64_t>(copy.size());
     p.token_id = &token_id;
@@ -34,7 +34,7 @@ class SampleTest : public CpuTargetTest {
   }
   static int32_t Reference(const std::vector<float>& logits, SampleParams p) {
     std::vector<float> copy = logits;
-    int32_t token_id = -2;
+    int32_t token_id = -9;
     p.logits = copy.data();
     p.vocabulary_size = static_cast<int64_t>(copy.size());
     p.token_id = &token_id;
@@ -63,32 +63,33 @@ TEST_P(SampleTest, GreedyTakesTheLowestIdOfTheLargest) {
   EXPECT_EQ(Cpu({0.0f, kInfinity, kInfinity}, {.temperature = 1}), 1);
 }
 
-TEST_P(SampleTest, NanAnywhereGivesMinusOne) {
+TEST_P(SampleTest, NanAnywhereGivesNoToken) {
   for (size_t size : {1u, 7u, 16u, 50u}) {
     for (size_t at = 0; at < size; ++at) {
       std::vector<float> logits(size, 1.0f);
       logits[at] = kNan;
-      EXPECT_EQ(Cpu(logits, {.temperature = 0}), -1);
-      EXPECT_EQ(Cpu(logits, {.temperature = 1}), -1);
+      EXPECT_EQ(Cpu(logits, {.temperature = 0}), kLogitsNan);
+      EXPECT_EQ(Cpu(logits, {.temperature = 1}), kLogitsNan);
       const auto banned = static_cast<int32_t>(at);
-      EXPECT_EQ(Cpu(logits, {.banned = &banned, .num_banned = 1}), -1);
+      EXPECT_EQ(Cpu(logits, {.banned = &banned, .num_banned = 1}), kLogitsNan);
+      EXPECT_EQ(Reference(logits, {.temperature = 1}), kLogitsNan);
     }
   }
 }
 
-TEST_P(SampleTest, NothingLeftGivesMinusOne) {
+TEST_P(SampleTest, NothingLeftGivesNoToken) {
   const std::vector<float> logits(40, 1.0f);
   std::vector<int32_t> all(40);
   std::iota(all.begin(), all.end(), 0);
   for (float temperature : {0.0f, 1.0f}) {
     SampleParams p{.banned = all.data(), .num_banned = 40, .temperature = temperature};
-    EXPECT_EQ(Cpu(logits, p), -1);
+    EXPECT_EQ(Cpu(logits, p), kNoToken);
     p.num_banned = 39;
     EXPECT_EQ(Cpu(logits, p), 39);
     EXPECT_EQ(Cpu(logits, {.allowed = all.data(), .num_allowed = 0, .temperature = temperature}),
-              -1);
+              kNoToken);
   }
-  EXPECT_EQ(Cpu(std::vector<float>(20, -kInfinity), {}), -1);
+  EXPECT_EQ(Cpu(std::vector<float>(20, -kInfinity), {}), kNoToken);
 }
 
 TEST_P(SampleTest, AllowedAndBanned) {

@@ -111,24 +111,32 @@ Streams Prefill(engine::LoadedModel& model, int64_t context, int32_t batch, int6
   return streams;
 }
 
+/// Greedy, by the operator that the server's sampler calls.
+class Greedy final : public engine::ModelRunner::TokenChooser {
+ public:
+  explicit Greedy(std::vector<int32_t>* next) : next_(next) {}
+  bool Ask(size_t, int64_t, int32_t, const float*, kernels::SampleParams& params) override {
+    params.temperature = 0;
+    return true;
+  }
+  void Take(size_t entry, int64_t, int32_t token_id) override { (*next_)[entry] = token_id; }
+
+ private:
+  std::vector<int32_t>* next_;
+};
+
 /// Decodes `num_tokens` of each and forgets them again.
 void Decode(engine::LoadedModel& model, Streams& streams, int32_t num_tokens) {
   const std::vector<int32_t> first = streams.next;
+  Greedy chooser(&streams.next);
   for (int32_t step = 0; step < num_tokens; ++step) {
     engine::Batch rows;
     rows.num_rows = streams.batch();
     for (size_t i = 0; i < streams.sequences.size(); ++i) {
       rows.entries.push_back(streams.sequences[i].EntryFor(std::span(&streams.next[i], 1), 1));
     }
-    model.runner->Run(rows, [&](size_t entry, int64_t, float* logits) {
-      // Greedy, by the operator that the server's sampler calls.
-      kernels::SampleParams sample;
-      sample.logits = logits;
-      sample.vocabulary_size = model.info.vocabulary_size;
-      sample.temperature = 0;
-      sample.token_id = &streams.next[entry];
-      model.backend->Sample(sample);
-    });
+    model.runner->Launch(rows, chooser);
+    model.runner->Collect(chooser);
     for (SingleSequence& sequence : streams.sequences) sequence.Advance(1);
   }
   for (SingleSequence& sequence : streams.sequences) sequence.Advance(-num_tokens);

@@ -12,9 +12,8 @@ ProfilingBackend::ProfilingBackend(std::unique_ptr<Backend> inner)
   if (free_bytes().has_value()) flag_ = kernels::Array<int32_t>(this->inner(), 1);
 }
 
-template <typename Params>
-void ProfilingBackend::Measure(const char* name, void (Backend::*call)(const Params&),
-                               const Params& p) {
+template <typename Argument, typename Params>
+void ProfilingBackend::Measure(const char* name, void (Backend::*call)(Argument), const Params& p) {
   const auto began = std::chrono::steady_clock::now();
   (inner().*call)(p);
   if (waits_ && on_device()) {
@@ -98,7 +97,7 @@ void ProfilingBackend::Merge(const kernels::MergeParams& p) {
 void ProfilingBackend::PageAges(const kernels::PageAgesParams& p) {
   Measure("page_ages", &Backend::PageAges, p);
 }
-void ProfilingBackend::Sample(const kernels::SampleParams& p) {
+void ProfilingBackend::Sample(std::span<const kernels::SampleParams> p) {
   Measure("sample", &Backend::Sample, p);
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "kernels/array.h"
@@ -55,11 +56,11 @@ class ProfilingBackend final : public engine::PassingBackend {
   void FullAttn(const kernels::FullAttnParams& p) override;
   void Merge(const kernels::MergeParams& p) override;
   void PageAges(const kernels::PageAgesParams& p) override;
-  void Sample(const kernels::SampleParams& p) override;
+  void Sample(std::span<const kernels::SampleParams> p) override;
 
  private:
-  template <typename Params>
-  void Measure(const char* name, void (kernels::Backend::*call)(const Params&), const Params& p);
+  template <typename Argument, typename Params>
+  void Measure(const char* name, void (kernels::Backend::*call)(Argument), const Params& p);
 
   std::map<std::string, OperatorProfile> profiles_;
   kernels::Array<int32_t> flag_;  // of a device: what is read in order to wait
