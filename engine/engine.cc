@@ -150,7 +150,6 @@ class EngineImpl final : public Engine {
   Scheduler scheduler_;
   CacheWatchers watchers_{&scheduler_};
   StepRunner steps_;
-  absl::Time last_step_ended_ = absl::InfinitePast();
   bool changed_outside_step_ = false;  // since the observer last saw the state
 
   // Shared: the inbox.
@@ -401,11 +400,8 @@ void EngineImpl::EndStep() {
     auto removed = scheduler_.RemoveIf([&](const Sequence& s) { return &s == ended.sequence; });
     for (auto& sequence : removed) End(std::move(sequence), ended.status, ended.reason);
   }
-  // A step that was launched beside the one before has begun when that was done.
-  const absl::Time now = absl::Now();
-  const absl::Duration duration = now - std::max(step.began, last_step_ended_);
-  last_step_ended_ = now;
-  const StepStats stats = CountStep(step.batch, duration, *loaded_, scheduler_, pool_);
+  const StepStats stats =
+      CountStep(step.batch, step.ended - step.began, *loaded_, scheduler_, pool_);
   if (step.is_whole) {
     scheduler_.ObserveStep(stats.num_decode_tokens, stats.num_prefill_tokens, stats.duration);
   }

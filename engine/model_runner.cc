@@ -458,8 +458,8 @@ void ModelRunner::RunAttention(int index) {
   }
 }
 
-void ModelRunner::EmitLogits(const Batch& batch,
-                             const std::function<void(const std::vector<LogitsRow>&)>& on_rows) {
+template <typename OnRows>
+void ModelRunner::EmitLogits(const Batch& batch, const OnRows& on_rows) {
   const int64_t hidden = model_->config.hidden_size, vocabulary = model_->config.vocabulary_size;
   std::vector<LogitsRow>& wanted = logits_rows_;
   wanted.clear();

@@ -128,9 +128,10 @@ class ModelRunner {
   };
 
   void RunLayers(const Batch& batch);
-  /// Tells of up to kLogitRows rows after the other whose logits are in logits_.
-  void EmitLogits(const Batch& batch,
-                  const std::function<void(const std::vector<LogitsRow>&)>& on_rows);
+  /// Calls on_rows(rows), a vector of LogitsRow, for up to kLogitRows at a time, whose logits are in
+  /// logits_. (No std::function: it would take memory in each step.)
+  template <typename OnRows>
+  void EmitLogits(const Batch& batch, const OnRows& on_rows);
   void DrawTokens(const std::vector<LogitsRow>& rows, Step& step, TokenChooser& chooser);
   void Product(const float* x, int64_t x_stride, const kernels::PackedMatrix& w, float* y,
                int64_t y_stride, int64_t num_rows, const kernels::Array<float>& bias = {});

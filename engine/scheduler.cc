@@ -125,9 +125,9 @@ bool Scheduler::IsHopeless(const Sequence& sequence, absl::Time now) const {
 absl::Status Scheduler::WhyOver(const Sequence& sequence, absl::Time now) const {
   const absl::Duration left = sequence.request.deadline - now;
   if (left <= absl::ZeroDuration()) {
-    return absl::DeadlineExceededError(absl::StrFormat(
-        "deadline passed after %d of at most %d tokens",
-        sequence.num_generated() - (sequence.awaits_token() ? 1 : 0), sequence.max_tokens));
+    return absl::DeadlineExceededError(
+        absl::StrFormat("deadline passed after %d of at most %d tokens",
+                        sequence.num_known_generated(), sequence.max_tokens));
   }
   if (IsHopeless(sequence, now)) {
     return absl::DeadlineExceededError(

@@ -93,6 +93,10 @@ class Scheduler final : public PageGate {
   void Complete(const Batch& batch);
   void Complete(Sequence& sequence, const BatchEntry& entry);
 
+  /// A step of this batch is under way since `began`, and what it computes counts as computed: what
+  /// comes next begins when it ends. Null: none is.
+  void NoteUnderWay(const Batch* batch, absl::Time began);
+
   /// Tells how long a step took.
   void ObserveStep(int64_t num_decode_rows, int64_t num_prompt_tokens, absl::Duration duration) {
     step_budget_.Observe(num_decode_rows, num_prompt_tokens, duration);
@@ -318,7 +322,8 @@ class Scheduler final : public PageGate {
   FirstTokenGoal goal_;
   FairShare shares_;
   absl::Time last_observed_ = absl::InfinitePast();
-  double mean_output_ = 0;  // tokens of those that lately ended; 0: none has
+  absl::Time busy_until_ = absl::InfinitePast();  // as a step under way will take
+  double mean_output_ = 0;                        // tokens of those that lately ended; 0: none has
   absl::flat_hash_map<const Sequence*, absl::Status> refused_;  // by the latest Judge
   std::vector<std::unique_ptr<Sequence>> waiting_;              // sorted by each Schedule
   std::vector<std::unique_ptr<Sequence>> running_;              // by priority, then arrival

@@ -65,7 +65,7 @@ int64_t Scheduler::OutputOf(const Sequence& sequence) const {
 
 void Scheduler::NoteEnd(const Sequence& sequence) {
   constexpr double kNewest = 0.1;
-  const auto num_tokens = static_cast<double>(sequence.num_generated());
+  const auto num_tokens = static_cast<double>(sequence.num_known_generated());
   if (num_tokens == 0) return;
   mean_output_ += (mean_output_ == 0 ? 1 : kNewest) * (num_tokens - mean_output_);
 }
@@ -108,9 +108,20 @@ ServiceLine::Reader Scheduler::ReaderOf(const Sequence& sequence, absl::Time now
   return reader;
 }
 
+void Scheduler::NoteUnderWay(const Batch* batch, absl::Time began) {
+  busy_until_ = absl::InfinitePast();
+  if (batch == nullptr) return;
+  double num_decode_rows = 0, num_prompt_tokens = 0;
+  for (const BatchEntry& entry : batch->entries) {
+    (entry.decodes ? num_decode_rows : num_prompt_tokens) +=
+        static_cast<double>(entry.tokens.size());
+  }
+  busy_until_ = began + absl::Seconds(step_cost_.Seconds(num_decode_rows, num_prompt_tokens));
+}
+
 ServiceLine Scheduler::Line(absl::Time now, std::vector<Sequence*>* sequences) const {
   ServiceLine line;
-  line.now = now;
+  line.now = std::max(now, busy_until_);
   line.cost = step_cost_;
   line.max_step_tokens = limits_.max_step_tokens;
   line.target_step_seconds = absl::ToDoubleSeconds(limits_.target_inter_token);

@@ -142,6 +142,9 @@ bool Scheduler::MakeRoom(const Sequence& sequence, int64_t num_missing) {
   if (!IsOvercommitted()) SpillColdAtAnyCost(num_missing);
   // What moves may bring enough: nobody is sent away before that is known.
   if (mover_.IsExpectant(now_)) return false;
+  // Nor where somebody's pages are free when the step under way has ended.
+  const auto is_ending = [](const auto& other) { return other->awaits_last_token(); };
+  if (std::ranges::any_of(running_, is_ending)) return false;
   return PreemptLastAfter(sequence);
 }
 

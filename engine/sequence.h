@@ -60,11 +60,19 @@ class Sequence {
   /// Whether its last token is one that a step draws and nobody has looked at: it counts, and has
   /// no value yet.
   bool awaits_token() const { return awaited_place >= 0; }
+  /// Tokens that somebody has looked at.
+  int64_t num_known_generated() const { return num_generated() - (awaits_token() ? 1 : 0); }
+  /// Whether it ends with the token that it awaits, whatever that is.
+  bool awaits_last_token() const { return awaits_token() && num_generated() >= max_tokens; }
   /// Whether how its next token is drawn follows from how many tokens there are, whatever these
   /// are, and nobody looks at the logits.
   bool can_run_ahead() const {
     return !sampler.depends_on_tokens() && matcher == nullptr && prompt_lookup == nullptr &&
-           !request.sampling.logprobs.has_value() && !wants_prompt_logprobs();
+           !reads_logits();
+  }
+  /// Whether steps that draw for it, or read its prompt, wait for their logits.
+  bool reads_logits() const {
+    return request.sampling.logprobs.has_value() || wants_prompt_logprobs();
   }
   bool decoding() const { return num_generated() > 0 && num_pending() == 1; }
   /// Whether it should wait, for another choice reads the prompt that it needs.

@@ -26,6 +26,10 @@ void StepRunner::Launch(Batch batch, absl::Time began) {
   // Logits come in entry order; taking tokens changes the sequences' own, which the batch views,
   // only after all entries have been read.
   loaded_->runner->Launch(step.batch, *this);
+  // Somebody's logits were looked at: what was launched before is done, and was not collected then.
+  const bool has_waited = token_stage_.TakeHasRead();
+  if (!has_waited || steps_.size() == 1) return;
+  for (Step& other : steps_) other.is_whole = false;
 }
 
 bool StepRunner::Ask(size_t entry, int64_t row, int32_t place, const float* logits,
@@ -52,6 +56,10 @@ size_t StepRunner::NumThatMayStay() const {
     if (!step.batch.entries[e].samples) continue;
     if (step.places[e] < 0 || !step.sequences[e]->can_run_ahead()) return 0;
   }
+  // The next step would wait for both before this one's tokens are handed out.
+  for (int32_t i = 0; i < scheduler_->num_running(); ++i) {
+    if (scheduler_->running(i).reads_logits()) return 0;
+  }
   return 1;
 }
 
@@ -65,6 +73,7 @@ void StepRunner::GoOn() {
     if (step.batch.entries[e].samples) sequence.AwaitToken(step.places[e]);
     scheduler_->Complete(sequence, step.batch.entries[e]);
   }
+  scheduler_->NoteUnderWay(&step.batch, step.began);
 }
 
 StepRunner::Step StepRunner::Collect() {
@@ -74,7 +83,7 @@ StepRunner::Step StepRunner::Collect() {
   if (!step.is_ahead) {
     token_stage_.EndStep();
     if (step.batch.gate != nullptr) {
-      step.is_whole = scheduler_->TakeOutLeft(step.batch, [this](const BatchEntry& entry) {
+      step.is_whole &= scheduler_->TakeOutLeft(step.batch, [this](const BatchEntry& entry) {
         if (entry.samples) token_stage_.Forget(scheduler_->running(entry.sequence_index));
       });
       FindSequences(step);
@@ -87,6 +96,9 @@ StepRunner::Step StepRunner::Collect() {
   }
   step.ends = token_stage_.TakeEnded();
   step.ended = absl::Now();
+  // The one behind it runs from now on.
+  if (!steps_.empty()) steps_.front().began = std::max(steps_.front().began, step.ended);
+  scheduler_->NoteUnderWay(nullptr, step.ended);
   TellProgress(step);
   return step;
 }
@@ -109,6 +121,7 @@ void StepRunner::TellProgress(const Step& step) {
 
 void StepRunner::Forget(const Sequence* sequence) {
   for (Step& step : steps_) std::ranges::replace(step.sequences, sequence, nullptr);
+  token_stage_.Drop(*sequence);
 }
 
 }  // namespace nsa::engine

@@ -26,12 +26,12 @@ namespace nsa::engine {
 class StepRunner final : private ModelRunner::TokenChooser {
  public:
   struct Step {
-    Batch batch;                       // of which views are gone when it is collected
+    Batch batch;                       // whose views are gone but for their sizes
     std::vector<Sequence*> sequences;  // [entries]; null: it has left the engine since
     std::vector<int32_t> places;       // [entries], of the tokens that they get; −1: none
-    absl::Time began, ended;
-    bool is_ahead = false;  // its sequences have gone on without its tokens
-    bool is_whole = true;   // Scheduler::TakeOutLeft
+    absl::Time began, ended;           // begun: not before the one in front of it ended
+    bool is_ahead = false;             // its sequences have gone on without its tokens
+    bool is_whole = true;              // as Scheduler::TakeOutLeft says, and its time is its own
     std::vector<TokenStage::Ended> ends;
   };
 

@@ -65,11 +65,21 @@ bool TokenStage::Ask(Sequence& sequence, const BatchEntry& entry, int64_t row, i
 }
 
 void TokenStage::Take(Sequence& sequence, const BatchEntry& entry, int64_t row, int32_t token_id) {
-  if (entry.decodes && row > 0 && !DraftHolds(sequence, entry, row)) return;
-  Deliver(sequence, row, token_id, absl::Now());
+  if (!entry.decodes || row == 0 || DraftHolds(sequence, entry, row)) {
+    Deliver(sequence, row, token_id, absl::Now());
+  }
+  std::erase_if(raw_, [&](const RawLogits& logits) {
+    return logits.sequence == &sequence && logits.row == row;
+  });
+}
+
+void TokenStage::Drop(const Sequence& sequence) {
+  std::erase_if(raw_, [&](const RawLogits& logits) { return logits.sequence == &sequence; });
+  std::erase_if(ended_, [&](const Ended& ended) { return ended.sequence == &sequence; });
 }
 
 const std::vector<float>& TokenStage::OnHost(const float* logits) {
+  has_read_ = true;
   host_logits_.resize(static_cast<size_t>(model_->info.vocabulary_size));
   model_->backend->Read(host_logits_.data(), logits,
                         static_cast<int64_t>(host_logits_.size() * sizeof(float)));

@@ -43,6 +43,10 @@ class TokenStage {
   bool Ask(Sequence& sequence, const BatchEntry& entry, int64_t row, int32_t place,
            const float* logits, kernels::SampleParams& params);
   void Take(Sequence& sequence, const BatchEntry& entry, int64_t row, int32_t token_id);
+  /// It leaves the engine.
+  void Drop(const Sequence& sequence);
+  /// Whether logits were looked at since the last call, for which the backend is waited for.
+  bool TakeHasRead() { return std::exchange(has_read_, false); }
   /// A step's tokens have been taken, and no other's are to come.
   void EndStep() { raw_.clear(); }
 
@@ -71,8 +75,9 @@ class TokenStage {
   MetricsObserver* observer_;
   std::vector<Ended> ended_;
   MaskWorker masks_;
-  std::vector<float> host_logits_;    // [vocabulary_size]
-  std::vector<RawLogits> raw_;        // of this step
+  std::vector<float> host_logits_;  // [vocabulary_size]
+  bool has_read_ = false;
+  std::vector<RawLogits> raw_;        // of rows that were asked for and not taken
   std::deque<Sampler::Lists> lists_;  // by place
 };
 

@@ -22,7 +22,7 @@ TEST(CudaMemoryTest, ADeviceWithoutRoomToBeginSaysSo) {
 
 TEST(CudaMemoryTest, TooLittleMemoryIsSaidAtTheStart) {
   const TinyFolder folder;
-  cuda_host::SetDeviceBytes(int64_t{2} << 20);
+  cuda_host::SetDeviceBytes(int64_t{3} << 20);
   EngineOptions options;
   options.model_path = folder.path();
   options.device = Device::kCuda;

@@ -332,11 +332,13 @@ int Machine::FillByte() const {
 
 void* Machine::FindOrAddShared(std::string_view file, int64_t line, int64_t bytes) {
   const SharedArray* array = shared_.Find(file, line);
-  if (array == nullptr) array = &shared_.Add(file, line, bytes, FillByte());
+  const bool is_new = array == nullptr;
+  if (is_new) array = &shared_.Add(file, line, bytes, FillByte());
   if (array->bytes() != bytes) {
     Fail(running_, "asks for " + std::to_string(bytes) + " bytes of shared memory where another " +
                        "thread asked for " + std::to_string(array->bytes()));
   }
+  if (!is_new) return array->data();
   if (shared_.TotalBytes(kDynamic) > shape_.shared_bytes) {
     Fail(running_, "takes more dynamic shared memory than the launch gave");
   }

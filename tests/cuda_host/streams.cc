@@ -36,13 +36,13 @@ void Join(Clock& clock, const Clock& other) {
 /// A kernel, a wait for another stream's work, or a copy.
 struct Pending {
   int64_t work = 0;
-  std::function<void()> kernel;
+  std::function<void()> kernel = {};
   int64_t other_stream = -1;
   int64_t other_work = 0;
   std::byte* target = nullptr;  // of a copy alone
   const std::byte* source = nullptr;
   int64_t num_bytes = 0;
-  std::vector<std::byte> sent;  // what a pinned source held; empty: not looked at
+  std::vector<std::byte> sent = {};  // what a pinned source held; empty: not looked at
 
   bool is_copy() const { return target != nullptr; }
 };
@@ -259,6 +259,10 @@ Event::Event() : handle_(std::make_unique<HostEvent>().release()) {}
 Event::~Event() { delete static_cast<HostEvent*>(handle_); }
 
 void Event::Record(Stream& stream) {
+  if (stream.handle == nullptr) {  // all is done
+    EventOf(*this) = {};
+    return;
+  }
   const HostStream& recorded = *StreamOf(stream);
   EventOf(*this) = {recorded.number, recorded.num_works, recorded.before, 0};
 }
@@ -293,6 +297,7 @@ bool Event::HasHappened() const {
 }
 
 void WaitFor(Stream& stream, const Event& event) {
+  NSA_CHECK(stream.handle != nullptr);
   HostStream& waiting = *StreamOf(stream);
   const HostEvent& before = EventOf(event);
   cuda_host::Join(waiting.before, before.before);

@@ -72,6 +72,19 @@ TEST_F(SchedulerGoalsTest, OfABurstAsManyAreTakenAsCanBeInTime) {
   EXPECT_EQ(NumInTime(), 5 + 4);
 }
 
+TEST_F(SchedulerGoalsTest, WhatIsUnderWayComesBeforeABurst) {
+  WarmUp();
+  const std::vector<int32_t> tokens(1000);
+  Batch batch;
+  batch.entries.emplace_back().tokens = tokens;
+  server_.scheduler().NoteUnderWay(&batch, server_.now());
+  const std::vector<size_t> burst = Burst(20, {.prompt = 1000});
+  server_.Step();
+  for (size_t i = 0; i < burst.size(); ++i) EXPECT_EQ(IsRefused(burst[i]), i >= 3) << i;
+  server_.scheduler().NoteUnderWay(nullptr, server_.now());
+  EXPECT_EQ(server_.scheduler().Line(server_.now()).now, server_.now());
+}
+
 TEST_F(SchedulerGoalsTest, WhoComesBackAfterTheHintIsTaken) {
   WarmUp();
   const std::vector<size_t> burst = Burst(6, {.prompt = 1000});

@@ -62,6 +62,15 @@ class SchedulerTest : public testing::Test {
     return static_cast<int>(ended.size());
   }
 
+  /// The step is under way: all go on without the tokens that it draws.
+  static void GoOn(Scheduler& scheduler, const Batch& batch) {
+    for (const BatchEntry& entry : batch.entries) {
+      Sequence& sequence = scheduler.running(entry.sequence_index);
+      if (entry.samples) sequence.AwaitToken(entry.sequence_index);
+      scheduler.Complete(sequence, entry);
+    }
+  }
+
   LetterTokenizer tokenizer_;
   absl::Time clock_ = absl::UnixEpoch();
 };
@@ -109,6 +118,36 @@ TEST_F(SchedulerTest, ChunksJoinToThePromptAndAskForLogitsOnce) {
   EXPECT_EQ(sizes, (std::vector<size_t>{7, 7, 7, 7, 2}));
   EXPECT_EQ(logits, 1);
   EXPECT_EQ(pool.num_free(), 100);
+}
+
+TEST_F(SchedulerTest, WhoEndsWithTheStepUnderWayMakesRoomForWhoNeedsIt) {
+  PagePool pool(4);
+  Scheduler scheduler(&pool, {.max_step_tokens = 512, .max_running = 8, .prefix_cache = false});
+  Add(scheduler, "grows", 62, 10);
+  Add(scheduler, "ends", 70, 3);
+  Add(scheduler, "last", 60, 10);
+  const auto accept_all = [&] {
+    for (int i = 0; i < 3; ++i) scheduler.running(i).AcceptToken(TokenAfter(i), clock_);
+  };
+  GoOn(scheduler, scheduler.Schedule(clock_));
+  for (int i = 0; i < 2; ++i) {
+    const Batch batch = scheduler.Schedule(clock_);
+    ASSERT_EQ(batch.entries.size(), 3u);
+    accept_all();
+    GoOn(scheduler, batch);
+  }
+  ASSERT_EQ(pool.num_free(), 0);
+  Batch batch = scheduler.Schedule(clock_);
+  EXPECT_EQ(scheduler.TakePreemptions().num_sequences, 0);
+  ASSERT_EQ(batch.entries.size(), 1u);
+  EXPECT_EQ(scheduler.running(batch.entries[0].sequence_index).id(), "last");
+  accept_all();
+  scheduler.Complete(batch);
+  scheduler.Remove("ends").at(0)->Finish(absl::OkStatus(), FinishReason::kLength, clock_);
+  batch = scheduler.Schedule(clock_);
+  ASSERT_FALSE(batch.entries.empty());
+  EXPECT_EQ(scheduler.running(batch.entries[0].sequence_index).id(), "grows");
+  EXPECT_EQ(scheduler.TakePreemptions().num_sequences, 0);
 }
 
 TEST_F(SchedulerTest, PreemptionGivesPagesToTheFirstAndLosesNothing) {

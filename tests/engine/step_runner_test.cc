@@ -107,5 +107,23 @@ TEST_F(StepRunnerTest, ADecodeStepWaitsOnce) {
   EXPECT_GT(observer.num_selected_pages, 0);
 }
 
+/// To read logits is to wait for all that was asked for: the step before would end with it.
+TEST_F(StepRunnerTest, NobodyRunsAheadWhereLogitsAreRead) {
+  options_.kv_cache_gib = 0.001;
+  auto engine = CreateEngine(Late(1));
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  const int64_t before = counts_.num_steps_ahead;
+  Request request;
+  request.id = "prompt";
+  request.prompt_token_ids.assign(620, 7);
+  request.sampling.max_tokens = 1;
+  request.sampling.prompt_logprobs = 1;
+  const auto sink = SubmitTo<RecordingSink>(**engine, std::move(request));
+  ASSERT_TRUE(sink->WaitUntilDone());
+  engine->reset();
+  EXPECT_EQ(sink->tokens.size(), 1u);
+  EXPECT_EQ(counts_.num_steps_ahead, before);
+}
+
 }  // namespace
 }  // namespace nsa::engine

@@ -75,7 +75,7 @@ step_sanitizer() {
   local tool test index=0 status=0 failed=0
   for tool in memcheck racecheck synccheck; do
     for test in "$build"/gpu_*_test; do
-      [[ $test != */gpu_cuda_@(model|tier)_test ]] || continue # whole models: the same kernels, thousands of launches
+      [[ $test != */gpu_cuda_@(ahead|model|tier)_test ]] || continue # whole models: the same kernels, thousands of launches
       status=0
       NSA_GPU_EXACT_BUFFERS=1 GTEST_TOTAL_SHARDS=8 GTEST_SHARD_INDEX=$index timeout 60 \
         compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 5 "$test" --gtest_brief=1 ||
