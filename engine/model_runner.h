@@ -128,8 +128,8 @@ class ModelRunner {
   };
 
   void RunLayers(const Batch& batch);
-  /// Calls on_rows(rows), a vector of LogitsRow, for up to kLogitRows at a time, whose logits are in
-  /// logits_. (No std::function: it would take memory in each step.)
+  /// Calls on_rows(rows), a vector of LogitsRow, for up to kLogitRows at a time, whose logits are
+  /// in logits_. (No std::function: it would take memory in each step.)
   template <typename OnRows>
   void EmitLogits(const Batch& batch, const OnRows& on_rows);
   void DrawTokens(const std::vector<LogitsRow>& rows, Step& step, TokenChooser& chooser);

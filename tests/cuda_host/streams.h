@@ -22,8 +22,8 @@ namespace nsa::cuda_host {
 /// it reads can be read alone, neither by kernels and copies nor by this machine (whole pages of
 /// 4,096 bytes, so that small copies are not watched): a touch ends the process. And so does a copy
 /// that is not ordered behind every kernel that was launched on another stream before, or behind
-/// another stream's copy of the same bytes: one backend at a time, for those of another are not told
-/// from its own. Ends all that is under way. On a GPU: changes nothing.
+/// another stream's copy of the same bytes: one backend at a time, for those of another are not
+/// told from its own. Ends all that is under way. On a GPU: changes nothing.
 void SetCopyDelay(int num_questions);
 
 /// While one lives, Event::WaitFor returns at once: what needs it shows.

@@ -7,6 +7,7 @@ from tests.tidy import files
 
 # Tests of what several sources promise together, by what they show.
 ACROSS = {
+    "tests/cuda_engine/cuda_ahead_test.cc",
     "tests/cuda_engine/cuda_memory_test.cc",
     "tests/cuda_engine/cuda_model_test.cc",
     "tests/cuda_engine/cuda_tier_test.cc",
