@@ -18,6 +18,7 @@
 
 #include "engine/loaded_model.h"
 #include "kernels/backend.h"
+#include "tests/engine/paper_folder.h"
 #include "tests/engine/tiny_folder.h"
 
 namespace nsa::engine {
@@ -56,32 +57,10 @@ void WriteGated(const TinyFolder& folder) {
 
 /// The paper's attention as it stands: learned compression, K and V by branch, a gate perceptron.
 void WritePaper(const TinyFolder& folder) {
-  constexpr int64_t kLength = 32, kHeadDim = 16, kGateHidden = 12, kPhiHidden = 20;
-  TinyFolder::json config = TinyFolder::Config();
-  config.update({{"model_type", "nsa_paper"},
-                 {"max_position_embeddings", 1024},
-                 {"nsa",
-                  {{"num_selected_blocks", 4},
-                   {"window_size", 96},
-                   {"gate_hidden_size", kGateHidden},
-                   {"compression_hidden_size", kPhiHidden}}}});
-  TinyFolder::Shapes weights = TinyFolder::Weights();
-  const std::string attention = "model.layers.0.self_attn.";
-  weights.erase(attention + "k_proj.weight");
-  weights.erase(attention + "v_proj.weight");
-  for (const char* branch : {"cmp", "slc", "win"}) {
-    weights[attention + branch + "_k_proj.weight"] = {kHeadDim, TinyFolder::kHidden};
-    weights[attention + branch + "_v_proj.weight"] = {kHeadDim, TinyFolder::kHidden};
-  }
-  weights[attention + "gate.up_proj.weight"] = {kGateHidden, TinyFolder::kHidden};
-  weights[attention + "gate.down_proj.weight"] = {2 * 3, kGateHidden};
-  for (const char* phi : {"compress_k", "compress_v"}) {
-    const std::string name = attention + phi;
-    weights[name + ".position"] = {kLength, kHeadDim};
-    weights[name + ".up_proj.weight"] = {kPhiHidden, kLength * kHeadDim};
-    weights[name + ".down_proj.weight"] = {kHeadDim, kPhiHidden};
-  }
-  WriteFolder(folder, config, weights);
+  constexpr PaperSizes kSizes = {.window = 96, .phi_hidden = 20};
+  TinyFolder::json config = PaperConfig(kSizes);
+  config["max_position_embeddings"] = 1024;
+  WriteFolder(folder, config, PaperWeights(kSizes));
 }
 
 /// InfLLM-v2: overlapping maxima, a log-sum-exp of fewer windows, one branch.

@@ -26,7 +26,9 @@
 #include "tests/cuda_host/emulator.h"
 #include "tests/cuda_host/streams.h"
 #include "tests/engine/fakes.h"
+#include "tests/engine/paper_folder.h"
 #include "tests/engine/passing_backend.h"
+#include "tests/engine/random_requests.h"
 #include "tests/engine/tiny_folder.h"
 
 namespace nsa::engine {
@@ -89,31 +91,7 @@ void WriteGated(const TinyFolder& folder) {
 
 /// K and V by branch: three to a place.
 void WritePaper(const TinyFolder& folder) {
-  constexpr int64_t kLength = 32, kHeadDim = 16, kHiddenSize = 12;
-  TinyFolder::json config = TinyFolder::Config();
-  config.update({{"model_type", "nsa_paper"},
-                 {"nsa",
-                  {{"num_selected_blocks", 4},
-                   {"window_size", 64},
-                   {"gate_hidden_size", kHiddenSize},
-                   {"compression_hidden_size", kHiddenSize}}}});
-  TinyFolder::Shapes weights = TinyFolder::Weights();
-  const std::string attention = "model.layers.0.self_attn.";
-  weights.erase(attention + "k_proj.weight");
-  weights.erase(attention + "v_proj.weight");
-  for (const char* branch : {"cmp", "slc", "win"}) {
-    weights[attention + branch + "_k_proj.weight"] = {kHeadDim, TinyFolder::kHidden};
-    weights[attention + branch + "_v_proj.weight"] = {kHeadDim, TinyFolder::kHidden};
-  }
-  weights[attention + "gate.up_proj.weight"] = {kHiddenSize, TinyFolder::kHidden};
-  weights[attention + "gate.down_proj.weight"] = {2 * 3, kHiddenSize};
-  for (const char* phi : {"compress_k", "compress_v"}) {
-    const std::string name = attention + phi;
-    weights[name + ".position"] = {kLength, kHeadDim};
-    weights[name + ".up_proj.weight"] = {kHiddenSize, kLength * kHeadDim};
-    weights[name + ".down_proj.weight"] = {kHeadDim, kHiddenSize};
-  }
-  WriteFolder(folder, config, weights);
+  WriteFolder(folder, PaperConfig({}), PaperWeights({}));
 }
 
 /// Attention to everything: pages come and go as a whole.
@@ -188,20 +166,6 @@ class CudaTierTest : public testing::Test {
     return *std::move(engine);
   }
 
-  static Request MakeRequest(int number, int64_t num_tokens, int64_t max_tokens) {
-    std::mt19937 random(static_cast<uint32_t>(number));
-    Request request;
-    request.id = std::to_string(number);
-    for (int64_t i = 0; i < num_tokens; ++i) {
-      request.prompt_token_ids.push_back(static_cast<int32_t>(random() % 250));
-    }
-    request.sampling.temperature = 1;  // random weights say one token for ever when asked greedily
-    request.sampling.seed = static_cast<uint64_t>(number);
-    request.sampling.ignore_eos = true;
-    request.sampling.max_tokens = max_tokens;
-    return request;
-  }
-
   static std::shared_ptr<RecordingSink> Submit(Engine& engine, Request request) {
     return SubmitTo<RecordingSink>(engine, std::move(request));
   }
@@ -256,7 +220,7 @@ class CudaTierTest : public testing::Test {
 TEST_F(CudaTierTest, AContextBeyondMemoryRuns) {
   for (const auto& write : {WriteGated, WritePaper}) {
     write(folder_);
-    const std::vector<Request> requests = {MakeRequest(1, 600, 8), MakeRequest(2, 330, 16)};
+    const std::vector<Request> requests = {SampledRequest(1, 600, 8), SampledRequest(2, 330, 16)};
     std::vector<std::vector<int32_t>> alone;
     for (const Request& request : requests) alone.push_back(Alone(request));
     cuda_host::SetCopyDelay(5);
@@ -275,7 +239,7 @@ TEST_F(CudaTierTest, AContextBeyondMemoryRuns) {
 TEST_F(CudaTierTest, TwoFullContextsInAPoolForOneLoseNoWork) {
   WriteFull(folder_);
   options_.attention = AttentionFlag::kFull;
-  const std::vector<Request> requests = {MakeRequest(1, 120, 100), MakeRequest(2, 120, 100)};
+  const std::vector<Request> requests = {SampledRequest(1, 120, 100), SampledRequest(2, 120, 100)};
   std::vector<std::vector<int32_t>> alone;
   for (const Request& request : requests) alone.push_back(Alone(request));
   cuda_host::SetCopyDelay(3);
@@ -296,13 +260,13 @@ TEST_F(CudaTierTest, IdlePrefixesAreFoundInTheHost) {
   auto engine = Create(8, 40, 448);
   std::vector<std::vector<int32_t>> tokens;
   for (int i = 0; i < kPrompts; ++i) {
-    const auto sink = Submit(*engine, MakeRequest(i, 280, 4));
+    const auto sink = Submit(*engine, SampledRequest(i, 280, 4));
     ASSERT_TRUE(WaitFor(*sink));
     tokens.push_back(sink->tokens);
   }
   EXPECT_GT(counter_.pages_out, 8);
   for (int i = 0; i < kPrompts; ++i) {
-    const auto sink = Submit(*engine, MakeRequest(i, 280, 4));
+    const auto sink = Submit(*engine, SampledRequest(i, 280, 4));
     ASSERT_TRUE(WaitFor(*sink));
     EXPECT_EQ(sink->tokens, tokens[static_cast<size_t>(i)]);
     EXPECT_EQ(sink->finish.usage.num_cached_tokens, 4 * 64) << i;
@@ -310,7 +274,7 @@ TEST_F(CudaTierTest, IdlePrefixesAreFoundInTheHost) {
   EXPECT_GT(counter_.pages_in, 4);
   engine->FlushCache([](int32_t num_freed) { EXPECT_EQ(num_freed, kPrompts * 4); });
   EXPECT_TRUE(WaitUntil([&] { return counter_.spilled == 0; }));
-  const auto sink = Submit(*engine, MakeRequest(0, 280, 4));
+  const auto sink = Submit(*engine, SampledRequest(0, 280, 4));
   ASSERT_TRUE(WaitFor(*sink));
   EXPECT_EQ(sink->finish.usage.num_cached_tokens, 0);
 }
@@ -321,7 +285,7 @@ TEST_F(CudaTierTest, FaultsDoNotShowInTheOutput) {
   std::vector<Request> requests;
   std::vector<std::vector<int32_t>> alone;
   for (int i = 0; i < 3; ++i) {
-    requests.push_back(MakeRequest(i, 190 * i + 70, 10));
+    requests.push_back(SampledRequest(i, 190 * i + 70, 10));
     alone.push_back(Alone(requests.back()));
   }
   for (const char* text : {"spill_write=0.2,spill_read=0.05,allocation=0.02,preempt_every=40",
@@ -349,8 +313,8 @@ TEST_F(CudaTierTest, CancelAndFlushInMidMoveReturnAllPages) {
   for (int round = 0; round < 3; ++round) {
     SCOPED_TRACE(round);
     const int64_t pages_out = counter_.pages_out;
-    const Request first = MakeRequest(10 * round, 460, 4);
-    const Request second = MakeRequest(10 * round + 1, 300, 40);
+    const Request first = SampledRequest(10 * round, 460, 4);
+    const Request second = SampledRequest(10 * round + 1, 300, 40);
     const auto a = Submit(*engine, first), b = Submit(*engine, second);
     ASSERT_TRUE(WaitUntil([&] { return counter_.pages_out > pages_out; }));
     absl::SleepFor(absl::Milliseconds(3 * round));
@@ -361,7 +325,7 @@ TEST_F(CudaTierTest, CancelAndFlushInMidMoveReturnAllPages) {
     EXPECT_EQ(a->num_done + b->num_done, 2);
     ASSERT_NO_FATAL_FAILURE(CheckAll(*engine, {}, {}));
   }
-  const auto last = Submit(*engine, MakeRequest(99, 500, 40));
+  const auto last = Submit(*engine, SampledRequest(99, 500, 40));
   const int64_t pages_out = counter_.pages_out;
   EXPECT_TRUE(WaitUntil([&] { return counter_.pages_out > pages_out; }));
   engine.reset();
@@ -376,7 +340,7 @@ TEST_F(CudaTierTest, StepsWithAllInMemoryAreOneGraph) {
     auto engine = Create(12, blocks, 512);
     const cuda_host::StreamCounts before = cuda_host::CountsOfStreams();
     const int64_t steps = counter_.num_steps;
-    const auto sink = Submit(*engine, MakeRequest(1, 150, 24));
+    const auto sink = Submit(*engine, SampledRequest(1, 150, 24));
     EXPECT_TRUE(WaitFor(*sink));
     engine.reset();  // its thread has counted the last step
     const cuda_host::StreamCounts after = cuda_host::CountsOfStreams();
@@ -420,7 +384,7 @@ TEST_F(CudaTierTest, ATierThatDoesNotWaitIsFound) {
   const auto run = [this](int delay) {
     cuda_host::SetCopyDelay(delay);
     auto engine = Create(6, 30, 640);
-    return WaitFor(*Submit(*engine, MakeRequest(1, 450, 2)));
+    return WaitFor(*Submit(*engine, SampledRequest(1, 450, 2)));
   };
   EXPECT_TRUE(run(0)) << "copies end at once";
   EXPECT_GT(counter_.slots_missed, 0);

@@ -18,6 +18,7 @@
 #include "engine/faults.h"
 #include "engine/kv_cache.h"
 #include "tests/engine/fakes.h"
+#include "tests/engine/random_requests.h"
 #include "tests/engine/tiny_folder.h"
 
 namespace nsa::engine {
@@ -93,20 +94,6 @@ class CacheSpillTest : public testing::Test {
     return *std::move(engine);
   }
 
-  static Request MakeRequest(int number, int64_t num_tokens, int64_t max_tokens) {
-    std::mt19937 random(static_cast<uint32_t>(number));
-    Request request;
-    request.id = std::to_string(number);
-    for (int64_t i = 0; i < num_tokens; ++i) {
-      request.prompt_token_ids.push_back(static_cast<int32_t>(random() % 250));
-    }
-    request.sampling.temperature = 1;  // random weights say one token for ever when asked greedily
-    request.sampling.seed = static_cast<uint64_t>(number);
-    request.sampling.ignore_eos = true;
-    request.sampling.max_tokens = max_tokens;
-    return request;
-  }
-
   static std::shared_ptr<RecordingSink> Submit(Engine& engine, Request request) {
     return SubmitTo<RecordingSink>(engine, std::move(request));
   }
@@ -155,7 +142,7 @@ class CacheSpillTest : public testing::Test {
 
 /// Two sequences of 4k tokens in a pool for one, which read all of it: nothing is computed twice.
 TEST_F(CacheSpillTest, TwoContextsInAPoolForOneLoseNoWork) {
-  Request first = MakeRequest(1, 2000, 2000), second = MakeRequest(2, 2000, 2000);
+  Request first = SampledRequest(1, 2000, 2000), second = SampledRequest(2, 2000, 2000);
   first.attention.mode = second.attention.mode = AttentionMode::kFull;
   const std::vector<int32_t> first_alone = Alone(first), second_alone = Alone(second);
   auto engine = Create(4096 + 64, 4096);
@@ -174,7 +161,7 @@ TEST_F(CacheSpillTest, TwoContextsInAPoolForOneLoseNoWork) {
 /// A context of four times the memory: what its rows select comes and goes by slots.
 TEST_F(CacheSpillTest, AContextBeyondMemoryRuns) {
   constexpr int64_t kContext = 5120, kMemory = 20 * 64;
-  Request long_prompt = MakeRequest(1, 4600, 300), long_answer = MakeRequest(2, 1000, 1500);
+  Request long_prompt = SampledRequest(1, 4600, 300), long_answer = SampledRequest(2, 1000, 1500);
   const auto expected = {Alone(long_prompt, kContext), Alone(long_answer, kContext)};
   for (const int64_t max_step_tokens : {512, 7}) {
     SCOPED_TRACE(max_step_tokens);
@@ -194,7 +181,7 @@ TEST_F(CacheSpillTest, AContextBeyondMemoryRuns) {
 
 /// Together beyond memory, but what they select fits: both run all the time.
 TEST_F(CacheSpillTest, TwoWhoseWorkingSetsFitRunTogether) {
-  const Request first = MakeRequest(1, 2400, 900), second = MakeRequest(2, 2400, 900);
+  const Request first = SampledRequest(1, 2400, 900), second = SampledRequest(2, 2400, 900);
   const std::vector<int32_t> first_alone = Alone(first), second_alone = Alone(second);
   auto engine = Create(60 * 64, 8192, 4096);
   const auto a = Submit(*engine, first), b = Submit(*engine, second);
@@ -216,7 +203,7 @@ TEST_F(CacheSpillTest, FaultsDoNotShowInContextsBeyondMemory) {
   std::vector<Request> requests;
   std::vector<std::vector<int32_t>> alone;
   for (int i = 0; i < kNumRequests; ++i) {
-    requests.push_back(MakeRequest(i, 800 * i + 300, 200));
+    requests.push_back(SampledRequest(i, 800 * i + 300, 200));
     alone.push_back(Alone(requests.back(), kContext));
   }
   for (const char* text :
@@ -238,7 +225,7 @@ TEST_F(CacheSpillTest, FaultsDoNotShowInContextsBeyondMemory) {
 /// Who needs a file that gives nothing back is told so; who does not is served.
 TEST_F(CacheSpillTest, AContextBeyondMemoryEndsWhereTheFileFails) {
   FaultInjector faults(*FaultInjector::Parse("spill_read=1"));
-  const Request beyond = MakeRequest(1, 2500, 100), within = MakeRequest(2, 300, 100);
+  const Request beyond = SampledRequest(1, 2500, 100), within = SampledRequest(2, 300, 100);
   const std::vector<int32_t> within_alone = Alone(within);
   options_.faults = &faults;
   auto engine = Create(22 * 64, 8192, 3072);
@@ -251,7 +238,7 @@ TEST_F(CacheSpillTest, AContextBeyondMemoryEndsWhereTheFileFails) {
 /// Full attention reads all pages, and so has no more than memory.
 TEST_F(CacheSpillTest, FullAttentionBeyondMemoryIsRefused) {
   auto engine = Create(22 * 64, 8192, 3072);
-  Request request = MakeRequest(1, 1400, 100);
+  Request request = SampledRequest(1, 1400, 100);
   request.attention.mode = AttentionMode::kFull;
   const auto sink = std::make_shared<RecordingSink>();
   const absl::Status status = engine->Submit(request, sink);
@@ -272,13 +259,13 @@ TEST_F(CacheSpillTest, IdlePrefixesAreFoundInTheFile) {
   auto engine = Create(4096, 12 * 2048);
   std::vector<std::vector<int32_t>> tokens;
   for (int i = 0; i < 8; ++i) {
-    const auto sink = Submit(*engine, MakeRequest(i, 2048, 20));
+    const auto sink = Submit(*engine, SampledRequest(i, 2048, 20));
     ASSERT_TRUE(sink->WaitUntilDone());
     tokens.push_back(sink->tokens);
   }
   EXPECT_GT(counter_.pages_out, 5 * 32);
   for (int i = 0; i < 8; ++i) {
-    const auto sink = Submit(*engine, MakeRequest(i, 2048, 20));
+    const auto sink = Submit(*engine, SampledRequest(i, 2048, 20));
     ASSERT_TRUE(sink->WaitUntilDone());
     EXPECT_EQ(sink->tokens, tokens[static_cast<size_t>(i)]);
     EXPECT_EQ(sink->finish.usage.num_cached_tokens, 31 * 64) << i;
@@ -293,14 +280,14 @@ TEST_F(CacheSpillTest, IdlePrefixesAreFoundInTheFile) {
   flushed.WaitForNotification();
   EXPECT_EQ(num_freed, 8 * 32) << "of memory and file";
   EXPECT_TRUE(WaitUntil([&] { return counter_.spilled == 0; }));
-  const auto sink = Submit(*engine, MakeRequest(0, 2048, 20));
+  const auto sink = Submit(*engine, SampledRequest(0, 2048, 20));
   ASSERT_TRUE(sink->WaitUntilDone());
   EXPECT_EQ(sink->finish.usage.num_cached_tokens, 0);
 }
 
 /// A file that is too small takes what it can; the rest is computed again.
 TEST_F(CacheSpillTest, AFullFileCostsWorkOnly) {
-  const Request first = MakeRequest(1, 1000, 1000), second = MakeRequest(2, 1000, 1000);
+  const Request first = SampledRequest(1, 1000, 1000), second = SampledRequest(2, 1000, 1000);
   const std::vector<int32_t> first_alone = Alone(first), second_alone = Alone(second);
   auto engine = Create(2048 + 64, 5 * 64);
   const auto a = Submit(*engine, first), b = Submit(*engine, second);
@@ -315,7 +302,8 @@ TEST_F(CacheSpillTest, AFullFileCostsWorkOnly) {
 TEST_F(CacheSpillTest, FaultsDoNotShowInTheOutput) {
   constexpr int kNumRequests = 6;
   std::vector<std::vector<int32_t>> alone;
-  for (int i = 0; i < kNumRequests; ++i) alone.push_back(Alone(MakeRequest(i, 150 * i + 50, 400)));
+  for (int i = 0; i < kNumRequests; ++i)
+    alone.push_back(Alone(SampledRequest(i, 150 * i + 50, 400)));
   for (const char* text :
        {"spill_write=0.003,spill_read=0.003,spill_short=0.2,allocation=0.05,preempt_every=9",
         "spill_slow=0.2,delay_ms=3,preempt=0.1,step_slow=0.01", "spill_write=1,preempt_every=20",
@@ -326,7 +314,7 @@ TEST_F(CacheSpillTest, FaultsDoNotShowInTheOutput) {
     auto engine = Create(1536, 4096);
     std::vector<std::shared_ptr<RecordingSink>> sinks;
     for (int i = 0; i < kNumRequests; ++i) {
-      sinks.push_back(Submit(*engine, MakeRequest(i, 150 * i + 50, 400)));
+      sinks.push_back(Submit(*engine, SampledRequest(i, 150 * i + 50, 400)));
     }
     ASSERT_NO_FATAL_FAILURE(CheckAll(*engine, sinks, alone));
   }
@@ -341,8 +329,8 @@ TEST_F(CacheSpillTest, CancelAndFlushInMidMoveReturnAllPages) {
   for (int round = 0; round < 6; ++round) {
     SCOPED_TRACE(round);
     const int64_t preempted = counter_.num_preempted;
-    Request first = MakeRequest(10 * round, 1000, 1000);
-    Request second = MakeRequest(10 * round + 1, 1000, 1000);
+    Request first = SampledRequest(10 * round, 1000, 1000);
+    Request second = SampledRequest(10 * round + 1, 1000, 1000);
     const auto a = Submit(*engine, first), b = Submit(*engine, second);
     // Where what the rounds before left is still on its way out, the second may come too late.
     ASSERT_TRUE(
@@ -357,8 +345,8 @@ TEST_F(CacheSpillTest, CancelAndFlushInMidMoveReturnAllPages) {
   }
   EXPECT_GE(counter_.num_preempted, 2);
   // The end of the engine with moves under way.
-  const auto last = Submit(*engine, MakeRequest(99, 1000, 1000));
-  Submit(*engine, MakeRequest(98, 1000, 1000));
+  const auto last = Submit(*engine, SampledRequest(99, 1000, 1000));
+  Submit(*engine, SampledRequest(98, 1000, 1000));
   const int64_t pages_out = counter_.pages_out;
   WaitUntil([&] { return counter_.pages_out > pages_out; });
   engine.reset();

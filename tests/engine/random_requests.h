@@ -21,6 +21,22 @@
 
 namespace nsa::engine {
 
+/// Number `number` of a test: random tokens below 250, and as many as asked out of it, drawn with a
+/// seed (random weights say one token for ever when asked greedily).
+inline Request SampledRequest(int number, int64_t num_tokens, int64_t max_tokens) {
+  std::mt19937 random(static_cast<uint32_t>(number));
+  Request request;
+  request.id = std::to_string(number);
+  for (int64_t i = 0; i < num_tokens; ++i) {
+    request.prompt_token_ids.push_back(static_cast<int32_t>(random() % 250));
+  }
+  request.sampling.temperature = 1;
+  request.sampling.seed = static_cast<uint64_t>(number);
+  request.sampling.ignore_eos = true;
+  request.sampling.max_tokens = max_tokens;
+  return request;
+}
+
 /// What a random life of a scheduler is asked, and what its askers are told. A seed decides all.
 class RandomRequests {
  public:
