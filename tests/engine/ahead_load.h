@@ -112,8 +112,8 @@ class AheadLoad {
       if (plan.regex != nullptr) {
         auto grammar = (*engine)->CompileGrammar(
             {.kind = GrammarSpec::Kind::kRegex, .text = plan.regex, .choices = {}});
-        if (grammar.ok()) request.grammar = *std::move(grammar);
         EXPECT_TRUE(grammar.ok() || absl::IsUnimplemented(grammar.status())) << grammar.status();
+        if (grammar.ok()) request.grammar = *std::move(grammar);
       }
       sinks.push_back(std::make_shared<AheadSink>(engine->get(), request.id, plan.abort_after,
                                                   plan.pause_after));
