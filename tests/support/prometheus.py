@@ -27,7 +27,7 @@ NEED_A_FAULT = {
     "Aborted and failed",
     "Error budget burn, 1 h",
     "Firing alerts",
-    "Moved to and from the spill file",
+    "Moved to and from the tier below",
     "Oldest waiting request",
     "Pages that could not be moved",
     "Preemptions",
