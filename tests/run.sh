@@ -2,8 +2,8 @@
 # Installs what is missing, builds, and runs the whole test suite. Can be run again and again.
 #
 #   tests/run.sh               everything that CI runs
-#   tests/run.sh --quick       no clang-tidy, no training, no container images and no tests marked slow
-#   tests/run.sh --sanitizers  also the C++ tests under address+undefined and under thread sanitizers
+#   tests/run.sh --quick       no clang-tidy, no training, no container images, no sanitizers and no tests marked slow
+#   tests/run.sh --sanitizers  also the C++ tests and the soak under address+undefined and under thread sanitizers
 #   tests/run.sh --oracles     also the comparisons that need PyTorch, transformers and llama.cpp (a
 #                              6 GB environment, .venv-oracles)
 #   tests/run.sh --image       container images whatever else is asked for, that of CUDA too where nvcc is; fails
@@ -44,10 +44,21 @@ check_model() { deploy/fetch_model.sh >/dev/null; }
 # A race or an overflow shows in small cases too: what is slow by design stays out.
 test_sanitized() {
   build "$1"
-  export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-  export TSAN_OPTIONS=suppressions=$nsa_root/tests/tsan_suppressions.txt:halt_on_error=1
+  export_sanitizer_options
   run_ctest "$1" --label-exclude slow
   NSA_BUILD_DIR=$nsa_root/build/$1 run_pytest .venv/bin/python tests/e2e/soak_test.py
+}
+
+# Engine and server with scalar kernels, so that a build takes minutes. (tsan-soak is the same with threads watched.)
+soak_sanitized() {
+  build "$1" nsa_server
+  export_sanitizer_options
+  NSA_BUILD_DIR=$nsa_root/build/$1 run_pytest .venv/bin/python tests/e2e/soak_test.py
+}
+
+export_sanitizer_options() {
+  export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+  export TSAN_OPTIONS=suppressions=$nsa_root/tests/tsan_suppressions.txt:halt_on_error=1
 }
 
 run_oracles() {
@@ -97,6 +108,8 @@ try_stage "C++ tests" run_ctest release
 if $sanitizers; then
   try_stage "address and undefined-behaviour sanitizers" test_sanitized asan-ubsan
   try_stage "thread sanitizer" test_sanitized tsan
+elif ! $quick; then
+  try_stage "soak under address and undefined-behaviour sanitizers" soak_sanitized asan-soak
 fi
 if $oracles; then
   try_stage "oracles" run_oracles

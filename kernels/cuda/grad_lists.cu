@@ -85,11 +85,12 @@ NSA_KERNEL(kGradThreads) CountKernel(NSA_ARGS PlanArgs args) {
 
 constexpr int kSumThreads = 256;
 
-struct ItemSums {
-  int32_t items;
-  int32_t slots;
+struct ItemSums {  // unsigned, for what is not there yet where a barrier is left out may be
+                   // anything
+  uint32_t items;
+  uint32_t slots;
 };
-NSA_DEVICE void AddTile(ItemSums& sums, int32_t items) {
+NSA_DEVICE void AddTile(ItemSums& sums, uint32_t items) {
   sums.items += items;
   sums.slots += items > 1 ? items : 0;
 }
@@ -97,8 +98,8 @@ NSA_DEVICE void AddTile(ItemSums& sums, int32_t items) {
 /// One CTA: counts become begins. A thread has consecutive tiles, and adds what is before them.
 NSA_KERNEL(kSumThreads) SumKernel(NSA_ARGS PlanArgs args) {
   const GradPlan& plan = args.plan;
-  NSA_SHARED(int32_t, items, 2 * kSumThreads);
-  NSA_SHARED(int32_t, slots, 2 * kSumThreads);
+  NSA_SHARED(uint32_t, items, 2 * kSumThreads);
+  NSA_SHARED(uint32_t, slots, 2 * kSumThreads);
   const int64_t each = SplitIndex(plan.num_tiles + kSumThreads - 1, kSumThreads).quotient;
   const int64_t begin = ThreadIndex() * each;
   const int64_t end = begin + each < plan.num_tiles ? begin + each : plan.num_tiles;
@@ -119,7 +120,7 @@ NSA_KERNEL(kSumThreads) SumKernel(NSA_ARGS PlanArgs args) {
   const int at = turn * kSumThreads + ThreadIndex();  // with its own
   ItemSums before = {items[at] - mine.items, slots[at] - mine.slots};
   for (int64_t i = begin; i < end; ++i) {
-    const int32_t count = plan.item_begins[i];
+    const uint32_t count = plan.item_begins[i];
     plan.item_begins[i] = before.items;
     plan.slot_begins[i] = before.slots;
     AddTile(before, count);

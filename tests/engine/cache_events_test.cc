@@ -8,10 +8,10 @@
 #include <utility>
 #include <vector>
 
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "engine/prefix_cache.h"
 #include "tests/engine/engine_fixture.h"
+#include "tests/engine/notification.h"
 
 namespace nsa::engine {
 namespace {
@@ -180,7 +180,7 @@ TEST_F(CacheWatcherTest, HearsOfPagesAsTheyComeAndGo) {
   Submit(*engine, salted)->done.WaitForNotification();
   EXPECT_EQ(first->known().size(), 3U) << "nobody else can come for these";
 
-  absl::Notification flushed;
+  Notification flushed;
   engine->FlushCache([&](int32_t) { flushed.Notify(); });
   flushed.WaitForNotification();
   EXPECT_TRUE(Eventually([&] { return first->known().empty() && second->known().empty(); }));

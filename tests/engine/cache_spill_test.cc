@@ -12,12 +12,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "engine/engine.h"
 #include "engine/faults.h"
 #include "engine/kv_cache.h"
 #include "tests/engine/fakes.h"
+#include "tests/engine/notification.h"
 #include "tests/engine/random_requests.h"
 #include "tests/engine/tiny_folder.h"
 
@@ -271,7 +271,7 @@ TEST_F(CacheSpillTest, IdlePrefixesAreFoundInTheFile) {
     EXPECT_EQ(sink->finish.usage.num_cached_tokens, 31 * 64) << i;
   }
   EXPECT_GT(counter_.pages_in, 5 * 31);
-  absl::Notification flushed;
+  Notification flushed;
   int32_t num_freed = 0;
   engine->FlushCache([&](int32_t n) {
     num_freed = n;

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "engine/engine.h"
 #include "tests/engine/engine_fixture.h"
+#include "tests/engine/notification.h"
 
 namespace nsa::engine {
 namespace {
@@ -41,8 +41,8 @@ class ChoicesSink final : public OutputSink {
   std::map<int32_t, std::vector<int32_t>> tokens;
   std::map<int32_t, Finish> ends;
   absl::Status status;
-  absl::Notification first;
-  absl::Notification done;
+  Notification first;
+  Notification done;
 };
 
 class ChoicesTest : public EngineTest {

@@ -9,11 +9,11 @@
 #include <utility>
 #include <vector>
 
-#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "engine/engine.h"
 #include "engine/request.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "tests/engine/notification.h"
 
 namespace nsa::engine {
 
@@ -71,8 +71,8 @@ class RecordingSink final : public OutputSink {
   Finish finish;
   int num_done = 0;
   bool ready = true;
-  absl::Notification first_token;
-  absl::Notification done;
+  Notification first_token;
+  Notification done;
 };
 
 /// Submits a request, which is to be accepted, with a new sink.

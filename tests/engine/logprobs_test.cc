@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "tests/engine/engine_fixture.h"
 #include "tests/engine/fakes.h"
+#include "tests/engine/notification.h"
 
 namespace nsa::engine {
 namespace {
@@ -69,7 +69,7 @@ class LogprobsSink final : public OutputSink {
   }
   std::vector<TokenLogprobs> prompt, tokens;
   absl::Status status;
-  absl::Notification done;
+  Notification done;
 };
 
 void ExpectSame(const std::vector<TokenLogprobs>& a, const std::vector<TokenLogprobs>& b) {
@@ -173,7 +173,7 @@ TEST_F(LogprobsOfModelTest, PromptOnceWithSeveralChoices) {
     void OnOutput(Output) override {}
     void OnDone(const absl::Status&, const Finish&) override { done.Notify(); }
     int64_t num_prompt = 0;
-    absl::Notification done;
+    Notification done;
   };
   auto prompt = std::make_shared<Prompt>();
   ASSERT_TRUE(engine->Submit(std::move(request), prompt).ok());
