@@ -88,6 +88,80 @@ HWY_INLINE hn::Vec<D> LoadCache(D d, const F8E4M3* from) {
   return hn::BitCast(d, hn::Or(value, sign));
 }
 
+/// Whether LoadPair takes even and odd elements apart.
+template <typename T>
+inline constexpr bool kAlternates =
+    HWY_TARGET != HWY_SCALAR && std::is_same_v<T, hwy::bfloat16_t>;
+
+/// Two vectors of consecutive elements, in the order in which they are cheapest to take apart: one
+/// after the other, or, bfloat16, those of even and those of odd places (half the instructions, as
+/// each is the upper half of a 32-bit lane as it stands). LoadPairOf and StorePairOf have floats in
+/// the order that elements of type T come in.
+template <class D, typename T, class V = hn::Vec<D>>
+HWY_INLINE void LoadPair(D d, const T* from, V& first, V& second) {
+  if constexpr (kAlternates<T>) {
+    const hn::RebindToUnsigned<D> d32;
+    const hn::Repartition<uint16_t, D> d16;
+    const auto both = hn::BitCast(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(from)));
+    first = hn::BitCast(d, hn::ShiftLeft<16>(both));
+    second = hn::BitCast(d, hn::And(both, hn::Set(d32, 0xFFFF0000)));
+  } else {
+    first = LoadCache(d, from);
+    second = LoadCache(d, from + hn::Lanes(d));
+  }
+}
+template <typename T, class D, class V = hn::Vec<D>>
+HWY_INLINE void LoadPairOf(D d, const float* from, V& first, V& second) {
+  if constexpr (kAlternates<T>) {
+    hn::LoadInterleaved2(d, from, first, second);
+  } else {
+    LoadPair(d, from, first, second);
+  }
+}
+template <typename T, class D, class V = hn::Vec<D>>
+HWY_INLINE void StorePairOf(D d, V first, V second, float* to) {
+  if constexpr (kAlternates<T>) {
+    hn::StoreInterleaved2(first, second, d, to);
+  } else {
+    hn::StoreU(first, d, to);
+    hn::StoreU(second, d, to + hn::Lanes(d));
+  }
+}
+
+/// kVectors vectors of the cache's elements, in pairs where there are two.
+template <size_t kVectors, class D, typename T, class V = hn::Vec<D>>
+HWY_INLINE void LoadVectors(D d, const T* from, V* values) {
+  static_assert(kVectors == 1 || kVectors % 2 == 0);
+  if constexpr (kVectors == 1) {
+    values[0] = LoadCache(d, from);
+  } else {
+    for (size_t i = 0; i < kVectors; i += 2) {
+      LoadPair(d, from + i * hn::Lanes(d), values[i], values[i + 1]);
+    }
+  }
+}
+/// The same of floats in the order of LoadVectors of elements T.
+template <typename T, size_t kVectors, class D, class V = hn::Vec<D>>
+HWY_INLINE void LoadVectorsOf(D d, const float* from, V* values) {
+  if constexpr (kVectors == 1) {
+    values[0] = hn::LoadU(d, from);
+  } else {
+    for (size_t i = 0; i < kVectors; i += 2) {
+      LoadPairOf<T>(d, from + i * hn::Lanes(d), values[i], values[i + 1]);
+    }
+  }
+}
+template <typename T, size_t kVectors, class D, class V = hn::Vec<D>>
+HWY_INLINE void StoreVectorsOf(D d, const V* values, float* to) {
+  if constexpr (kVectors == 1) {
+    hn::StoreU(values[0], d, to);
+  } else {
+    for (size_t i = 0; i < kVectors; i += 2) {
+      StorePairOf<T>(d, values[i], values[i + 1], to + i * hn::Lanes(d));
+    }
+  }
+}
+
 /// Stores `count` elements as the cache has them.
 HWY_INLINE void RoundToCache(const float* from, int count, float* to) {
   std::memcpy(to, from, sizeof(float) * count);
@@ -238,18 +312,14 @@ HWY_INLINE void ScoreTile(D d, const T* HWY_RESTRICT k, int64_t k_stride, int he
   for (int dim = 0; dim < head_dim; ++dim) {
     if constexpr (kPrefetch) PrefetchLines(next + dim * k_stride, kPageSize);
     hn::Vec<D> key[kVectors];
-    for (size_t v = 0; v < kVectors; ++v) {
-      key[v] = LoadCache(d, k + dim * k_stride + v * hn::Lanes(d));
-    }
+    LoadVectors<kVectors>(d, k + dim * k_stride, key);
     for (int q = 0; q < kQueries; ++q) {
       const auto x = hn::Set(d, queries[q * head_dim + dim]);
       for (size_t v = 0; v < kVectors; ++v) sum[q][v] = hn::MulAdd(x, key[v], sum[q][v]);
     }
   }
   for (int q = 0; q < kQueries; ++q) {
-    for (size_t v = 0; v < kVectors; ++v) {
-      hn::StoreU(sum[q][v], d, scores + q * scores_stride + v * hn::Lanes(d));
-    }
+    StoreVectorsOf<T, kVectors>(d, sum[q], scores + q * scores_stride);
   }
 }
 
@@ -263,28 +333,21 @@ HWY_INLINE void ValueTile(D d, const T* HWY_RESTRICT v, int64_t v_stride, int be
   hn::Vec<D> sum[kQueries][kVectors];
   for (int q = 0; q < kQueries; ++q) {
     const auto factor = hn::Set(d, factors[q]);
-    for (size_t i = 0; i < kVectors; ++i) {
-      sum[q][i] = hn::Mul(hn::LoadU(d, acc[q] + dim + i * hn::Lanes(d)), factor);
-    }
+    LoadVectorsOf<T, kVectors>(d, acc[q] + dim, sum[q]);
+    for (size_t i = 0; i < kVectors; ++i) sum[q][i] = hn::Mul(sum[q][i], factor);
   }
   for (int token = begin; token < end; ++token) {
     if constexpr (kPrefetch) {
       PrefetchLines(next + token * v_stride + dim, static_cast<int>(kVectors * hn::Lanes(d)));
     }
     hn::Vec<D> value[kVectors];
-    for (size_t i = 0; i < kVectors; ++i) {
-      value[i] = LoadCache(d, v + token * v_stride + dim + i * hn::Lanes(d));
-    }
+    LoadVectors<kVectors>(d, v + token * v_stride + dim, value);
     for (int q = 0; q < kQueries; ++q) {
       const auto p = hn::Set(d, weights[q * weights_stride + token]);
       for (size_t i = 0; i < kVectors; ++i) sum[q][i] = hn::MulAdd(p, value[i], sum[q][i]);
     }
   }
-  for (int q = 0; q < kQueries; ++q) {
-    for (size_t i = 0; i < kVectors; ++i) {
-      hn::StoreU(sum[q][i], d, acc[q] + dim + i * hn::Lanes(d));
-    }
-  }
+  for (int q = 0; q < kQueries; ++q) StoreVectorsOf<T, kVectors>(d, sum[q], acc[q] + dim);
 }
 
 /// Scores of kQueries queries for the whole vectors that cover rows [begin, end) of a page. `next`:

@@ -98,20 +98,14 @@ HWY_INLINE void CmpValueTile(D d, const T* const* pages, const T* const* fetched
     const int last = std::min(rows, end - page * rows);
     for (int row = std::max(0, begin - page * rows); row < last; ++row) {
       hn::Vec<D> value[kVectors];
-      for (size_t i = 0; i < kVectors; ++i) {
-        value[i] = LoadCache(d, pages[page] + int64_t{row} * head_dim + dim + i * hn::Lanes(d));
-      }
+      LoadVectors<kVectors>(d, pages[page] + int64_t{row} * head_dim + dim, value);
       for (int q = 0; q < kQueries; ++q) {
         const auto p = hn::Set(d, weights[q * weights_stride + page * rows + row]);
         for (size_t i = 0; i < kVectors; ++i) sum[q][i] = hn::MulAdd(p, value[i], sum[q][i]);
       }
     }
   }
-  for (int q = 0; q < kQueries; ++q) {
-    for (size_t i = 0; i < kVectors; ++i) {
-      hn::StoreU(sum[q][i], d, acc[q] + dim + i * hn::Lanes(d));
-    }
-  }
+  for (int q = 0; q < kQueries; ++q) StoreVectorsOf<T, kVectors>(d, sum[q], acc[q] + dim);
 }
 
 /// CmpValueTile over all dimensions.
@@ -156,21 +150,22 @@ class CmpTile {
                     memory + num_queries_ * call.ScoreFloats());
   }
 
-  /// Memory is to be busy all the time: while a split's keys are scored its values come, and while
-  /// these are summed the next split's keys do.
+  /// Memory is to be busy all the time: keys of a split, its values, the next split's keys are read
+  /// in this order, and what is fetched is kCmpPagesAhead pages before what is read, across these
+  /// borders too.
   void Run() {
     for (int64_t split = task_.first_split; split < task_.end_split; ++split) {
       const int64_t first_page = split * kPagesPerSplit;
       const int64_t end_page = EndPage(split);
-      const bool keys_came = call_.HasValues() && split > task_.first_split;
-      scorer_.Score(first_page, end_page,
-                    {.end_page = keys_came ? 0 : end_page, .values = call_.HasValues()}, scores_,
-                    call_.ScoreFloats());
+      scorer_.Score(first_page, end_page, {.end_page = end_page, .values = call_.HasValues()},
+                    scores_, call_.ScoreFloats());
       for (int64_t page = first_page; call_.HasValues() && page < end_page; ++page) {
         values_[page - first_page] = scorer_.Values(page);
-        if (split + 1 == task_.end_split) continue;
-        next_keys_[page - first_page] =
-            scorer_.Keys(std::min(page + kPagesPerSplit, EndPage(split + 1) - 1));
+      }
+      // What is read behind the values: the next split's first keys.
+      const int64_t last = split + 1 < task_.end_split ? EndPage(split + 1) - 1 : end_page - 1;
+      for (int64_t i = 0; call_.HasValues() && i < kCmpPagesAhead; ++i) {
+        values_[end_page - first_page + i] = scorer_.Keys(std::min(end_page + i, last));
       }
       for (int32_t row = 0; row < tile_.num_rows; ++row) Step(row, split);
     }
@@ -202,8 +197,8 @@ class CmpTile {
       }
       SoftmaxStep<count.value>(begin, end, weights, call_.ScoreFloats(), states, factors);
       if (call_.HasValues()) {
-        const bool fetches = row == 0 && first == 0 && split + 1 < task_.end_split;
-        SumCmpValues<count.value>(values_, fetches ? next_keys_ : nullptr, rows_, begin, end,
+        const bool fetches = row == 0 && first == 0;
+        SumCmpValues<count.value>(values_, fetches ? values_ + kCmpPagesAhead : nullptr, rows_, begin, end,
                                   call_.kv().head_dim_v, weights, call_.ScoreFloats(), acc);
       }
       for (int i = 0; i < count.value; ++i) {
@@ -234,8 +229,7 @@ class CmpTile {
   const int num_queries_;
   CmpScorer<T> scorer_;
   float* scores_;  // [num_queries, ScoreFloats()]; scores, then weights
-  const T* values_[kPagesPerSplit] = {};
-  const T* next_keys_[kPagesPerSplit] = {};  // of the next split
+  const T* values_[kPagesPerSplit + kCmpPagesAhead] = {};  // and what is read behind them
 };
 
 void RunCmpTask(const CmpCall& call, const CmpTask& task, float* memory) {

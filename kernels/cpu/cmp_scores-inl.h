@@ -25,10 +25,14 @@ HWY_BEFORE_NAMESPACE();
 namespace nsa::kernels::cpu {
 namespace HWY_NAMESPACE {
 
-/// What is fetched while a page's keys are scored.
+/// Pages between those that are read and those that are fetched meanwhile: some kilobytes.
+inline constexpr int64_t kCmpPagesAhead = 8;
+
+/// What is fetched while pages' keys are scored: keys of the pages kCmpPagesAhead on and before
+/// `end_page`, and for the last of these, which have none, values of the first.
 struct FetchedRows {
-  int64_t end_page = 0;  // keys of pages some way on and before this one
-  bool values = false;   // the page's own values
+  int64_t end_page = 0;
+  bool values = false;
 };
 
 /// Scores scale·q·K̂ (+ bias, where rows have one) of a tile's rows and the query heads of some KV
@@ -52,9 +56,11 @@ class CmpScorer {
         rows_(kPageSize / stride),
         size_(query.kv.head_dim_k * rows_),
         spread_(rows_),
+        spread_pairs_(std::max(1, rows_ / 2)),
         query_page_(tile.Row(0).position / kPageSize),
         max_page_distance_(max_page_distance),
         uses_patterns_(rows_ < Lanes() && size_ % Lanes() == 0),
+        uses_pairs_(kAlternates<T> && (rows_ == 2 || rows_ == 4) && size_ % (2 * Lanes()) == 0),
         num_quads_(rows_ < Lanes() ? (QuadsOfKey() * rows_ + Lanes() - 1) / Lanes() * Lanes()
                                    : QuadsOfKey()) {
     NSA_CHECK(!kIsInt8 || kv_.head_dim_k <= kMaxInt8HeadDim);
@@ -104,7 +110,7 @@ class CmpScorer {
 
   /// Fetches the keys of the first pages before `end_page` that Score does not find fetched.
   void FetchFirst(int64_t first_page, int64_t end_page) const {
-    for (int64_t page = first_page; page < std::min(end_page, first_page + kFetchedAhead); ++page) {
+    for (int64_t page = first_page; page < std::min(end_page, first_page + kCmpPagesAhead); ++page) {
       PrefetchLines(Keys(page), size_);
     }
   }
@@ -119,15 +125,16 @@ class CmpScorer {
     } else {
       ForRunsOfPages(first_page, far_end, [&](auto num_pages, int64_t page) {
         const T* pages[num_pages.value];
-        const T* fetched[2 * num_pages.value];
+        const T* fetched[num_pages.value];
         size_t num_fetched = 0;
-        for (int p = 0; p < num_pages.value; ++p) pages[p] = Keys(page + p);
-        for (int p = 0; p < num_pages.value && page + kFetchedAhead < fetch.end_page; ++p) {
-          const int64_t ahead = std::min(page + p + kFetchedAhead, fetch.end_page - 1);
-          fetched[num_fetched++] = Keys(ahead);
-        }
-        for (int p = 0; p < num_pages.value && fetch.values; ++p) {
-          fetched[num_fetched++] = Values(page + p);
+        for (int p = 0; p < num_pages.value; ++p) {
+          pages[p] = Keys(page + p);
+          const int64_t ahead = page + p + kCmpPagesAhead;
+          if (ahead < fetch.end_page) {
+            fetched[num_fetched++] = Keys(ahead);
+          } else if (fetch.values && first_page + ahead - fetch.end_page < end_page) {
+            fetched[num_fetched++] = Values(first_page + ahead - fetch.end_page);
+          }
         }
         ScorePages<num_pages.value>(page, pages, std::span<const T* const>(fetched, num_fetched),
                                     far_, scores + (page - first_page) * rows_, scores_stride);
@@ -139,14 +146,15 @@ class CmpScorer {
   }
 
  private:
-  /// Pages between the one that is read and the one that is fetched: some kilobytes.
-  static constexpr int64_t kFetchedAhead = 8;
   static constexpr bool kIsInt8 = std::is_same_v<T, int8_t>;
   static int Lanes() { return static_cast<int>(hn::Lanes(F32Tag())); }
 
   int QuadsOfKey() const { return (kv_.head_dim_k + 3) / 4; }
   int64_t NearFloats() const { return uses_patterns_ ? size_ : kv_.head_dim_k; }
-  int64_t FarFloats() const { return kIsInt8 ? num_quads_ : NearFloats(); }
+  int64_t FarFloats() const {
+    if (kIsInt8) return num_quads_;
+    return uses_pairs_ ? size_ / 2 : NearFloats();
+  }
 
   void CountFarPages() {
     const RopeView& rope = query_.rope;
@@ -182,7 +190,7 @@ class CmpScorer {
       if constexpr (kIsInt8) {
         int8_[q] = LayOutQuads(far_row, reinterpret_cast<int32_t*>(far_) + q * num_quads_);
       } else {
-        LayOutNear(far_row, far_ + q * FarFloats());
+        LayOutFar(far_row, far_ + q * FarFloats());
       }
     }
   }
@@ -193,6 +201,11 @@ class CmpScorer {
     } else {
       std::copy_n(x, kv_.head_dim_k, out);
     }
+  }
+
+  void LayOutFar(const float* x, float* out) const {
+    if (!uses_pairs_) return LayOutNear(x, out);
+    spread_pairs_(x, kv_.head_dim_k, out);
   }
 
   Int8Query LayOutQuads(const float* x, int32_t* out) const {
@@ -308,8 +321,18 @@ class CmpScorer {
   void ScorePages(int64_t first_page, const K* const* pages, std::span<const K* const> fetched,
                   const float* queries, float* scores, int64_t stride) {
     ForEachQueryBlock(num_queries(), [&](auto count, int first) {
-      const float* block = queries + first * NearFloats();
       float* out = scores + first * stride;
+#if HWY_TARGET != HWY_SCALAR
+      if constexpr (kAlternates<K>) {
+        if (uses_pairs_) {
+          ScorePairs<count.value, kPages>(pages, fetched, rows_, kv_.head_dim_k,
+                                          queries + first * FarFloats(), out, stride);
+          fetched = {};
+          return;
+        }
+      }
+#endif
+      const float* block = queries + first * NearFloats();
       if (uses_patterns_) {
         ScorePatterns<count.value, kPages>(pages, fetched, rows_, kv_.head_dim_k, block, out,
                                            stride);
@@ -349,9 +372,11 @@ class CmpScorer {
   const int rows_;  // compressed rows per page
   const int size_;  // elements of a page's keys
   const Spreader spread_;
+  const Spreader spread_pairs_;
   const int64_t query_page_;
   const int64_t max_page_distance_;
   const bool uses_patterns_;
+  const bool uses_pairs_;  // of keys in far pages
   const int num_quads_;  // of a query as Int8Queries has it
   int64_t num_far_pages_ = 0;
   int64_t far_distance_ = 0;

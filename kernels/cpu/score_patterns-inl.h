@@ -76,8 +76,8 @@ HWY_INLINE void StoreFolded(const hn::Vec<F32Tag> (&sum)[4], int /*rows*/, float
 /// out[q][page·rows + r] = Σ_dim query[q][dim]·k_page[dim][r] for kPages pages.
 /// `patterns` are the queries as Spreader lays them out. Lanes run over rows and dimensions; the
 /// lanes of one row are added up at the end.
-/// `fetched`: groups of as many pages that are to be read later and are fetched meanwhile, each
-/// group in the order of addresses: the hardware then sees a stream.
+/// `fetched`: up to kPages pages that are to be read later and are fetched meanwhile, one after the
+/// other in the order of addresses: the hardware then sees a stream.
 template <int kQueries, int kPages, typename K>
 HWY_NOINLINE void ScorePatterns(const K* const* pages, std::span<const K* const> fetched, int rows,
                                 int head_dim, const float* HWY_RESTRICT patterns, float* scores,
@@ -91,13 +91,11 @@ HWY_NOINLINE void ScorePatterns(const K* const* pages, std::span<const K* const>
   }
   const int lanes = static_cast<int>(hn::Lanes(d));
   int i = 0;
-  for (int part = 0; part < kPages; ++part) {  // one fetched page of each group after the other
+  for (int part = 0; part < kPages; ++part) {  // one fetched page after the other
+    const bool fetches = static_cast<size_t>(part) < fetched.size();
     const int end = part + 1 == kPages ? size : size / kPages * (part + 1);
     for (int from = 0; i < end; i += lanes, from += lanes * kPages) {
-      for (auto page = static_cast<size_t>(part);
-           page < fetched.size() && from % kLineElements == 0; page += kPages) {
-        PrefetchLines(fetched[page] + from, lanes * kPages);
-      }
+      if (fetches && from % kLineElements == 0) PrefetchLines(fetched[part] + from, lanes * kPages);
       hn::Vec<F32Tag> key[kPages];
       for (int p = 0; p < kPages; ++p) key[p] = LoadCache(d, pages[p] + i);
       for (int q = 0; q < kQueries; ++q) {
@@ -108,6 +106,50 @@ HWY_NOINLINE void ScorePatterns(const K* const* pages, std::span<const K* const>
   }
   for (int q = 0; q < kQueries; ++q) StoreFolded(sum[q], rows, scores + q * scores_stride);
 }
+
+#if HWY_TARGET != HWY_SCALAR
+/// ScorePatterns of bfloat16 keys two or four of which share a page. A pair of vectors holds even
+/// and odd keys of as many dimensions, so one vector of a query meets both: `patterns` are laid out
+/// for half as many rows.
+template <int kQueries, int kPages, typename K>
+HWY_NOINLINE void ScorePairs(const K* const* pages, std::span<const K* const> fetched, int rows,
+                             int head_dim, const float* HWY_RESTRICT patterns, float* scores,
+                             int64_t scores_stride) {
+  static_assert(kAlternates<K>);
+  constexpr int kAtOnce = kPages < 2 ? kPages : 2;
+  const F32Tag d;
+  const int size = head_dim * rows;
+  const int step = 2 * static_cast<int>(hn::Lanes(d));
+  hn::Vec<F32Tag> sum[kQueries][kPages];
+  for (int first = 0; first < kPages; first += kAtOnce) {
+    hn::Vec<F32Tag> even[kQueries][kAtOnce], odd[kQueries][kAtOnce];
+    for (int q = 0; q < kQueries; ++q) {
+      for (int p = 0; p < kAtOnce; ++p) even[q][p] = odd[q][p] = hn::Zero(d);
+    }
+    auto fetch = static_cast<size_t>(first);
+    for (int i = 0, from = 0; i < size; i += step, from += kAtOnce * step) {
+      if (from == size) from = 0, ++fetch;
+      if (fetch < fetched.size()) PrefetchLines(fetched[fetch] + from, kAtOnce * step);
+      hn::Vec<F32Tag> key[kAtOnce][2];
+      for (int p = 0; p < kAtOnce; ++p) LoadPair(d, pages[first + p] + i, key[p][0], key[p][1]);
+      for (int q = 0; q < kQueries; ++q) {
+        const auto x = hn::LoadU(d, patterns + (int64_t{q} * size + i) / 2);
+        for (int p = 0; p < kAtOnce; ++p) {
+          even[q][p] = hn::MulAdd(x, key[p][0], even[q][p]);
+          odd[q][p] = hn::MulAdd(x, key[p][1], odd[q][p]);
+        }
+      }
+    }
+    for (int q = 0; q < kQueries; ++q) {
+      for (int p = 0; p < kAtOnce; ++p) {  // back to keys in order, in each block of four lanes
+        sum[q][first + p] = hn::Add(hn::InterleaveLower(d, even[q][p], odd[q][p]),
+                                    hn::InterleaveUpper(d, even[q][p], odd[q][p]));
+      }
+    }
+  }
+  for (int q = 0; q < kQueries; ++q) StoreFolded(sum[q], rows, scores + q * scores_stride);
+}
+#endif
 
 }  // namespace HWY_NAMESPACE
 }  // namespace nsa::kernels::cpu
