@@ -198,8 +198,9 @@ class CmpTile {
       SoftmaxStep<count.value>(begin, end, weights, call_.ScoreFloats(), states, factors);
       if (call_.HasValues()) {
         const bool fetches = row == 0 && first == 0;
-        SumCmpValues<count.value>(values_, fetches ? values_ + kCmpPagesAhead : nullptr, rows_, begin, end,
-                                  call_.kv().head_dim_v, weights, call_.ScoreFloats(), acc);
+        SumCmpValues<count.value>(values_, fetches ? values_ + kCmpPagesAhead : nullptr, rows_,
+                                  begin, end, call_.kv().head_dim_v, weights, call_.ScoreFloats(),
+                                  acc);
       }
       for (int i = 0; i < count.value; ++i) {
         acc[i][call_.AccFloats()] = state[i].maximum;

@@ -110,7 +110,8 @@ class CmpScorer {
 
   /// Fetches the keys of the first pages before `end_page` that Score does not find fetched.
   void FetchFirst(int64_t first_page, int64_t end_page) const {
-    for (int64_t page = first_page; page < std::min(end_page, first_page + kCmpPagesAhead); ++page) {
+    const int64_t end = std::min(end_page, first_page + kCmpPagesAhead);
+    for (int64_t page = first_page; page < end; ++page) {
       PrefetchLines(Keys(page), size_);
     }
   }
@@ -377,7 +378,7 @@ class CmpScorer {
   const int64_t max_page_distance_;
   const bool uses_patterns_;
   const bool uses_pairs_;  // of keys in far pages
-  const int num_quads_;  // of a query as Int8Queries has it
+  const int num_quads_;    // of a query as Int8Queries has it
   int64_t num_far_pages_ = 0;
   int64_t far_distance_ = 0;
   // Of all KV heads, and of the chosen one. Near queries are rotated inside the page only, far ones
