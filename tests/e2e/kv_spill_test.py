@@ -65,11 +65,13 @@ def test_together_more_than_memory_as_alone(tiny_path, tmp_path, alone):
 
 
 def test_a_context_beyond_memory_as_with_all_of_it(tiny_path, tmp_path):
-    """3,500 tokens in memory for 1,500: what is selected comes back by page and layer."""
+    """3,500 tokens in memory for 1,500: what is selected comes back by page and layer. Memory must hold at least what a
+    row can select."""
+    blocks = {"num_selected_blocks": 16}
     request = server.request([3 + number * 7 % 200 for number in range(3300)], 200, temperature=1.0)
     request.sampling.seed = 5
     request.stopping.ignore_eos = True
-    with server.running(tiny_path, max_context=4096, kv_cache_gib=tiny_model.gib(65)) as whole:
+    with server.running(tiny_path, max_context=4096, kv_cache_gib=tiny_model.gib(65), **blocks) as whole:
         expected = server.generate(whole, request).token_ids
     pages, spilled = 24, 120
     beyond = flags(
@@ -77,6 +79,7 @@ def test_a_context_beyond_memory_as_with_all_of_it(tiny_path, tmp_path):
         max_context=4096,
         kv_cache_gib=tiny_model.gib(pages + spilled * tiny_model.ROW_BYTES / tiny_model.PAGE_BYTES),
         kv_spill_gib=tiny_model.gib(spilled),
+        **blocks,
     )
     with server.running(tiny_path, **beyond) as running:
         assert running.load().num_pages_total < 30

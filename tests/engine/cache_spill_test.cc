@@ -69,6 +69,7 @@ class CacheSpillTest : public testing::Test {
     folder_.Write("model.safetensors", TinyFolder::Safetensors(shapes));
     options_.model_path = folder_.path();
     options_.num_threads = 1;
+    options_.num_selected_blocks = 16;  // what memory must hold at least goes by this
     options_.metrics = &counter_;
     options_.checks_each_step = true;
   }

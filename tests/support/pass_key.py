@@ -40,15 +40,16 @@ def filler_haystack(num_chars: int) -> str:
     return FILLER * (num_chars // len(FILLER) + 1)
 
 
-def manual_haystack(num_chars: int) -> str:
-    """Prose of the policy manual, from behind its table of contents."""
-    return model_files.manual_text()[20_000 : 20_000 + num_chars]
+def manual_haystack(num_chars: int, part: int = 0) -> str:
+    """Prose of the policy manual, from behind its table of contents; parts begin 40,000 letters apart."""
+    begin = 20_000 + 40_000 * part
+    return model_files.manual_text()[begin : begin + num_chars]
 
 
-def make_probe(haystack, context: int, depth: int, *, chat: bool = False) -> Probe:
+def make_probe(haystack, context: int, depth: int, *, chat: bool = False, seed: int = 0) -> Probe:
     """A prompt of at most `context` tokens, and no more than a few sentences fewer."""
     model = model_files.model_path()
-    key = str(random.Random(1000 * context + depth).randrange(10_000, 100_000))
+    key = str(random.Random(1_000_000 * seed + 1000 * context + depth).randrange(10_000, 100_000))
     needle = NEEDLE.format(key=key)
     # A first guess of the length from a sample, then cut to fit: text is not tokens.
     text = haystack(8 * context)
