@@ -4,9 +4,10 @@
 nsa_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 nsa_cache=${NSA_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/nsa-serve}
 nsa_venv=$nsa_root/.venv
-# The compiler's cache is told that paths below the tree are relative, and asks for the language: so that trees
-# elsewhere, an image's build too, share it.
-export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$nsa_root} LANG=${LANG:-C.UTF-8}
+# The compiler's cache is told that paths below the tree are relative, and goes by the language and by the compiler's
+# bytes: so that trees elsewhere, an image's build too, share it.
+export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$nsa_root} CCACHE_COMPILERCHECK=content LANG=C.UTF-8 LC_ALL=C.UTF-8
+unset LC_CTYPE LC_MESSAGES
 
 say() { printf '%s\n' "$*" >&2; }
 

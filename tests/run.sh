@@ -2,6 +2,8 @@
 # Installs what is missing, builds, and runs the whole test suite. Can be run again and again.
 #
 #   tests/run.sh               everything that CI runs
+#   tests/run.sh --lint        clang-tidy and ptxas over every source, not only those that changed since all were seen
+#                              (tests/tidy/clean_commits.json)
 #   tests/run.sh --quick       no clang-tidy, no training, no container images, no sanitizers and no tests marked slow
 #   tests/run.sh --sanitizers  also the C++ tests and the soak under address+undefined and under thread sanitizers
 #   tests/run.sh --oracles     also the comparisons that need PyTorch, transformers and llama.cpp (a
@@ -14,14 +16,15 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../deploy/lib.sh"
 cd "$nsa_root"
 
-quick=false oracles=false sanitizers=false image=false
+quick=false oracles=false sanitizers=false image=false lint=()
 for option in "$@"; do
   case $option in
+    --lint) lint=(--all) ;;
     --quick) quick=true ;;
     --oracles) oracles=true ;;
     --sanitizers) sanitizers=true ;;
     --image) image=true && export NSA_IMAGE_CUDA=1 ;;
-    --help) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
+    --help) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
     *) say "unknown option $option; see tests/run.sh --help" && exit 2 ;;
   esac
 done
@@ -49,7 +52,8 @@ test_sanitized() {
   NSA_BUILD_DIR=$nsa_root/build/$1 run_pytest .venv/bin/python tests/e2e/soak_test.py
 }
 
-# Engine and server with scalar kernels, so that a build takes minutes. (tsan-soak is the same with threads watched.)
+# Engine and server with scalar kernels, and what is not ours as the release has it, so that a build takes minutes.
+# (tsan-soak watches threads, in all of it.)
 soak_sanitized() {
   build "$1" nsa_server
   export_sanitizer_options
@@ -92,7 +96,10 @@ no_containers() {
 
 test_image() {
   install_packages tests/deploy/apt-packages-image.txt
+  ccache --zero-stats >/dev/null
   run_pytest .venv/bin/python tests/deploy -m image
+  say "the compiler's cache in the images' builds:"
+  ccache --show-stats >&2
 }
 
 run_stage "Debian packages" test_packages
@@ -117,7 +124,7 @@ elif ! $quick; then
   try_stage "training" run_training
 fi
 if command -v nvcc >/dev/null; then
-  try_stage "CUDA kernels for every architecture" .venv/bin/python -m tests.cuda_host.check_ptxas
+  try_stage "CUDA kernels for every architecture" .venv/bin/python -m tests.cuda_host.check_ptxas "${lint[@]}"
 fi
 left_out=""
 if ! $quick && ! $image; then
@@ -129,7 +136,7 @@ fi
 if $quick; then
   try_stage "Python tests" run_pytest .venv/bin/python tests -m "not oracle and not training and not image and not slow"
 else
-  try_stage "clang-tidy" .venv/bin/python -m tests.tidy.clang_tidy
+  try_stage "clang-tidy" .venv/bin/python -m tests.tidy.clang_tidy "${lint[@]}"
   try_stage "Python tests" run_pytest .venv/bin/python tests -m "not oracle and not training and not image"
 fi
 

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Compiles every kernel for every architecture with nvcc, and fails where ptxas spills registers.
 
-    python3 -m tests.cuda_host.check_ptxas [--table]
+    python3 -m tests.cuda_host.check_ptxas [--all] [--record] [--table]
 
-Skips with a message where nvcc is not on PATH. --table prints what each kernel takes.
+Those whose sources changed since the commit that tests/tidy/clean_commits.json names, and all with --all; --record,
+after that, has it name HEAD. Skips with a message where nvcc is not on PATH. --table prints what each kernel takes.
 """
 
 import argparse
 import concurrent.futures
 import dataclasses
+import itertools
 import os
 import pathlib
 import re
@@ -17,10 +19,12 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.tidy import clean_commits, files
+
 # As kernels/cuda/CMakeLists.txt and CMakeLists.txt have them; a test compares.
 FLAGS = ["-std=c++20", "--expt-relaxed-constexpr", "--fmad=false", "-Werror=all-warnings"]
 ARCHITECTURES = [80, 90, 100]
+SETTINGS = ["kernels/cuda/CMakeLists.txt", "check_ptxas.py"]
 # Kernels that may spill, by a part of their names, and why. None so far.
 ALLOWED: dict[str, str] = {}
 
@@ -65,15 +69,15 @@ def parse(text: str) -> list[Kernel]:
     return kernels
 
 
-def compile_kernels(nvcc: str, source: pathlib.Path, folder: str) -> list[Kernel]:
-    targets = [
-        f"-gencode=arch=compute_{number},code=sm_{number}" for number in ARCHITECTURES
-    ] + [f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}"]
-    target = pathlib.Path(folder, source.stem + ".o")
-    command = [nvcc, *FLAGS, *targets, "-Xptxas=-v", f"-I{ROOT}", "-c", source, "-o", target]
+def compile_kernels(nvcc: str, source: str, architecture: int, folder: str) -> list[Kernel]:
+    # The host's part is the same for each.
+    output = "-c" if architecture == ARCHITECTURES[0] else "-cubin"
+    target = pathlib.Path(folder, f"{pathlib.Path(source).stem}.{architecture}")
+    command = [nvcc, *FLAGS, f"-gencode=arch=compute_{architecture},code=sm_{architecture}", "-Xptxas=-v",
+               f"-I{files.ROOT}", output, files.ROOT / source, "-o", target]  # fmt: skip
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode != 0:
-        sys.exit(f"{source.relative_to(ROOT)} does not compile:\n{run.stdout}{run.stderr}")
+        sys.exit(f"{source} does not compile for sm_{architecture}:\n{run.stdout}{run.stderr}")
     return parse(run.stdout + run.stderr)
 
 
@@ -87,21 +91,32 @@ def readable(names: list[str]) -> dict[str, str]:
     return dict(zip(names, short, strict=True))
 
 
+def compile_all(nvcc: str, sources: list[str]) -> list[Kernel]:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+    ):
+        # One source takes as long as all others together: its architectures are compiled side by side.
+        jobs = itertools.product(sources, ARCHITECTURES)
+        compiled = pool.map(lambda job: compile_kernels(nvcc, *job, folder), jobs)
+        return [kernel for of_job in compiled for kernel in of_job]
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--table", action="store_true", help="print what each kernel takes")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         print("skipped: no nvcc on PATH")
         return 0
-    sources = sorted(ROOT.glob("kernels/cuda/*.cu"))
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-    ):
-        of_sources = pool.map(lambda source: compile_kernels(nvcc, source, folder), sources)
-        kernels = [kernel for of_source in of_sources for kernel in of_source]
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    check = clean_commits.Check("ptxas", version, SETTINGS)
+    sources = [source for source in files.with_suffix(".cu") if source.startswith("kernels/cuda/")]
+    todo = sources if arguments.all else check.to_see(sources)
+    kernels = compile_all(nvcc, todo)
     names = readable([kernel.name for kernel in kernels])
     for kernel in kernels:
         kernel.name = names[kernel.name]
@@ -109,8 +124,12 @@ def main() -> int:
             print(f"sm_{kernel.architecture:<3} {kernel.registers:3} registers, "
                   f"{kernel.shared:5} bytes shared, {kernel.stack} stack: {kernel.name}")  # fmt: skip
     complaints = [kernel.complaint() for kernel in kernels if kernel.complaint()]
-    print("\n".join([*complaints, f"ptxas: {len(kernels)} kernels, {len(complaints)} with spills"]))
-    return 1 if complaints or not kernels else 0
+    print("\n".join([*complaints, f"ptxas: {len(sources)} sources, {len(todo)} compiled, {len(kernels)} kernels, "
+                                  f"{len(complaints)} with spills"]))  # fmt: skip
+    if arguments.record:
+        assert arguments.all and not complaints, "not every kernel seen and clean"
+        check.record()
+    return 1 if complaints or (todo and not kernels) else 0
 
 
 if __name__ == "__main__":

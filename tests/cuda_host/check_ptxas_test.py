@@ -1,6 +1,7 @@
 """The reader of ptxas output sees spills, and compiles what CMake compiles."""
 
 from tests.cuda_host import check_ptxas
+from tests.tidy import files
 
 OUTPUT = """\
 ptxas info    : 0 bytes gmem
@@ -24,9 +25,9 @@ def test_spills_are_seen():
 
 
 def test_flags_are_those_of_the_build():
-    build = (check_ptxas.ROOT / "kernels/cuda/CMakeLists.txt").read_text(encoding="utf-8")
+    build = (files.ROOT / "kernels/cuda/CMakeLists.txt").read_text(encoding="utf-8")
     for flag in check_ptxas.FLAGS:
         assert flag in build, flag
-    build = (check_ptxas.ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    build = (files.ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     for number in check_ptxas.ARCHITECTURES:
         assert f" {number}" in build, number

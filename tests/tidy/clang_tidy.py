@@ -1,24 +1,27 @@
 """Runs clang-tidy over the sources of a build, two at a time, and remembers what was clean.
 
-    .venv/bin/python -m tests.tidy.clang_tidy [PATH-PREFIX...]
+    .venv/bin/python -m tests.tidy.clang_tidy [--all] [--record] [PATH-PREFIX...]
 
 A source is looked at again when it, a header of ours that it includes, .clang-tidy, or the tool
-changes. Prints a count as its last line; ends with 1 where anything is found.
+changes: since the commit that clean_commits.json names, or since this build saw it clean. --all
+looks at every source; --record, after that, has clean_commits.json name HEAD. Prints a count as its
+last line; ends with 1 where anything is found.
 """
 
+import argparse
 import concurrent.futures
 import hashlib
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
 
 from tests.support import model_files
-from tests.tidy import files
+from tests.tidy import clean_commits, files
 
 CLEAN = model_files.build_dir() / "clang-tidy-clean.json"
+SETTINGS = [".clang-tidy", ".proto"]
 # Warnings are gcc's to give, in the build; here only checks are errors.
 EXTRA = ["--extra-arg=-Wno-unknown-warning-option", "--extra-arg=-Wno-error"]
 
@@ -28,21 +31,9 @@ def tool() -> str:
     return str(beside) if beside.exists() else "clang-tidy"
 
 
-def dependencies(source: str, known: dict[str, set[str]]) -> set[str]:
-    """Our own files that `source` includes, itself too."""
-    if source not in known:
-        known[source] = {source}
-        path = files.ROOT / source
-        if path.is_file():
-            for name in re.findall(r'#\s*include\s*"([^"]+)"', path.read_text(encoding="utf-8")):
-                if (files.ROOT / name).is_file():
-                    known[source] |= dependencies(name, known)
-    return known[source]
-
-
-def fingerprint(source: str, version: str, known: dict[str, set[str]]) -> str:
+def fingerprint(source: str, version: str) -> str:
     digest = hashlib.sha256(version.encode())
-    for path in sorted(dependencies(source, known) | {".clang-tidy"}):
+    for path in sorted(clean_commits.dependencies(source) & set(files.tracked()) | {".clang-tidy"}):
         digest.update(path.encode() + (files.ROOT / path).read_bytes())
     return digest.hexdigest()
 
@@ -58,22 +49,27 @@ def lint(source: str) -> str:
     return "" if run.returncode == 0 else run.stdout + run.stderr
 
 
-def main(prefixes: list[str]) -> int:
+def sources_of_build() -> list[str]:
     database = json.loads((model_files.build_dir() / "compile_commands.json").read_text())
-    ours = set(files.with_suffix(".cc"))
-    sources = set()
-    for entry in database:
-        path = pathlib.Path(entry["directory"], entry["file"])
-        if path.is_relative_to(files.ROOT):
-            sources.add(str(path.relative_to(files.ROOT)))
-    sources = sorted(sources & ours)
-    if prefixes:
-        sources = [source for source in sources if source.startswith(tuple(prefixes))]
+    built = {pathlib.Path(entry["directory"], entry["file"]) for entry in database}
+    return [source for source in sorted(files.with_suffix(".cc")) if files.ROOT / source in built]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("prefixes", nargs="*")
+    arguments = parser.parse_args()
+    sources = [source for source in sources_of_build() if source.startswith(tuple(arguments.prefixes or [""]))]
     version = subprocess.run([tool(), "--version"], capture_output=True, text=True).stdout
+    check = clean_commits.Check("clang-tidy", version, SETTINGS)
     clean = json.loads(CLEAN.read_text()) if CLEAN.exists() else {}
-    known: dict[str, set[str]] = {}
-    prints = {source: fingerprint(source, version, known) for source in sources}
-    todo = [source for source in sources if clean.get(source) != prints[source]]
+    prints = {source: fingerprint(source, version) for source in sources}
+    if arguments.all:
+        todo = sources
+    else:
+        todo = [source for source in check.to_see(sources) if clean.get(source) != prints[source]]
     failed = 0
     with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for source, said in zip(todo, pool.map(lint, todo)):
@@ -84,8 +80,11 @@ def main(prefixes: list[str]) -> int:
                 clean[source] = prints[source]
                 CLEAN.write_text(json.dumps(clean, indent=1))
     print(f"clang-tidy: {len(sources)} sources, {len(todo)} looked at, {failed} with findings")
+    if arguments.record:
+        assert arguments.all and not arguments.prefixes and not failed, "not every source seen and clean"
+        check.record()
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
