@@ -24,7 +24,7 @@ from tests.tidy import clean_commits, files
 # As kernels/cuda/CMakeLists.txt and CMakeLists.txt have them; a test compares.
 FLAGS = ["-std=c++20", "--expt-relaxed-constexpr", "--fmad=false", "-Werror=all-warnings"]
 ARCHITECTURES = [80, 90, 100]
-SETTINGS = ["kernels/cuda/CMakeLists.txt", "check_ptxas.py"]
+SETTINGS = ["kernels/cuda/CMakeLists.txt"]
 # Kernels that may spill, by a part of their names, and why. None so far.
 ALLOWED: dict[str, str] = {}
 
@@ -112,8 +112,7 @@ def main() -> int:
     if nvcc is None:
         print("skipped: no nvcc on PATH")
         return 0
-    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
-    check = clean_commits.Check("ptxas", version, SETTINGS)
+    check = clean_commits.Check("ptxas", clean_commits.version_of(nvcc), SETTINGS)
     sources = [source for source in files.with_suffix(".cu") if source.startswith("kernels/cuda/")]
     todo = sources if arguments.all else check.to_see(sources)
     kernels = compile_all(nvcc, todo)

@@ -62,7 +62,7 @@ def main() -> int:
     parser.add_argument("prefixes", nargs="*")
     arguments = parser.parse_args()
     sources = [source for source in sources_of_build() if source.startswith(tuple(arguments.prefixes or [""]))]
-    version = subprocess.run([tool(), "--version"], capture_output=True, text=True).stdout
+    version = clean_commits.version_of(tool())
     check = clean_commits.Check("clang-tidy", version, SETTINGS)
     clean = json.loads(CLEAN.read_text()) if CLEAN.exists() else {}
     prints = {source: fingerprint(source, version) for source in sources}

@@ -41,6 +41,12 @@ def changed_since(commit: str, root: pathlib.Path = files.ROOT) -> set[str] | No
     return {path for path in listed.split("\0") if path}
 
 
+def version_of(tool: str) -> str:
+    """The first number of three parts in what it says of itself."""
+    said = subprocess.run([tool, "--version"], check=True, capture_output=True, text=True).stdout
+    return re.search(r"\d+\.\d+\.\d+", said)[0]
+
+
 class Check:
     """A check by its name, the `tool`'s version, and the endings of paths that are its `settings`: where one of those
     changed, it must see everything."""
