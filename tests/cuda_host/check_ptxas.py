@@ -112,7 +112,8 @@ def main() -> int:
     if nvcc is None:
         print("skipped: no nvcc on PATH")
         return 0
-    check = clean_commits.Check("ptxas", clean_commits.version_of(nvcc), SETTINGS)
+    tool = " ".join([clean_commits.version_of(nvcc), *FLAGS, *map(str, ARCHITECTURES)])
+    check = clean_commits.Check("ptxas", tool, SETTINGS)
     sources = [source for source in files.with_suffix(".cu") if source.startswith("kernels/cuda/")]
     todo = sources if arguments.all else check.to_see(sources)
     kernels = compile_all(nvcc, todo)

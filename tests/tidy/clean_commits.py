@@ -48,8 +48,8 @@ def version_of(tool: str) -> str:
 
 
 class Check:
-    """A check by its name, the `tool`'s version, and the endings of paths that are its `settings`: where one of those
-    changed, it must see everything."""
+    """A check by its name, its `tool` (version and options), and the endings of paths that are its `settings`: where one
+    of those changed, it must see everything."""
 
     def __init__(self, name: str, tool: str, settings: Iterable[str], *, commits: pathlib.Path = COMMITS,
                  root: pathlib.Path = files.ROOT):  # fmt: skip
