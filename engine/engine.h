@@ -24,6 +24,7 @@
 namespace nsa::engine {
 
 enum class AttentionFlag : uint8_t { kAuto, kNsa, kFull };
+inline constexpr std::string_view kAttentionNames[] = {"auto", "nsa", "full"};
 
 /// What K and V are kept as; kInt8 with a scale for each token and head, kF8 as E4M3 without one.
 enum class KvCacheDtype : uint8_t { kF16, kBF16, kInt8, kF8, kF32 };
@@ -31,12 +32,18 @@ enum class KvCacheDtype : uint8_t { kF16, kBF16, kInt8, kF8, kF32 };
 inline constexpr std::string_view kKvCacheDtypeNames[] = {"f16", "bf16", "int8", "fp8", "f32"};
 inline constexpr std::string_view kWeightDtypeNames[] = {"auto", "bf16", "q8_0", "q4_0"};
 
+/// What attention may round on a GPU (kernels/ops/attention.h); kAuto: to 16 bits, unless the
+/// checkpoint's own weights are float32.
+enum class PrecisionFlag : uint8_t { kAuto, kFloat32, kSixteenBits };
+inline constexpr std::string_view kPrecisionNames[] = {"auto", "float32", "16bit"};
+
 /// Where the model runs; kAuto: on a GPU where this build and machine have one.
 enum class Device : uint8_t { kAuto, kCpu, kCuda };
 inline constexpr std::string_view kDeviceNames[] = {"auto", "cpu", "cuda"};
 
 /// Where drafts of next tokens come from. They never show in the output, only in its speed.
 enum class Speculation : uint8_t { kNone, kPromptLookup };
+inline constexpr std::string_view kSpeculationNames[] = {"none", "prompt_lookup"};
 
 #ifdef NDEBUG
 inline constexpr bool kChecksEachStep = false;
@@ -55,6 +62,7 @@ struct EngineOptions {
   double kv_cache_gib = 0;          // 0: what memory allows
   WeightDtype weight_dtype = WeightDtype::kAuto;
   KvCacheDtype kv_cache_dtype = KvCacheDtype::kF16;
+  PrecisionFlag attention_precision = PrecisionFlag::kAuto;
   int num_threads = 0;            // 0: the cores that this process may use
   int64_t max_step_tokens = 512;  // token budget of a step, so the longest prefill chunk
   Speculation speculation = Speculation::kNone;

@@ -361,6 +361,13 @@ int64_t EstimateWeightBytes(const Checkpoint& checkpoint, WeightDtype dtype) {
 
 }  // namespace
 
+kernels::AttentionPrecision PrecisionOf(PrecisionFlag flag, std::string_view weight_type) {
+  const bool is_float32 =
+      flag == PrecisionFlag::kFloat32 || (flag == PrecisionFlag::kAuto && weight_type == "F32");
+  return is_float32 ? kernels::AttentionPrecision::kFloat32
+                    : kernels::AttentionPrecision::kSixteenBits;
+}
+
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(const EngineOptions& options) {
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
   auto loaded = std::make_unique<LoadedModel>();
@@ -374,7 +381,10 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(const EngineOpti
   if (absl::Status status = LoadText(*loaded, sizing.config); !status.ok()) return status;
   if (absl::Status status = DecideAttention(options, sizing); !status.ok()) return status;
   sizing.runner = {
-      .spec = sizing.spec, .max_rows = options.max_step_tokens, .max_context = sizing.max_context};
+      .spec = sizing.spec,
+      .max_rows = options.max_step_tokens,
+      .max_context = sizing.max_context,
+      .precision = PrecisionOf(options.attention_precision, sizing.config.weight_type)};
   sizing.layout = KvLayout::For(sizing.spec, sizing.config.attention, sizing.config.num_layers,
                                 ElementType(options.kv_cache_dtype));
   auto backend = OpenBackend(options);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
@@ -35,6 +36,9 @@ struct LoadedModel {
 /// options contradict the checkpoint; ResourceExhausted, before loading, where memory does not
 /// suffice.
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModelWithCache(const EngineOptions& options);
+
+/// What attention may round for a checkpoint most of whose weights have the type "F32", "Q4_1", ….
+kernels::AttentionPrecision PrecisionOf(PrecisionFlag flag, std::string_view weight_type);
 
 /// What was loaded, in a line of the log.
 void LogSummary(const ModelInfo& info);

@@ -62,6 +62,7 @@ ModelRunner::ModelRunner(const Model* model, kernels::Backend* backend, KvCache*
       cache_(cache),
       plan_(std::move(plan)),
       full_plan_(std::move(full_plan)),
+      precision_(options.precision),
       workspace_(*backend, model->config.attention, options.max_rows,
                  WorkspaceBlocks(options.spec, model->config.trained_context)),
       gated_layer_(backend, std::bind_front(&ModelRunner::Leave, this)) {
@@ -428,6 +429,7 @@ AttentionInputs ModelRunner::InputsOf(int index, const PlanRows& rows) {
   inputs.query.segments = rows.segments.data();
   inputs.query.num_segments = static_cast<int>(rows.segments.size());
   inputs.query.rope = layer.rope->view();
+  inputs.query.precision = precision_;
   const float* k = qkv_.data() + int64_t{a.num_q_heads} * a.head_dim_k;
   for (int b = 0; b < model_->config.num_kv(); ++b, k += KvWidth(a)) {
     inputs.branch_kv[b] = {

@@ -30,6 +30,7 @@ class ModelRunner {
     int64_t max_rows = 512;   // of a batch
     int64_t max_context = 0;  // tokens: how far rotations must reach
     int64_t kept_rows = 0;    // of entries that leave a step and go on in a later one
+    kernels::AttentionPrecision precision = kernels::AttentionPrecision::kFloat32;
   };
 
   /// Told the logits [vocabulary_size] of row `row` of entry `entry` (row counts within the entry).
@@ -141,6 +142,7 @@ class ModelRunner {
   KvCache* cache_;
   AttentionPlan plan_;       // the server's
   AttentionPlan full_plan_;  // for requests that ask for full attention
+  kernels::AttentionPrecision precision_;
   std::vector<LayerState> layers_;
   std::vector<RopeTable> ropes_;
   AttentionWorkspace workspace_;

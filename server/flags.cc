@@ -1,11 +1,9 @@
 #include "server/flags.h"
 
-#include <algorithm>
-#include <iterator>
-
 #include "absl/flags/flag.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/flag_words.h"
 
 ABSL_FLAG(std::string, model, "",
           "path of a GGUF file, or of a Hugging Face folder (config.json, safetensors, tokenizer)");
@@ -37,6 +35,9 @@ ABSL_FLAG(std::string, device, "auto", "auto, cpu or cuda");
 // misses the bar of 0.999; float16 has three bits more at the same size.
 ABSL_FLAG(std::string, kv_cache_dtype, "f16",
           "f16, bf16, int8 (a scale for each token and head; half the memory) or f32");
+ABSL_FLAG(std::string, attention_precision, "auto",
+          "on a GPU: float32, or 16bit, which rounds queries and softmax weights for tensor cores; "
+          "auto: 16bit, unless the checkpoint's weights are float32");
 ABSL_FLAG(double, kv_cache_gib, 0, "memory of the KV cache in GiB; 0: what is free");
 ABSL_FLAG(
     std::string, kv_spill_dir, "",
@@ -162,47 +163,31 @@ absl::Status ReadBuckets(int64_t max_context, PrometheusMetrics::Buckets& bucket
 /// "SmolLM2.gguf" of "/models/SmolLM2.gguf".
 std::string FileName(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
+absl::Status ReadEngineWords(engine::EngineOptions& options) {
+  using engine::ReadFlagWord;
+  absl::Status status = ReadFlagWord("attention", absl::GetFlag(FLAGS_attention),
+                                     engine::kAttentionNames, options.attention);
+  status.Update(ReadFlagWord("weight_dtype", absl::GetFlag(FLAGS_weight_dtype),
+                             engine::kWeightDtypeNames, options.weight_dtype));
+  status.Update(ReadFlagWord("kv_cache_dtype", absl::GetFlag(FLAGS_kv_cache_dtype),
+                             engine::kKvCacheDtypeNames, options.kv_cache_dtype));
+  status.Update(ReadFlagWord("attention_precision", absl::GetFlag(FLAGS_attention_precision),
+                             engine::kPrecisionNames, options.attention_precision));
+  status.Update(ReadFlagWord("speculative", absl::GetFlag(FLAGS_speculative),
+                             engine::kSpeculationNames, options.speculation));
+  status.Update(
+      ReadFlagWord("device", absl::GetFlag(FLAGS_device), engine::kDeviceNames, options.device));
+  return status;
+}
+
 absl::Status ReadWords(ServerOptions& options) {
   engine::EngineOptions& e = options.engine;
   e.model_path = absl::GetFlag(FLAGS_model);
   if (e.model_path.empty()) return Bad("model", "", "the path of a GGUF file or of a folder");
   // A folder's name may end in a slash.
   while (e.model_path.size() > 1 && e.model_path.ends_with('/')) e.model_path.pop_back();
-  const std::string attention = absl::GetFlag(FLAGS_attention);
-  if (attention == "full") {
-    e.attention = engine::AttentionFlag::kFull;
-  } else if (attention == "nsa") {
-    e.attention = engine::AttentionFlag::kNsa;
-  } else if (attention != "auto") {
-    return Bad("attention", attention, "auto, nsa or full");
-  }
-  const std::string weights = absl::GetFlag(FLAGS_weight_dtype);
-  const auto* weight_name = std::ranges::find(engine::kWeightDtypeNames, weights);
-  if (weight_name == std::end(engine::kWeightDtypeNames)) {
-    return Bad("weight_dtype", weights, "auto, bf16, q8_0 or q4_0");
-  }
-  e.weight_dtype =
-      static_cast<engine::WeightDtype>(weight_name - std::begin(engine::kWeightDtypeNames));
-  const std::string dtype = absl::GetFlag(FLAGS_kv_cache_dtype);
-  const auto* name = std::ranges::find(engine::kKvCacheDtypeNames, dtype);
-  if (name == std::end(engine::kKvCacheDtypeNames)) {
-    return Bad("kv_cache_dtype", dtype, "f16, bf16, int8, fp8 or f32");
-  }
-  e.kv_cache_dtype =
-      static_cast<engine::KvCacheDtype>(name - std::begin(engine::kKvCacheDtypeNames));
-  const std::string speculative = absl::GetFlag(FLAGS_speculative);
-  if (speculative == "prompt_lookup") {
-    e.speculation = engine::Speculation::kPromptLookup;
-  } else if (speculative != "none") {
-    return Bad("speculative", speculative, "none or prompt_lookup");
-  }
-  const std::string device = absl::GetFlag(FLAGS_device);
-  const auto* device_name = std::ranges::find(engine::kDeviceNames, device);
-  if (device_name == std::end(engine::kDeviceNames)) {
-    return Bad("device", device, "auto, cpu or cuda");
-  }
+  if (absl::Status status = ReadEngineWords(e); !status.ok()) return status;
   e.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);
-  e.device = static_cast<engine::Device>(device_name - std::begin(engine::kDeviceNames));
   const std::string format = absl::GetFlag(FLAGS_log_format);
   if (format != "text" && format != "json") return Bad("log_format", format, "text or json");
   options.json_log = format == "json";
@@ -230,8 +215,8 @@ const std::vector<FlagGroup>& ServerFlagGroups() {
        {"listen", "metrics_listen", "gateway_listen", "max_message_bytes", "reflection"}},
       {"Security", {"tls_cert", "tls_key", "tls_client_ca", "api_keys_file"}},
       {"Machine",
-       {"device", "num_threads", "kv_cache_gib", "kv_cache_dtype", "kv_spill_dir", "kv_spill_gib",
-        "prefix_cache"}},
+       {"device", "num_threads", "attention_precision", "kv_cache_gib", "kv_cache_dtype",
+        "kv_spill_dir", "kv_spill_gib", "prefix_cache"}},
       {"Scheduling",
        {"max_step_tokens", "target_inter_token_ms", "target_first_token_ms", "priority_ageing_s",
         "speculative", "max_running_requests", "max_queued_requests", "max_queued_tokens",

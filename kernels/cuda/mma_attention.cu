@@ -53,7 +53,8 @@ NSA_DEVICE void LayOutQueries(const SplitAttention& a, const RowTile& tile,
     if (LaneIndex() == 0) shared.unscale[line] = scale.inverse;
   }
   // Those behind the last line stay zero; others are overwritten.
-  for (int i = ThreadIndex(); i < shared.buffers * shared.term_size; i += NumThreads()) {
+  const int num_elements = shared.buffers * shared.num_terms * shared.term_size;
+  for (int i = ThreadIndex(); i < num_elements; i += NumThreads()) {
     shared.terms[i] = FromFloat<T>(0);
   }
 }
@@ -64,7 +65,7 @@ template <typename T>
 NSA_DEVICE void LayOutTurned(const SplitAttention& a, const RowTile& tile,
                              const TileShared<T>& shared, const TilePage& page, T* target) {
   const int dims = a.query.kv.head_dim_k, half = a.query.rope.rotary_dim / 2;
-  const int step = shared.term_size / kTerms;
+  const int count = shared.num_terms, step = shared.term_size;
   for (int line = WarpIndex(); line < tile.num_lines; line += NumThreads() / kWarpSize) {
     const Stretch stretch = StretchOfRow(a, shared, page, shared.row_of_line[line]);
     if (stretch.begin >= stretch.end) continue;
@@ -74,10 +75,10 @@ NSA_DEVICE void LayOutTurned(const SplitAttention& a, const RowTile& tile,
       float x = q[i + half];
       if (i < half) {
         const Pair turned = RotateCoarse(a.query.rope, stretch.page_distance, i, 1, {q[i], x});
-        StoreTerms<kTerms>(turned.a, step, terms + i);
+        StoreTerms<kMaxTerms>(turned.a, count, step, terms + i);
         x = turned.b;
       }
-      StoreTerms<kTerms>(x, step, terms + i + half);
+      StoreTerms<kMaxTerms>(x, count, step, terms + i + half);
     }
   }
 }
@@ -87,14 +88,14 @@ NSA_DEVICE void LayOutTurned(const SplitAttention& a, const RowTile& tile,
 template <typename T>
 NSA_DEVICE void LayOutWeights(const SplitAttention& a, const RowTile& tile,
                               const TileShared<T>& shared, const TilePage& page, T* target) {
-  const int step = shared.term_size / kTerms;
+  const int count = shared.num_terms, step = shared.term_size;
   for (int line = WarpIndex(); line < tile.num_lines; line += NumThreads() / kWarpSize) {
     const int place = PlaceOf(a, page, shared.row_of_line[line]);
     const bool is_read = place != kNoPlace;
     const float* weights = shared.scores + line * kSplitRows + (is_read ? place : 0) * kPageSize;
     for (int i = LaneIndex(); i < kPageSize; i += kWarpSize) {
       const float weight = is_read ? weights[i] * kWeightScale : 0.0f;
-      StoreTerms<kTerms>(weight, step, target + line * shared.query_pitch + i);
+      StoreTerms<kMaxTerms>(weight, count, step, target + line * shared.query_pitch + i);
     }
   }
 }
@@ -120,11 +121,11 @@ NSA_DEVICE void Score(const SplitAttention& a, const RowTile& tile, const TileSh
                       const TilePage& page, int step) {
   float sums[2][4] = {};
   const int first = 16 * (WarpIndex() % kLineWarps);
-  const int term_step = shared.term_size / kTerms;
   const T* queries = shared.TermsOf(step) + FirstLine() * shared.query_pitch;
   for (int k = 0; k < a.query.kv.head_dim_k; k += 16) {
-    uint32_t terms[kTerms][4], block[4];
-    LoadTerms(queries, term_step, shared.query_pitch, k, terms);
+    Terms<kMaxTerms> terms(shared.num_terms);
+    uint32_t block[4];
+    LoadTerms(queries, shared.term_size, shared.query_pitch, k, terms);
     LoadMatrix<true>(block, BlockRow(shared.TileOf(step), Pitch(kPageSize), k, first));
     MultiplyBlock<T>(terms, block, sums);
   }
@@ -150,11 +151,11 @@ NSA_DEVICE void Score(const SplitAttention& a, const RowTile& tile, const TileSh
 template <typename T, int kPairs>
 NSA_DEVICE void AddValues(const SplitAttention& a, const RowTile& tile, const TileShared<T>& shared,
                           const TilePage& page, int step, float (&out)[kPairs][2][4]) {
-  const int dims = a.query.kv.head_dim_v, term_step = shared.term_size / kTerms;
+  const int dims = a.query.kv.head_dim_v;
   const T* weights = shared.TermsOf(step) + FirstLine() * shared.query_pitch;
   for (int k = 0; k < kPageSize; k += 16) {
-    uint32_t terms[kTerms][4];
-    LoadTerms(weights, term_step, shared.query_pitch, k, terms);
+    Terms<kMaxTerms> terms(shared.num_terms);
+    LoadTerms(weights, shared.term_size, shared.query_pitch, k, terms);
     NSA_UNROLL
     for (int j = 0; j < kPairs; ++j) {
       const int dim = 16 * (WarpIndex() % kLineWarps + j * kLineWarps);

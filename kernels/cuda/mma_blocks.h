@@ -15,25 +15,35 @@ namespace nsa::kernels::cuda {
 /// Of the 16 lines that the calling warp works on.
 NSA_DEVICE int FirstLine() { return WarpIndex() / kLineWarps * kMmaLines; }
 
+/// Terms of 16 × 16 numbers as a lane has them for Mma: `count` of kMost, the same for all lanes.
+template <int kMost>
+struct Terms {
+  NSA_DEVICE explicit Terms(int number) : count(number) {}
+
+  int count;
+  uint32_t of[kMost][4];
+};
+
 /// Columns [column, column + 16) of 16 lines, whose terms are `step` elements apart.
-template <typename T, int kCount>
-NSA_DEVICE void LoadTerms(const T* lines, int step, int pitch, int column,
-                          uint32_t (&terms)[kCount][4]) {
+template <typename T, int kMost>
+NSA_DEVICE void LoadTerms(const T* lines, int step, int pitch, int column, Terms<kMost>& terms) {
   NSA_UNROLL
-  for (int term = 0; term < kCount; ++term) {
-    LoadMatrix<false>(terms[term], BlockRow(lines + term * step, pitch, 0, column));
+  for (int term = 0; term < kMost; ++term) {
+    if (term >= terms.count) return;
+    LoadMatrix<false>(terms.of[term], BlockRow(lines + term * step, pitch, 0, column));
   }
 }
 
 /// sums += terms · block, where block is [16, 16].
-template <typename T, int kCount>
-NSA_DEVICE void MultiplyBlock(const uint32_t (&terms)[kCount][4], const uint32_t (&block)[4],
+template <typename T, int kMost>
+NSA_DEVICE void MultiplyBlock(const Terms<kMost>& terms, const uint32_t (&block)[4],
                               float (&sums)[2][4]) {
   const uint32_t left[2] = {block[0], block[1]}, right[2] = {block[2], block[3]};
   NSA_UNROLL
-  for (int term = kCount - 1; term >= 0; --term) {
-    Mma(sums[0], terms[term], left, T{});
-    Mma(sums[1], terms[term], right, T{});
+  for (int term = kMost - 1; term >= 0; --term) {
+    if (term >= terms.count) continue;
+    Mma(sums[0], terms.of[term], left, T{});
+    Mma(sums[1], terms.of[term], right, T{});
   }
 }
 
@@ -66,7 +76,7 @@ NSA_DEVICE void MaskBlock(const uint32_t (&block)[4], const Stretch& stretch, in
 template <typename T>
 NSA_DEVICE void MultiplyByRows(const SplitAttention& a, const RowTile& tile,
                                const TileShared<T>& shared, const TilePage& page, int first,
-                               const uint32_t (&terms)[kTerms][4], const uint32_t (&block)[4],
+                               const Terms<kMaxTerms>& terms, const uint32_t (&block)[4],
                                float (&sums)[2][4]) {
   const int first_line = FirstLine();
   const int end = first_line + kMmaLines < tile.num_lines ? first_line + kMmaLines : tile.num_lines;

@@ -37,7 +37,7 @@ NSA_DEVICE void LayOutQueries(const SplitAttention& a, const RowTile& tile, int 
                               const RowTileShared<T>& shared) {
   const AttentionQuery& query = a.query;
   const int dims = query.kv.head_dim_k, half = query.rope.rotary_dim / 2;
-  const int num_heads = tile.first.num_heads;
+  const int num_heads = tile.first.num_heads, count = NumTerms(query, kQueryTerms);
   const int chunks = (num_heads + kNearHeads - 1) / kNearHeads;
   for (int line = WarpIndex(); line < num_lines; line += kThreads / kWarpSize) {
     const bool is_there = line < tile.num_lines;
@@ -63,8 +63,8 @@ NSA_DEVICE void LayOutQueries(const SplitAttention& a, const RowTile& tile, int 
     for (int i = LaneIndex(); i < dims - half; i += kWarpSize) {
       Pair x = turned(i);
       if (!is_there) x = {0, 0};
-      if (i < half) StoreTerms<kQueryTerms>(x.a * scale.scale, shared.term_size, terms + i);
-      StoreTerms<kQueryTerms>(x.b * scale.scale, shared.term_size, terms + i + half);
+      if (i < half) StoreTerms<kQueryTerms>(x.a * scale.scale, count, shared.term_size, terms + i);
+      StoreTerms<kQueryTerms>(x.b * scale.scale, count, shared.term_size, terms + i + half);
     }
     if (LaneIndex() == 0) shared.unscale[line] = scale.inverse;
     if (!HasNearRows(a) || !is_there) continue;
@@ -115,12 +115,13 @@ NSA_DEVICE void ScoreNear(const SplitAttention& a, const RowTile& tile,
 
 /// Products of the warp's 16 lines and its blocks of 16 rows, every kStep-th.
 template <typename T, int kQueryTerms, int kCount, int kStep>
-NSA_DEVICE void MultiplyKeys(int dims, const T* queries, int term_size, const T* keys,
-                             int first_block, float (&sums)[kCount][2][4]) {
+NSA_DEVICE void MultiplyKeys(const AttentionQuery& query, const T* queries, int term_size,
+                             const T* keys, int first_block, float (&sums)[kCount][2][4]) {
+  const int dims = query.kv.head_dim_k;
   NSA_UNROLL
   for (int i = 0; i < 8 * kCount; ++i) sums[i / 8][i / 4 % 2][i % 4] = 0;
   for (int k = 0; k < dims; k += 16) {
-    uint32_t terms[kQueryTerms][4];
+    Terms<kQueryTerms> terms(NumTerms(query, kQueryTerms));
     LoadTerms(queries, term_size, Pitch(dims), k, terms);
     NSA_UNROLL
     for (int b = 0; b < kCount; ++b) {
@@ -143,8 +144,8 @@ NSA_DEVICE void ScoreTile(const SplitAttention& a, const RowTile& tile,
   const int first = number * kTileRows, dims = a.query.kv.head_dim_k;
   float own[kBlocks][2][4];
   MultiplyKeys<T, kQueryTerms, kBlocks, kSharers>(
-      dims, shared.terms + block * kMmaLines * Pitch(dims), shared.term_size, shared.KeysOf(number),
-      part, own);
+      a.query, shared.terms + block * kMmaLines * Pitch(dims), shared.term_size,
+      shared.KeysOf(number), part, own);
   const auto is_near = [&](int half, int place) {
     return (first + place) >> a.rows.rows_log2 > lines[half].last_far_page;
   };

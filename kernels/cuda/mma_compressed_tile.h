@@ -21,6 +21,7 @@ inline constexpr int kScorePitch = kTileRows + 8;
 /// Heads that score one near row together.
 inline constexpr int kNearHeads = 4;
 
+/// Terms that float32 queries have.
 constexpr int NumQueryTerms(DType dtype) { return dtype == DType::kBF16 ? 3 : 2; }
 
 /// Some pages may be nearer than the limit: their distances differ.
@@ -46,7 +47,7 @@ constexpr RowTileSizes SizesOfRowTile(const SplitAttention& a, int num_blocks, i
   const int near_lines = rows * ((heads + kNearHeads - 1) / kNearHeads * kNearHeads);
   const bool is_shared = num_blocks < kMaxLineBlocks || a.masses.data != nullptr;
   return {lines,
-          NumQueryTerms(a.rows.dtype) * lines * Pitch(kv.head_dim_k),
+          NumTerms(a.query, NumQueryTerms(a.rows.dtype)) * lines * Pitch(kv.head_dim_k),
           kv.head_dim_k * Pitch(kTileRows),
           has_values ? 1 : 2,
           has_values ? kTileRows * Pitch(kv.head_dim_v) : 0,

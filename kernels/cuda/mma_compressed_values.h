@@ -101,14 +101,15 @@ NSA_DEVICE uint32_t TakeTerm(float& low, float& high) {
 /// Weights of 16 rows as the left operand of products with their values: sums of 16 lines and 8
 /// rows lie in lanes as that does.
 template <typename T>
-NSA_DEVICE void MakeTerms(const TileScores& weights, int block,
-                          uint32_t (&terms)[kWeightTerms][4]) {
+NSA_DEVICE void MakeTerms(const TileScores& weights, int block, Terms<kWeightTerms>& terms) {
   NSA_UNROLL
   for (int i = 0; i < 4; ++i) {
     float low = weights[2 * block + i / 2][i % 2 * 2] * kWeightScale;
     float high = weights[2 * block + i / 2][i % 2 * 2 + 1] * kWeightScale;
     NSA_UNROLL
-    for (int term = 0; term < kWeightTerms; ++term) terms[term][i] = TakeTerm<T>(low, high);
+    for (int term = 0; term < kWeightTerms; ++term) {
+      if (term < terms.count) terms.of[term][i] = TakeTerm<T>(low, high);
+    }
   }
 }
 
@@ -117,8 +118,8 @@ NSA_DEVICE void MakeTerms(const TileScores& weights, int block,
 template <typename S>
 NSA_DEVICE void MultiplyRowByRow(const RowTile& tile, const RowTileShared<typename S::T>& shared,
                                  const CompressedLine (&lines)[2], int first,
-                                 const uint32_t (&terms)[kWeightTerms][4],
-                                 const uint32_t (&block)[4], float (&sums)[2][4]) {
+                                 const Terms<kWeightTerms>& terms, const uint32_t (&block)[4],
+                                 float (&sums)[2][4]) {
   for (int row = 0; row < tile.num_rows; ++row) {
     const Extent& extent = shared.extents[row];
     const auto clip = [&](int64_t place) {
@@ -151,7 +152,7 @@ NSA_DEVICE void AddValues(const SplitAttention& a, const RowTile& tile,
   const int dims = a.query.kv.head_dim_v;
   NSA_UNROLL
   for (int b = 0; b < kTileRows / 16; ++b) {
-    uint32_t terms[kWeightTerms][4];
+    Terms<kWeightTerms> terms(NumTerms(a.query, kWeightTerms));
     MakeTerms<T>(weights, b, terms);
     NSA_UNROLL
     for (int j = 0; j < S::kPairs; ++j) {

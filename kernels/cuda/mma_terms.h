@@ -24,11 +24,12 @@ NSA_DEVICE QueryScale QueryScaleOf(float largest) {
           FloatOfBits(static_cast<uint32_t>(2 * kBias - scale) << 23)};
 }
 
-/// x as a sum of kCount 16-bit floats, `step` elements apart.
-template <int kCount, typename T>
-NSA_DEVICE void StoreTerms(float x, int step, T* target) {
+/// x as a sum of `count` 16-bit floats, kMost or fewer, `step` elements apart.
+template <int kMost, typename T>
+NSA_DEVICE void StoreTerms(float x, int count, int step, T* target) {
   NSA_UNROLL
-  for (int term = 0; term < kCount; ++term) {
+  for (int term = 0; term < kMost; ++term) {
+    if (term >= count) return;
     const T rounded = FromFloat<T>(x);
     target[term * step] = rounded;
     x -= ToFloat(rounded);

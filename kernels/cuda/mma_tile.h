@@ -24,11 +24,17 @@ inline constexpr int kMmaLines = 16;
 inline constexpr int64_t kMaxSharedBytes = int64_t{163} * 1024;
 /// 16 lines each, and 16 · 4 the rows of one CTA at most.
 inline constexpr int kMaxMmaTiles = 2;
-inline constexpr int kTerms = 3;
+/// Of queries and of weights.
+inline constexpr int kMaxTerms = 3;
 inline constexpr int kSplitPages = kSplitRows / kPageSize;
 /// Warps that share the tokens of a page, or the dimensions of its values, for the same 16 lines.
 inline constexpr int kLineWarps = kThreads / kWarpSize;
 static_assert(kPageSize == 16 * kLineWarps, "a warp scores 16 tokens of a page");
+
+/// Terms that a call's queries or weights have, where float32 takes `most`.
+constexpr int NumTerms(const AttentionQuery& query, int most) {
+  return query.precision == AttentionPrecision::kFloat32 ? most : 1;
+}
 
 /// Heads of a group that a CTA takes.
 constexpr int HeadsOfTile(const SplitAttention& a, int num_mma_tiles) {
@@ -69,7 +75,8 @@ inline constexpr int kNoPlace = 15;
 struct TileSizes {
   int lines;
   int rows;
-  int terms;    // of queries, or of weights: [kTerms, 16 · num_mma_tiles, query_pitch]
+  int term;     // of queries, or of weights: [16 · num_mma_tiles, query_pitch]
+  int terms;    // all of them
   int buffers;  // of terms: where there is room for two, a barrier is saved
   int tile;     // of keys [head_dim_k, Pitch(64)], or of values [64, Pitch(head_dim_v)]
   int tiles;
@@ -90,9 +97,11 @@ constexpr TileSizes SizesOfTile(const SplitAttention& a, int num_mma_tiles, int 
   const int dims = kv.head_dim_k > kv.head_dim_v ? kv.head_dim_k : kv.head_dim_v;
   const bool is_union = a.reads == Reads::kSelection && rows > 1;
   const bool is_raw = SizeOf(kv.dtype) == 1;
+  const int term = kMmaLines * num_mma_tiles * QueryPitch(kv);
   return {lines,
           rows,
-          kTerms * kMmaLines * num_mma_tiles * QueryPitch(kv),
+          term,
+          NumTerms(a.query, kMaxTerms) * term,
           num_mma_tiles == 1 ? 2 : 1,
           keys > values ? keys : values,
           is_raw ? 1 : 2,
@@ -127,7 +136,7 @@ constexpr int64_t SharedBytesOfTile(const TileSizes& s) {
 /// they are converted), and so does what they are multiplied by where there are two buffers.
 template <typename T>
 struct TileShared {
-  T* terms;              // [buffers, kTerms, 16 · num_mma_tiles, query_pitch]
+  T* terms;              // [buffers, num_terms, 16 · num_mma_tiles, query_pitch]
   T* tiles;              // [num_tiles, tile_size]
   std::byte* raw;        // [2, raw_size]
   float* q;              // [lines, head_dim_k], turned by the query's own offset, and scaled
@@ -141,6 +150,7 @@ struct TileShared {
   TilePage* pages;       // of the split, as they are walked
   int32_t* keys;         // [2, rows · kSplitPages], of a union
   int32_t* num_pages;
+  int num_terms;
   int term_size;
   int buffers;
   int tile_size;
@@ -154,7 +164,7 @@ struct TileShared {
     shared.stretches += split % 2 * rows * kSplitPages;
     return shared;
   }
-  NSA_DEVICE T* TermsOf(int step) const { return terms + step % buffers * term_size; }
+  NSA_DEVICE T* TermsOf(int step) const { return terms + step % buffers * num_terms * term_size; }
   NSA_DEVICE T* TileOf(int step) const { return tiles + step % num_tiles * tile_size; }
   NSA_DEVICE std::byte* RawOf(int step) const { return raw + step % 2 * raw_size; }
 };
@@ -177,7 +187,8 @@ NSA_DEVICE TileShared<T> TakeTileShared(const SplitAttention& a, int num_mma_til
           arena.Take<TilePage>(s.pages),
           arena.Take<int32_t>(s.keys),
           arena.Take<int32_t>(1),
-          s.terms,
+          NumTerms(a.query, kMaxTerms),
+          s.term,
           s.buffers,
           s.tile,
           s.tiles,

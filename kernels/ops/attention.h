@@ -88,6 +88,15 @@ struct AttentionSegment {
   int32_t num_rows = 0;
 };
 
+/// What products of queries and of softmax weights with a cache of 16-bit or 8-bit floats may
+/// round. Rows keep their bits in every batch, either way.
+enum class AttentionPrecision : uint8_t {
+  kFloat32,      // nothing: like products of float32
+  kSixteenBits,  // queries and weights, once, to what tensor cores take, as in FlashAttention-2
+                 // (Dao 2023): bfloat16 with a cache of it, else float16. Sums stay float32. The
+                 // CPU has no use for it, and goes by kFloat32
+};
+
 /// What every attention operator reads. A row at position t sees tokens ≤ t.
 struct AttentionQuery {
   const float* q = nullptr;  // [num_rows, num_q_heads, head_dim_k], not rotated
@@ -98,6 +107,7 @@ struct AttentionQuery {
   int num_segments = 0;
   PagedKv kv;
   RopeView rope;
+  AttentionPrecision precision = AttentionPrecision::kFloat32;
 };
 
 /// Where a branch leaves its result. An empty branch (nothing to read) gives output 0 and

@@ -34,6 +34,7 @@ struct Case {
   AttentionFlag attention = AttentionFlag::kAuto;
   KvCacheDtype kv_cache_dtype = KvCacheDtype::kF32;
   WeightDtype weight_dtype = WeightDtype::kAuto;
+  PrecisionFlag precision = PrecisionFlag::kAuto;
 };
 
 void WriteFolder(const TinyFolder& folder, const TinyFolder::json& config,
@@ -94,6 +95,9 @@ const Case kCases[] = {
     {.name = "training_free_f16", .kv_cache_dtype = KvCacheDtype::kF16},
     {.name = "training_free_int8", .kv_cache_dtype = KvCacheDtype::kInt8},
     {.name = "training_free_fp8", .kv_cache_dtype = KvCacheDtype::kF8},
+    {.name = "training_free_16bit",
+     .kv_cache_dtype = KvCacheDtype::kF16,
+     .precision = PrecisionFlag::kSixteenBits},
     {.name = "training_free_q8_0", .weight_dtype = WeightDtype::kQ8_0},
     {.name = "head_norms", .write = WriteQwen3},
     {.name = "gated", .write = WriteGated},
@@ -112,6 +116,7 @@ std::unique_ptr<LoadedModel> Load(const TinyFolder& folder, const Case& c, bool 
   options.attention = c.attention;
   options.kv_cache_dtype = c.kv_cache_dtype;
   options.weight_dtype = c.weight_dtype;
+  options.attention_precision = c.precision;
   options.max_step_tokens = 128;
   options.kv_cache_gib = 0.01;
   if (!on_cuda) {
@@ -186,6 +191,27 @@ TEST_P(CudaModelTest, ChunksDoNotChangeABit) {
     ASSERT_EQ(chunked.size(), whole.size());
     EXPECT_EQ(std::memcmp(chunked.data(), whole.data(), whole.size() * sizeof(float)), 0) << chunk;
   }
+}
+
+TEST(CudaPrecisionTest, TheFlagReachesTheKernels) {
+  const TinyFolder folder;
+  const auto logits = [&](PrecisionFlag precision) {
+    const Case c = {.name = "", .kv_cache_dtype = KvCacheDtype::kF16, .precision = precision};
+    return LogitsOf(*Load(folder, c, true), 128, 460);
+  };
+  const std::vector<float> exact = logits(PrecisionFlag::kFloat32);
+  EXPECT_NE(logits(PrecisionFlag::kSixteenBits), exact);
+  EXPECT_EQ(logits(PrecisionFlag::kAuto), exact) << "this checkpoint's weights are float32";
+}
+
+TEST(CudaPrecisionTest, AutoIsSixteenBitsUnlessTheCheckpointHasFloat32) {
+  using enum kernels::AttentionPrecision;
+  EXPECT_EQ(PrecisionOf(PrecisionFlag::kAuto, "F32"), kFloat32);
+  for (const char* type : {"BF16", "F16", "Q4_1", "Q8_0"}) {
+    EXPECT_EQ(PrecisionOf(PrecisionFlag::kAuto, type), kSixteenBits) << type;
+    EXPECT_EQ(PrecisionOf(PrecisionFlag::kFloat32, type), kFloat32) << type;
+  }
+  EXPECT_EQ(PrecisionOf(PrecisionFlag::kSixteenBits, "F32"), kSixteenBits);
 }
 
 INSTANTIATE_TEST_SUITE_P(, CudaModelTest, testing::ValuesIn(kCases),

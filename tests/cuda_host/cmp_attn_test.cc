@@ -41,7 +41,7 @@ void ExpectExact(const AttentionWorld& world, const CmpWanted& wanted) {
   const CmpLeft expected = Attend(world, wanted, world.segments(), nullptr);
   std::vector<float> none;
   const CmpLeft actual = Attend(world, wanted, world.segments(), &none);
-  ExpectClose(actual, expected, kTolerance);
+  ExpectClose(actual, expected, ToleranceOf(world.test_case()));
   const std::vector<float> whole = actual.All();
   EXPECT_TRUE(SameBits(AttendByCuda(world, wanted, world.segments(), true), whole))
       << "splits show";
@@ -78,6 +78,7 @@ TEST_P(AttentionTest, CudaCmpAttnHasNoRaces) {
 }
 
 INSTANTIATE_TEST_SUITE_P(, AttentionTest, testing::ValuesIn(AttentionCases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Rounded, AttentionTest, testing::ValuesIn(RoundedCases()), CaseName);
 
 /// Three splits of compressed rows.
 AttentionCase Long() {

@@ -43,7 +43,7 @@ void ExpectLikeReference(const AttentionWorld& world, const CmpWanted& wanted,
                          const CmpLeft& actual) {
   CmpLeft expected;
   reference::CmpAttn(CmpParamsOf(world, world.segments(), wanted, expected));
-  ExpectClose(actual, expected, kTolerance);
+  ExpectClose(actual, expected, ToleranceOf(world.test_case()));
 }
 
 /// Near the reference; the same bits in every tile, with and without splits.
@@ -63,8 +63,10 @@ struct Shape {
   int group, head_dim_k, head_dim_v, length, stride;
   DType dtype = DType::kBF16;
   bool absolute = true;
+  AttentionPrecision precision = AttentionPrecision::kFloat32;
 };
 std::vector<Shape> Shapes() {
+  constexpr auto kRounded = AttentionPrecision::kSixteenBits;
   return {{1, 64, 64, 32, 16},
           {3, 128, 128, 64, 32, DType::kF16},
           {4, 192, 128, 64, 64},
@@ -74,7 +76,9 @@ std::vector<Shape> Shapes() {
           {4, 64, 48, 64, 32, DType::kBF16, false},
           {3, 128, 64, 64, 64, DType::kF16, false},
           {5, 32, 32, 4, 1, DType::kBF16, false},
-          {70, 32, 32, 32, 16}};
+          {70, 32, 32, 32, 16},
+          {16, 128, 128, 32, 16, DType::kBF16, true, kRounded},
+          {3, 128, 64, 64, 64, DType::kF16, false, kRounded}};
 }
 /// One row and many, before there is a window, over borders of pages and of tiles of 64 rows.
 AttentionCase CaseOf(const Shape& shape, bool has_values = true) {
@@ -91,7 +95,8 @@ AttentionCase CaseOf(const Shape& shape, bool has_values = true) {
           .stride = shape.stride,
           .sequences = sequences,
           .compressed_values = has_values,
-          .absolute_rows = shape.absolute};
+          .absolute_rows = shape.absolute,
+          .precision = shape.precision};
 }
 class CudaCompressedTest : public testing::TestWithParam<Shape> {
  protected:

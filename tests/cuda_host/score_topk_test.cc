@@ -87,6 +87,21 @@ TEST_P(AttentionTest, CudaScoreTopkChoosesTheBestBlocks) {
   }
 }
 
+// What is rounded may choose other blocks, the same ones in every batch and from every memory.
+TEST(CudaScoreTopkTest, RoundedScoresChooseTheSameInEveryBatch) {
+  for (const AttentionCase& c : RoundedCases()) {
+    SCOPED_TRACE(c.name);
+    const AttentionWorld world(Small(c));
+    for (const TopkOptions& options : AllOptions(c)) {
+      const std::vector<int32_t> lists =
+          Lists(Choose(world, options, world.segments(), world.num_rows()));
+      EXPECT_TRUE(SameBits(Lists(Choose(world, options, world.segments(), 3)), lists));
+      const std::vector<AttentionSegment> rows = CutSegments(world.segments(), 1);
+      EXPECT_TRUE(SameBits(Lists(Choose(world, options, rows, 1)), lists));
+    }
+  }
+}
+
 TEST_P(AttentionTest, CudaScoreTopkHasNoRaces) {
   const AttentionWorld world(Small(GetParam()));
   for (const TopkOptions& options : AllOptions(GetParam())) {

@@ -57,8 +57,8 @@ void ExpectExact(const AttentionWorld& world, const Selection& selection, const 
   reference::SelAttn(Params(selection, op, world.Query(world.segments()), expected));
   const std::vector<float> whole = Attend(world, selection, op, world.segments(), false);
   const auto middle = whole.begin() + static_cast<int64_t>(expected.out.size());
-  ExpectClose({whole.begin(), middle}, expected.out, kTolerance);
-  ExpectClose({middle, whole.end()}, expected.lse, kTolerance);
+  ExpectClose({whole.begin(), middle}, expected.out, ToleranceOf(world.test_case()));
+  ExpectClose({middle, whole.end()}, expected.lse, ToleranceOf(world.test_case()));
   EXPECT_TRUE(SameBits(Attend(world, selection, op, world.segments(), true), whole))
       << "splits show";
   std::vector<AttentionSegment> chunks = CutSegments(world.segments(), 1);
@@ -96,6 +96,7 @@ TEST_P(AttentionTest, CudaSelAttnHasNoRaces) {
 }
 
 INSTANTIATE_TEST_SUITE_P(, AttentionTest, testing::ValuesIn(AttentionCases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Rounded, AttentionTest, testing::ValuesIn(RoundedCases()), CaseName);
 
 // Blocks of three pages, as no shared case has.
 TEST(CudaSelAttnTest, BlocksOfThreePages) {

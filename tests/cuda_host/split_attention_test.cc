@@ -54,8 +54,8 @@ void ExpectExact(const AttentionWorld& world, const Op& op) {
   op.Reference(world.Query(world.segments()), expected.branch());
   const std::vector<float> whole = Attend(world, op, world.segments(), false);
   const auto middle = whole.begin() + static_cast<int64_t>(expected.out.size());
-  ExpectClose({whole.begin(), middle}, expected.out, kTolerance);
-  ExpectClose({middle, whole.end()}, expected.lse, kTolerance);
+  ExpectClose({whole.begin(), middle}, expected.out, ToleranceOf(world.test_case()));
+  ExpectClose({middle, whole.end()}, expected.lse, ToleranceOf(world.test_case()));
   EXPECT_TRUE(SameBits(Attend(world, op, world.segments(), true), whole)) << "splits show";
   std::vector<AttentionSegment> chunks = CutSegments(world.segments(), 1);
   std::shuffle(chunks.begin(), chunks.end(), std::mt19937(5));
@@ -84,6 +84,19 @@ TEST_P(AttentionTest, CudaAttentionHasNoRaces) {
 }
 
 INSTANTIATE_TEST_SUITE_P(, AttentionTest, testing::ValuesIn(AttentionCases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Rounded, AttentionTest, testing::ValuesIn(RoundedCases()), CaseName);
+
+// A precision that nobody asked for would cost two thirds of the tensor cores' time.
+TEST(CudaAttentionTest, RoundingShows) {
+  for (AttentionCase c : RoundedCases()) {
+    SCOPED_TRACE(c.name);
+    const AttentionWorld rounded(Small(c));
+    c.precision = AttentionPrecision::kFloat32;
+    const AttentionWorld exact(Small(c));
+    EXPECT_FALSE(SameBits(Attend(rounded, {}, rounded.segments(), false),
+                          Attend(exact, {}, exact.segments(), false)));
+  }
+}
 
 // Many splits, and scores so far apart that most weights underflow.
 TEST(CudaAttentionTest, LongContextWithSteepScores) {

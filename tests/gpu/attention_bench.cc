@@ -1,6 +1,6 @@
 // NSA's decode step and prefill on a GPU beside our own full attention, operator by operator, and
-// the share of the card's measured bandwidth that full attention's decode step reaches. One JSON
-// object; --quick: shapes that take seconds.
+// the share of the card's measured bandwidth that full attention's decode step reaches; prefill
+// with queries and weights of float32 as well. One JSON object; --quick: shapes that take seconds.
 
 #include <algorithm>
 #include <cstdio>
@@ -128,6 +128,9 @@ int Run(bool is_quick) {
     }
   }
   result["prefill"] = MeasurePrefill(shape, contexts, 4096);
+  BenchShape exact = shape;
+  exact.precision = kernels::AttentionPrecision::kFloat32;
+  result["prefill_float32"] = MeasurePrefill(exact, contexts, 4096);
   std::cout << result.dump(1) << std::endl;
   return 0;
 }

@@ -172,6 +172,7 @@ kernels::AttentionQuery BenchWorld::Query(int layer) const {
                 .coarse_sin = coarse_.data() + coarse_.size() / 2,
                 .num_coarse = num_pages_ + 1,
                 .rotary_dim = shape_.head_dim};
+  query.precision = shape_.precision;
   return query;
 }
 

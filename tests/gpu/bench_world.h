@@ -20,6 +20,8 @@ struct BenchShape {
   int sel_block_size = 64;
   int num_selected_blocks = 16;  // n
   int64_t window_size = 512;
+  // What PyTorch's flash attention does with queries and weights of bf16.
+  kernels::AttentionPrecision precision = kernels::AttentionPrecision::kSixteenBits;
 };
 
 /// `num_layers` paged caches of bf16 with random contents for `batch` sequences of `context` tokens

@@ -35,6 +35,7 @@ struct AttentionCase {
   bool compressed_values = true;
   bool absolute_rows = false;  // compressed keys in the frame of the sequence
   int num_clusters = 0;        // > 0: compressed rows are clusters, without values
+  AttentionPrecision precision = AttentionPrecision::kFloat32;
 
   int CmpRowsPerPage() const { return num_clusters > 0 ? num_clusters : kPageSize / stride; }
   DType CmpDtype() const {
@@ -221,6 +222,35 @@ inline std::vector<AttentionCase> ClusterCases() {
       {.name = "EightExactClusters", .num_kv_heads = 1, .group = 2, .num_clusters = 8},
       {.name = "ClusterPerKey", .num_kv_heads = 1, .rotary_dim = 0, .num_clusters = 64},
   };
+}
+
+/// Queries and weights of 16 bits.
+inline std::vector<AttentionCase> RoundedCases() {
+  constexpr auto kRounded = AttentionPrecision::kSixteenBits;
+  return {
+      {.name = "RoundedF16", .dtype = DType::kF16, .precision = kRounded},
+      {.name = "RoundedBf16PaperDims",
+       .dtype = DType::kBF16,
+       .num_kv_heads = 1,
+       .group = 16,
+       .head_dim_k = 192,
+       .head_dim_v = 128,
+       .rotary_dim = 64,
+       .absolute_rows = true,
+       .precision = kRounded},
+      {.name = "RoundedFp8",
+       .dtype = DType::kF8E4M3,
+       .num_kv_heads = 1,
+       .group = 7,
+       .precision = kRounded},
+  };
+}
+
+/// Of a GPU's results, relative to the largest. A query's elements are independent here, and their
+/// errors add up to about one of them, 2⁻⁹ or 2⁻¹²; a weight's are its own.
+inline float ToleranceOf(const AttentionCase& c) {
+  if (c.precision == AttentionPrecision::kFloat32) return 2e-5f;
+  return c.dtype == DType::kBF16 ? 0x1p-8f : 0x1p-11f;
 }
 
 inline std::vector<AttentionCase> AttentionCases() {

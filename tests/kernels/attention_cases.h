@@ -167,6 +167,7 @@ class AttentionWorld {
     query.num_segments = static_cast<int>(segments.size());
     query.kv = cache_.view();
     query.rope = rope_.view();
+    query.precision = case_.precision;
     return query;
   }
 

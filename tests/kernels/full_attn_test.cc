@@ -23,6 +23,7 @@ TEST_P(AttentionTest, FullAttnMatchesReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(, AttentionTest, testing::ValuesIn(AttentionCases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Rounded, AttentionTest, testing::ValuesIn(RoundedCases()), CaseName);
 
 // Many splits, and scores so far apart that most weights underflow.
 TEST(FullAttnTest, LongContextWithSteepScores) {

@@ -108,6 +108,7 @@ TEST(FlagsTest, BadValuesAreNamed) {
       {"speculative", {"ngram", "PROMPT_LOOKUP", ""}},
       {"kv_cache_dtype", {"f64", "fp4", "INT8", ""}},
       {"weight_dtype", {"f16", "q4_1", "Q8_0", ""}},
+      {"attention_precision", {"f32", "bf16", "16", ""}},
       {"drain_timeout_s", {"-1", "nan", "inf", "soon"}},
       {"num_selected_blocks", {"-1", "257"}},
       {"max_context", {"-1", "2000000000", "9e9"}},

@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
-#include <iterator>
 #include <numeric>
 
 #include "absl/flags/flag.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/flag_words.h"
 #include "kernels/tensor.h"
 
 ABSL_FLAG(std::string, model, "", "path of a GGUF file or of a folder");
@@ -17,6 +17,7 @@ ABSL_FLAG(std::string, weight_dtype, "auto", "auto, bf16, q8_0 or q4_0");
 ABSL_FLAG(std::string, attention, "auto", "auto, nsa or full");
 ABSL_FLAG(int32_t, num_selected_blocks, 0, "n; 0: the model's own");
 ABSL_FLAG(std::string, kv_cache_dtype, "f16", "f16, bf16, int8, fp8 or f32");
+ABSL_FLAG(std::string, attention_precision, "auto", "auto, float32 or 16bit");
 ABSL_FLAG(int64_t, max_step_tokens, 512, "longest prefill chunk");
 ABSL_FLAG(int32_t, num_threads, 0, "0: all usable cores");
 
@@ -70,34 +71,18 @@ int32_t SingleSequence::Step(int32_t token) {
 absl::StatusOr<engine::EngineOptions> OptionsFromFlags(int64_t max_context, int num_sequences) {
   engine::EngineOptions options;
   options.model_path = absl::GetFlag(FLAGS_model);
-  const std::string attention = absl::GetFlag(FLAGS_attention);
-  if (attention == "full") {
-    options.attention = engine::AttentionFlag::kFull;
-  } else if (attention == "nsa") {
-    options.attention = engine::AttentionFlag::kNsa;
-  } else if (attention != "auto") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--attention is '", attention, "', expected auto, nsa or full"));
-  }
-  const auto* device = std::ranges::find(engine::kDeviceNames, absl::GetFlag(FLAGS_device));
-  if (device == std::end(engine::kDeviceNames)) {
-    return absl::InvalidArgumentError("--device: expected auto, cpu or cuda");
-  }
-  options.device = static_cast<engine::Device>(device - std::begin(engine::kDeviceNames));
-  const auto* dtype =
-      std::ranges::find(engine::kKvCacheDtypeNames, absl::GetFlag(FLAGS_kv_cache_dtype));
-  if (dtype == std::end(engine::kKvCacheDtypeNames)) {
-    return absl::InvalidArgumentError("--kv_cache_dtype: expected f16, bf16, int8, fp8 or f32");
-  }
-  options.kv_cache_dtype =
-      static_cast<engine::KvCacheDtype>(dtype - std::begin(engine::kKvCacheDtypeNames));
-  const auto* weights =
-      std::ranges::find(engine::kWeightDtypeNames, absl::GetFlag(FLAGS_weight_dtype));
-  if (weights == std::end(engine::kWeightDtypeNames)) {
-    return absl::InvalidArgumentError("--weight_dtype: expected auto, bf16, q8_0 or q4_0");
-  }
-  options.weight_dtype =
-      static_cast<engine::WeightDtype>(weights - std::begin(engine::kWeightDtypeNames));
+  using engine::ReadFlagWord;
+  absl::Status status = ReadFlagWord("attention", absl::GetFlag(FLAGS_attention),
+                                     engine::kAttentionNames, options.attention);
+  status.Update(
+      ReadFlagWord("device", absl::GetFlag(FLAGS_device), engine::kDeviceNames, options.device));
+  status.Update(ReadFlagWord("kv_cache_dtype", absl::GetFlag(FLAGS_kv_cache_dtype),
+                             engine::kKvCacheDtypeNames, options.kv_cache_dtype));
+  status.Update(ReadFlagWord("weight_dtype", absl::GetFlag(FLAGS_weight_dtype),
+                             engine::kWeightDtypeNames, options.weight_dtype));
+  status.Update(ReadFlagWord("attention_precision", absl::GetFlag(FLAGS_attention_precision),
+                             engine::kPrecisionNames, options.attention_precision));
+  if (!status.ok()) return status;
   options.num_selected_blocks = absl::GetFlag(FLAGS_num_selected_blocks);
   options.max_step_tokens = absl::GetFlag(FLAGS_max_step_tokens);
   options.num_threads = absl::GetFlag(FLAGS_num_threads);
