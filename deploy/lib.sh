@@ -44,9 +44,9 @@ try_stage() {
   [ "$stage_status" -eq 0 ] || failed_stages+=("$1")
 }
 
-# Seconds with one decimal since BEGIN, a value of EPOCHREALTIME. A locale may write it with a comma.
+# Seconds with one decimal since BEGIN, a value of EPOCHREALTIME.
 seconds_since() {
-  local begin=${1/[.,]/} now=${EPOCHREALTIME/[.,]/}
+  local begin=${1/./} now=${EPOCHREALTIME/./}
   local tenths=$(((now - begin) / 100000))
   printf '%d.%d' $((tenths / 10)) $((tenths % 10))
 }

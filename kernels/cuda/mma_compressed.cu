@@ -330,7 +330,10 @@ bool TakesCompressedTiles(const SplitAttention& a) {
   return SharedBytesOf(SizesOfRowTile(a, 1, 1, has_values)) <= kMaxSharedBytes;
 }
 
-bool TilesHoldGroups(const SplitAttention& a) {
+bool TilesHoldGroups(const SplitAttention& attention) {
+  SplitAttention a = attention;
+  float mass = 0;
+  a.masses.data = &mass;  // they take shared memory
   const int group = a.query.num_q_heads / a.query.kv.num_kv_heads;
   return HeadsOfTile(a, TileShapeOf(a, false).num_blocks) == group;
 }

@@ -12,16 +12,17 @@
 /// frame of the sequence, one rotation of a query serves all tiles; where distances are limited,
 /// one rotation serves all pages at the limit, and the few before them are scored in float32, as
 /// the plain twin does. A query is the sum of three bfloat16 terms, which leave 2⁻²⁴ of it at most,
-/// or of two float16, which leave 2⁻²²; a weight of two, which leave 2⁻¹⁶ or 2⁻²² of it. Keys and
+/// or of two float16, which leave 2⁻²²; a weight of two, which leave 2⁻¹⁶ or 2⁻²² of it; or either
+/// is rounded to one, where the query's precision says so. Keys and
 /// values are as they are. A softmax goes over the tiles of its split, from tile to tile. Keys and
 /// values that are not finite: as in mma_attention.h.
 namespace nsa::kernels::cuda {
 
-/// Whether a call is one of those. It depends on the cache and on the limit of distances alone: the
-/// same for all operators of a plan, whatever they leave.
+/// Whether a call is one of those. It depends on the cache, the precision and the limit of
+/// distances alone: the same for all operators of a plan, whatever they leave.
 bool TakesCompressedTiles(const SplitAttention& attention);
 
-/// Whether a CTA has all heads of a group.
+/// Whether a CTA of a call that leaves masses has all heads of a group.
 bool TilesHoldGroups(const SplitAttention& attention);
 
 /// Makes all splits of the rows, as scores, as masses, as parts or joined.

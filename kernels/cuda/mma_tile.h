@@ -76,7 +76,7 @@ struct TileSizes {
   int lines;
   int rows;
   int term;     // of queries, or of weights: [16 · num_mma_tiles, query_pitch]
-  int terms;    // all of them
+  int terms;    // all of a buffer
   int buffers;  // of terms: where there is room for two, a barrier is saved
   int tile;     // of keys [head_dim_k, Pitch(64)], or of values [64, Pitch(head_dim_v)]
   int tiles;

@@ -88,8 +88,8 @@ struct AttentionSegment {
   int32_t num_rows = 0;
 };
 
-/// What products of queries and of softmax weights with a cache of 16-bit or 8-bit floats may
-/// round. Rows keep their bits in every batch, either way.
+/// What products of queries and softmax weights with rows of 16-bit or 8-bit floats may round (an
+/// int8 cache has such compressed rows). Either way a row's bits are the same in every batch.
 enum class AttentionPrecision : uint8_t {
   kFloat32,      // nothing: like products of float32
   kSixteenBits,  // queries and weights, once, to what tensor cores take, as in FlashAttention-2

@@ -101,6 +101,10 @@ const Case kCases[] = {
     {.name = "training_free_q8_0", .weight_dtype = WeightDtype::kQ8_0},
     {.name = "head_norms", .write = WriteQwen3},
     {.name = "gated", .write = WriteGated},
+    {.name = "gated_16bit",
+     .write = WriteGated,
+     .kv_cache_dtype = KvCacheDtype::kF16,
+     .precision = PrecisionFlag::kSixteenBits},
     {.name = "paper", .write = WritePaper},
     {.name = "infllm", .write = WriteMiniCpm},
 };

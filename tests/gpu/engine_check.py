@@ -113,7 +113,7 @@ def check_retrieval(
                 tokens, key = generated_models.probe(context, depth)
                 answer = tool.run(
                     model, tokens, device, "--attention=nsa", "--generate=1",
-                    f"--max_context={context}", "--max_step_tokens=4096",
+                    f"--max_context={context}", "--max_step_tokens=4096", "--attention_precision=16bit",
                 )  # fmt: skip
                 hits += int(answer) == key
             results.append(

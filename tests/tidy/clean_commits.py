@@ -33,9 +33,11 @@ def git(*arguments: str, root: pathlib.Path = files.ROOT) -> str:
 
 
 def changed_since(commit: str, root: pathlib.Path = files.ROOT) -> set[str] | None:
-    """Paths of files that differ from the commit's, gone or new ones too. None where the clone lacks it."""
+    """Paths of files that differ from the commit's, gone or new ones too, tracked or not. None where the clone lacks
+    it."""
     try:
         listed = git("diff", "--name-only", "--no-renames", "-z", commit, root=root)
+        listed += git("ls-files", "--others", "--exclude-standard", "-z", root=root)
     except subprocess.CalledProcessError:
         return None
     return {path for path in listed.split("\0") if path}
@@ -48,8 +50,8 @@ def version_of(tool: str) -> str:
 
 
 class Check:
-    """A check by its name, its `tool` (version and options), and the endings of paths that are its `settings`: where one
-    of those changed, it must see everything."""
+    """A check by its name, its `tool` (version and options), and endings of paths that are its `settings`: where one of
+    these changed, it must see everything."""
 
     def __init__(self, name: str, tool: str, settings: Iterable[str], *, commits: pathlib.Path = COMMITS,
                  root: pathlib.Path = files.ROOT):  # fmt: skip
@@ -64,13 +66,18 @@ class Check:
         changed = changed_since(seen["commit"], self._root) if seen and seen["tool"] == self._tool else None
         if changed is None or any(path.endswith(self._settings) for path in changed):
             return list(sources)
-        return [source for source in sources if not changed.isdisjoint(dependencies(source, self._root))]
+        changed |= set(seen["unseen"])
+        return [source for source in sources if changed & dependencies(source, self._root)]
 
-    def record(self) -> None:
-        """After it saw every source of HEAD and found nothing. AssertionError where the tree is another."""
+    def record(self, sources: Iterable[str]) -> None:
+        """After it saw all `sources` as HEAD has them and found nothing. Those of the same endings that it did not see,
+        which no build may have had, stay to be seen. AssertionError where the tree is another."""
         changed = git("status", "--porcelain", "--untracked-files=no", root=self._root).splitlines()
         others = [line for line in changed if not line.endswith(self._commits.name)]
         assert not others, f"not what HEAD has: {others}"
         commit = git("rev-parse", "HEAD", root=self._root).strip()
-        known = self._known() | {self._name: {"commit": commit, "tool": self._tool}}
+        endings = tuple({pathlib.Path(source).suffix for source in sources})
+        tracked = git("ls-files", "-z", root=self._root).split("\0")
+        unseen = sorted(path for path in set(tracked) - set(sources) if path.endswith(endings))
+        known = self._known() | {self._name: {"commit": commit, "tool": self._tool, "unseen": unseen}}
         self._commits.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")

@@ -31,7 +31,7 @@ def check_of(root, tool="1") -> clean_commits.Check:
 
 def test_everything_until_it_was_seen(root):
     assert check_of(root).to_see(SOURCES) == SOURCES
-    check_of(root).record()
+    check_of(root).record(SOURCES)
     assert check_of(root).to_see(SOURCES) == []
 
 
@@ -40,7 +40,7 @@ def test_everything_until_it_was_seen(root):
 )
 @pytest.mark.parametrize("committed", [False, True])
 def test_what_changed_and_what_includes_it(root, path, seen, committed):
-    check_of(root).record()
+    check_of(root).record(SOURCES)
     (root / path).write_text(FILES[path] + "// changed\n")
     if committed:
         commit(root)
@@ -48,15 +48,29 @@ def test_what_changed_and_what_includes_it(root, path, seen, committed):
 
 
 def test_a_header_that_is_gone_or_new(root):
-    check_of(root).record()
+    check_of(root).record(SOURCES)
     (root / "deep/b.h").unlink()
     assert check_of(root).to_see(SOURCES) == ["a.cc"]
     (root / "c.cc").write_text('#include "new.h"\n')
     assert check_of(root).to_see(SOURCES) == SOURCES
 
 
+def test_a_new_header_that_git_does_not_know(root):
+    check_of(root).record(SOURCES)
+    (root / "c.cc").write_text('#include "new.h"\n')
+    commit(root)
+    check_of(root).record(SOURCES)
+    (root / "new.h").write_text("// new\n")
+    assert check_of(root).to_see(SOURCES) == ["c.cc"]
+
+
+def test_what_no_build_had_stays_to_be_seen(root):
+    check_of(root).record(["a.cc"])
+    assert check_of(root).to_see(SOURCES) == ["c.cc"]
+
+
 def test_everything_by_another_tool_or_in_a_clone_that_lacks_the_commit(root):
-    check_of(root).record()
+    check_of(root).record(SOURCES)
     assert check_of(root, tool="2").to_see(SOURCES) == SOURCES
     record = root / "commits.json"
     record.write_text(record.read_text().replace(clean_commits.git("rev-parse", "HEAD", root=root).strip(), "0" * 40))
@@ -66,4 +80,4 @@ def test_everything_by_another_tool_or_in_a_clone_that_lacks_the_commit(root):
 def test_a_changed_tree_is_not_recorded(root):
     (root / "c.cc").write_text("// changed\n")
     with pytest.raises(AssertionError, match="c.cc"):
-        check_of(root).record()
+        check_of(root).record(SOURCES)
