@@ -13,9 +13,9 @@
 /// one rotation serves all pages at the limit, and the few before them are scored in float32, as
 /// the plain twin does. A query is the sum of three bfloat16 terms, which leave 2⁻²⁴ of it at most,
 /// or of two float16, which leave 2⁻²²; a weight of two, which leave 2⁻¹⁶ or 2⁻²² of it; or either
-/// is rounded to one, where the query's precision says so. Keys and
-/// values are as they are. A softmax goes over the tiles of its split, from tile to tile. Keys and
-/// values that are not finite: as in mma_attention.h.
+/// is rounded to one, where the query's precision says so. Keys and values are as they are. A
+/// softmax goes over the tiles of its split, from tile to tile. Keys and values that are not
+/// finite: as in mma_attention.h.
 namespace nsa::kernels::cuda {
 
 /// Whether a call is one of those. It depends on the cache, the precision and the limit of
