@@ -29,7 +29,7 @@ NSA_DEVICE void StartKeyPieces(const SplitAttention& a, const RowTile& tile,
     const bool is_there = first + row < extent.end;
     const std::byte* slot = is_there ? RowSlot(a, tile, (first + row) >> rows_log2) : a.rows.slots;
     const T* keys = ElementsAt<T>(slot, 0);
-    for (int i = ThreadIndex(); i < a.query.kv.head_dim_k << pieces_log2; i += kThreads) {
+    for (int i = ThreadIndex(); i < a.query.kv.head_dim_k << pieces_log2; i += NumThreads()) {
       const int dim = i >> pieces_log2, piece = i & ((1 << pieces_log2) - 1);
       T* to = target + dim * Pitch(kTileRows) + row + piece * kRows;
       const T* from = keys + (is_there ? i * kRows : 0);
@@ -64,7 +64,7 @@ NSA_DEVICE void StartValues(const SplitAttention& a, const RowTile& tile, const 
                             int number, T* target) {
   const int dims = a.query.kv.head_dim_v, first = number * kTileRows;
   const int rows_log2 = a.rows.rows_log2;
-  for (int i = ThreadIndex(); i < kTileRows * dims / 8; i += kThreads) {
+  for (int i = ThreadIndex(); i < kTileRows * dims / 8; i += NumThreads()) {
     const Split place = SplitIndex(i, dims / 8);
     const auto row = static_cast<int>(place.quotient);
     const bool is_read = first + row >= extent.begin && first + row < extent.end;

@@ -5,9 +5,10 @@
 #include <cstdint>
 
 #include "kernels/cuda/device.h"
-#include "kernels/cuda/mma_blocks.h"
 #include "kernels/cuda/mma_compressed_copies.h"
 #include "kernels/cuda/mma_compressed_tile.h"
+#include "kernels/cuda/mma_lines.h"
+#include "kernels/cuda/mma_rows.h"
 #include "kernels/cuda/mma_terms.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/rotate.h"
@@ -15,12 +16,6 @@
 
 /// The scores of one tile of compressed rows.
 namespace nsa::kernels::cuda {
-
-/// What a lane has of 16 lines and the tile's rows: sums of mma.m16n8k16.
-using TileScores = float[kTileRows / 8][4];
-
-/// Of element `i` of part `n`: its row in the tile.
-NSA_DEVICE int PlaceInTile(int n, int i) { return 8 * n + LaneIndex() % 4 * 2 + i % 2; }
 
 /// Pair i of a query, turned by its row's own offset and scaled: .b alone behind rotary_dim.
 NSA_DEVICE Pair FineQuery(const AttentionQuery& query, const float* q, int64_t position, int i) {
@@ -39,7 +34,7 @@ NSA_DEVICE void LayOutQueries(const SplitAttention& a, const RowTile& tile, int 
   const int dims = query.kv.head_dim_k, half = query.rope.rotary_dim / 2;
   const int num_heads = tile.first.num_heads, count = NumTerms(query, kQueryTerms);
   const int chunks = (num_heads + kNearHeads - 1) / kNearHeads;
-  for (int line = WarpIndex(); line < num_lines; line += kThreads / kWarpSize) {
+  for (int line = WarpIndex(); line < num_lines; line += NumThreads() / kWarpSize) {
     const bool is_there = line < tile.num_lines;
     const Split place = SplitIndex(is_there ? line : 0, num_heads);
     const auto row = static_cast<int>(place.quotient), head = static_cast<int>(place.remainder);
@@ -90,7 +85,7 @@ NSA_DEVICE void ScoreNear(const SplitAttention& a, const RowTile& tile,
                           const RowTileShared<T>& shared, int number) {
   const int dims = a.query.kv.head_dim_k, num_heads = tile.first.num_heads;
   const int chunks = (num_heads + kNearHeads - 1) / kNearHeads;
-  for (int i = ThreadIndex(); i < kTileRows * chunks * tile.num_rows; i += kThreads) {
+  for (int i = ThreadIndex(); i < kTileRows * chunks * tile.num_rows; i += NumThreads()) {
     const Split by_row = SplitIndex(i / kTileRows, chunks);
     const auto row = static_cast<int>(by_row.quotient);
     const auto chunk = static_cast<int>(by_row.remainder);
@@ -113,39 +108,19 @@ NSA_DEVICE void ScoreNear(const SplitAttention& a, const RowTile& tile,
   }
 }
 
-/// Products of the warp's 16 lines and its blocks of 16 rows, every kStep-th.
-template <typename T, int kQueryTerms, int kCount, int kStep>
-NSA_DEVICE void MultiplyKeys(const AttentionQuery& query, const T* queries, int term_size,
-                             const T* keys, int first_block, float (&sums)[kCount][2][4]) {
-  const int dims = query.kv.head_dim_k;
-  NSA_UNROLL
-  for (int i = 0; i < 8 * kCount; ++i) sums[i / 8][i / 4 % 2][i % 4] = 0;
-  for (int k = 0; k < dims; k += 16) {
-    Terms<kQueryTerms> terms(NumTerms(query, kQueryTerms));
-    LoadTerms(queries, term_size, Pitch(dims), k, terms);
-    NSA_UNROLL
-    for (int b = 0; b < kCount; ++b) {
-      uint32_t block[4];
-      LoadMatrix<true>(block, BlockRow(keys, Pitch(kTileRows), k, 16 * (first_block + b * kStep)));
-      MultiplyBlock<T>(terms, block, sums[b]);
-    }
-  }
-}
-
 /// Scores of the warp's lines, −∞ for rows that a line does not see: of all rows of the tile where
 /// `wants_all`, else of the warp's own blocks, which it reads and nobody else. Has a barrier where
 /// warps need each other's, or where the tile has near rows.
-template <typename T, int kQueryTerms, int kBlocks>
+template <typename S>
 NSA_DEVICE void ScoreTile(const SplitAttention& a, const RowTile& tile,
-                          const RowTileShared<T>& shared, const CompressedLine (&lines)[2],
-                          int number, bool wants_all, TileScores& scores) {
-  constexpr int kSharers = kLineWarps / kBlocks;  // warps of the same lines
-  const int block = WarpIndex() / kSharers, part = WarpIndex() % kSharers;
-  const int first = number * kTileRows, dims = a.query.kv.head_dim_k;
-  float own[kBlocks][2][4];
-  MultiplyKeys<T, kQueryTerms, kBlocks, kSharers>(
-      a.query, shared.terms + block * kMmaLines * Pitch(dims), shared.term_size,
-      shared.KeysOf(number), part, own);
+                          const RowTileShared<typename S::T>& shared,
+                          const CompressedLine (&lines)[2], int number, bool wants_all,
+                          TileScores& scores) {
+  const int first = number * kTileRows;
+  float own[S::kKeyBlocks][2][4] = {};
+  if (HasLines<S>(tile)) {
+    MultiplyKeys<S>(a.query, shared.terms, shared.term_size, shared.KeysOf(number), own);
+  }
   const auto is_near = [&](int half, int place) {
     return (first + place) >> a.rows.rows_log2 > lines[half].last_far_page;
   };
@@ -153,12 +128,12 @@ NSA_DEVICE void ScoreTile(const SplitAttention& a, const RowTile& tile,
     return shared.scores[lines[half].line * kScorePitch + place];
   };
   NSA_UNROLL
-  for (int b = 0; b < kBlocks; ++b) {
+  for (int b = 0; b < S::kKeyBlocks; ++b) {
     NSA_UNROLL
     for (int i = 0; i < 8; ++i) {
-      const int n = 2 * (part + b * kSharers) + i / 4, half = i % 4 / 2;
+      const int n = 2 * (S::Part() + b * S::kSharers) + i / 4, half = i % 4 / 2;
       const float score = own[b][i / 4][i % 4] * shared.unscale[lines[half].line];
-      if constexpr (kSharers == 1) {
+      if constexpr (S::kSharers == 1) {
         scores[2 * b + i / 4][i % 4] = score;
       } else if (const int place = PlaceInTile(n, i); !is_near(half, place)) {
         shared_score(half, place) = score;
@@ -167,16 +142,16 @@ NSA_DEVICE void ScoreTile(const SplitAttention& a, const RowTile& tile,
   }
   const bool is_near_tile = IsNearTile(a, tile, number);
   if (is_near_tile) ScoreNear(a, tile, shared, number);
-  if ((kSharers > 1 && wants_all) || is_near_tile) SyncThreads();
+  if ((S::kSharers > 1 && wants_all) || is_near_tile) SyncThreads();
   NSA_UNROLL
   for (int n = 0; n < kTileRows / 8; ++n) {
-    const bool is_wanted = wants_all || n / 2 % kSharers == part;
+    const bool is_wanted = wants_all || n / 2 % S::kSharers == S::Part();
     NSA_UNROLL
     for (int i = 0; i < 4; ++i) {
       const int place = PlaceInTile(n, i);
-      if (!is_wanted || !lines[i / 2].Sees(first + place)) {
+      if (!is_wanted || !lines[i / 2].reads.Holds(first + place)) {
         scores[n][i] = -Infinity();
-      } else if (kSharers > 1 || is_near(i / 2, place)) {
+      } else if (S::kSharers > 1 || is_near(i / 2, place)) {
         scores[n][i] = shared_score(i / 2, place);
       }
     }

@@ -4,25 +4,17 @@
 #include <cstdint>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/mma_lines.h"
 #include "kernels/cuda/mma_rows.h"
 #include "kernels/cuda/mma_tile.h"
 #include "kernels/cuda/stretches.h"
 
-/// What a CTA of mma_compressed works on: rows of queries as in mma_tile.h, in blocks of 16 lines,
-/// and tiles of 64 compressed rows that come by one after the other. A block's warps share its
-/// lines: each scores some of a tile's rows and sums some of the values' dimensions.
+/// What a CTA of mma_compressed works on: rows of queries as in mma_tile.h, and tiles (mma_lines.h)
+/// of 64 compressed rows that come by one after the other: row u of the cache is in tile u / 64.
 namespace nsa::kernels::cuda {
 
-/// Compressed rows of a tile. Row u of the cache is in tile u / 64.
-inline constexpr int kTileRows = 64;
-inline constexpr int kSplitTiles = kSplitRows / kTileRows;
-inline constexpr int kMaxLineBlocks = kLineWarps;
-inline constexpr int kScorePitch = kTileRows + 8;
 /// Heads that score one near row together.
 inline constexpr int kNearHeads = 4;
-
-/// Terms that float32 queries have.
-constexpr int NumQueryTerms(DType dtype) { return dtype == DType::kBF16 ? 3 : 2; }
 
 /// Some pages may be nearer than the limit: their distances differ.
 constexpr bool HasNearRows(const SplitAttention& a) {
@@ -45,7 +37,7 @@ constexpr RowTileSizes SizesOfRowTile(const SplitAttention& a, int num_blocks, i
   const PagedKv& kv = a.query.kv;
   const int lines = kMmaLines * num_blocks, heads = HeadsOfTile(a, num_blocks);
   const int near_lines = rows * ((heads + kNearHeads - 1) / kNearHeads * kNearHeads);
-  const bool is_shared = num_blocks < kMaxLineBlocks || a.masses.data != nullptr;
+  const bool is_shared = num_blocks < NumWarps(num_blocks) || a.masses.data != nullptr;
   return {lines,
           NumTerms(a.query, NumQueryTerms(a.rows.dtype)) * lines * Pitch(kv.head_dim_k),
           kv.head_dim_k * Pitch(kTileRows),
@@ -131,15 +123,9 @@ NSA_DEVICE TileExtent LayOutExtents(const SplitAttention& a, const RowTile& tile
 }
 
 /// One of a lane's two lines.
-struct CompressedLine {
-  bool is_there;
-  int line;  // of the CTA
-  int row;   // of the tile
-  int begin;
-  int end;
+struct CompressedLine : TileLine {
+  TileRange reads;  // compressed rows by their numbers
   int last_far_page;
-
-  NSA_DEVICE bool Sees(int row_number) const { return row_number >= begin && row_number < end; }
 };
 
 /// Of the row of queries: the last page at the limit of distances, or beyond.

@@ -132,9 +132,13 @@ void CopyBytes(Stream& stream, void* target, const void* source, int64_t num_byt
 }
 
 /// CUDA C++ Programming Guide: above 48 KiB a kernel has to ask for its shared memory. Its static
-/// arrays count, too, which are not known here; none has more than 24 KiB.
+/// arrays count, too, which are not known here; none has more than 24 KiB. Graphs that are there
+/// rely on what was asked for before.
 void AskForShared(const LaunchNode& node) {
   if (node.shape.shared_bytes <= 24 * 1024) return;
+  cudaFuncAttributes attributes;
+  CheckCuda(cudaFuncGetAttributes(&attributes, node.function), node.shape.name);
+  if (attributes.maxDynamicSharedSizeBytes >= node.shape.shared_bytes) return;
   CheckCuda(cudaFuncSetAttribute(node.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(node.shape.shared_bytes)),
             node.shape.name);
@@ -174,6 +178,7 @@ class CudaGraph final : public LaunchGraph {
   CudaGraph& operator=(const CudaGraph&) = delete;
 
   void Update(size_t index, const LaunchNode& node) override {
+    AskForShared(node);
     void* argument = const_cast<void*>(node.argument);
     const cudaKernelNodeParams params = ParamsOf(node, &argument);
     CheckCuda(cudaGraphExecKernelNodeSetParams(executable_, handles_[index], &params),

@@ -106,7 +106,7 @@ NSA_DEVICE void AttendWhole(const SplitAttention& a, const Task& task, const Sha
     for (int h = 0; h < kHeads; ++h) out[h * dims + dim] = 0;
   }
   Softmax so_far[kHeads];
-  const Extent splits = SplitsOf(task);
+  const Extent splits = SplitsOf(task.extent);
   for (int64_t split = splits.begin; split < splits.end; ++split) {
     MakeWeights<T>(a, task, shared, split);
     JoinSplit<T>(a, task, shared, split, so_far, out);
@@ -126,7 +126,7 @@ NSA_DEVICE void AttendWhole(const SplitAttention& a, const Task& task, const Sha
 template <typename T, int kHeads>
 NSA_DEVICE void AttendSplit(const SplitAttention& a, const Task& task, const Shared<kHeads>& shared,
                             int64_t number) {
-  const Extent splits = SplitsOf(task);
+  const Extent splits = SplitsOf(task.extent);
   const int64_t split = splits.begin + number;
   if (split >= splits.end) return;
   if (a.parts == nullptr) {
@@ -201,7 +201,7 @@ AttendKernel(NSA_ARGS SplitAttention a) {
 NSA_KERNEL(kThreads) JoinKernel(NSA_ARGS SplitAttention a) {
   const int dims = OutDims(a);
   const Task task = MakeTask(a, CtaX(), CtaY(), 1);
-  const Extent splits = SplitsOf(task);
+  const Extent splits = SplitsOf(task.extent);
   const int64_t index = ResultIndex(a, task, CtaY());
   const auto join = [&](int dim, float& out) {
     Softmax so_far;

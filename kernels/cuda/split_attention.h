@@ -17,8 +17,8 @@
 /// tokens of a selection those of their place in it. They are cut into splits where numbers are
 /// multiples of 512, so that the cut depends on what the query reads alone. Each split's softmax is
 /// made by itself, and splits are joined by their log-sum-exps in rising order. Either every split
-/// has a CTA and leaves its part in the workspace, or one CTA makes all splits of its row: the same
-/// arithmetic, the same bits.
+/// has a CTA and leaves its part in the workspace, or one CTA makes all splits of its rows: the
+/// same arithmetic, the same bits.
 namespace nsa::kernels::cuda {
 
 /// The cache's tokens or its compressed rows, seen the same way: pages of 2^rows_log2 rows. All but
@@ -93,7 +93,7 @@ struct SplitAttention {
   int stretch_log2 = 0;
   bool one_row_each = false;
   int64_t num_rows = 0;
-  int rows_per_tile = 1;  // consecutive rows of a segment that a CTA takes (mma_attention.h)
+  int rows_per_tile = 1;  // consecutive rows of a segment that a CTA takes (mma_tile.h)
   bool cta_per_split = false;
   int64_t num_splits = 0;  // of a row, at most
   float* parts = nullptr;  // [num_rows, num_q_heads, num_splits, {maximum, sum, out [head_dim_v]}]

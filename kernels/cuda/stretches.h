@@ -106,11 +106,11 @@ NSA_DEVICE Task MakeTask(const SplitAttention& a, int64_t index, int64_t first_h
                   first_head, num_heads);
 }
 
-/// Of a row: [begin, end).
-NSA_DEVICE Extent SplitsOf(const Task& task) {
-  const int64_t begin = task.extent.begin / kSplitRows;
-  if (task.extent.begin >= task.extent.end) return {begin, begin};
-  return {begin, (task.extent.end + kSplitRows - 1) / kSplitRows};
+/// Of a row that reads `extent`: [begin, end).
+NSA_DEVICE Extent SplitsOf(const Extent& extent) {
+  const int64_t begin = extent.begin / kSplitRows;
+  if (extent.begin >= extent.end) return {begin, begin};
+  return {begin, CeilDiv(extent.end, kSplitRows)};
 }
 
 /// Consecutive rows of one page, 2^stretch_log2 of them, of which some are read: those whose place

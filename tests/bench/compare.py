@@ -7,7 +7,8 @@
 Each kind of work is measured on both sides in turn, and medians count. llama.cpp runs with and without flash
 attention, and its better setting counts for each kind; prompts up to 4k are read --prefill_rounds times, longer ones
 once. An empty --streams or --attention leaves that part out.
-Ends with 1 where a ratio is below what the project asks of itself (TARGETS).
+Ends with 1 where a ratio is below what the project asks of itself (TARGETS). `tests/run.sh --oracles` makes the
+environment; on CPUs with AMX llama.cpp needs the compiler flags that it sets there.
 """
 
 import argparse

@@ -414,6 +414,11 @@ void CheckAligned(const void* address, int64_t bytes, const char* instruction) {
 void StartCopy(void* shared, const void* global, int bytes, int source_bytes) {
   CheckShared(shared, bytes, "CopyAsync");
   CheckAligned(global, bytes, "CopyAsync");
+  // What a pointer in shared memory is before somebody writes it, and an offset.
+  constexpr uintptr_t kNearNull = uintptr_t{1} << 24;
+  if (source_bytes > 0 && reinterpret_cast<uintptr_t>(global) < kNearNull) {
+    Fail("CopyAsync from an address near null");
+  }
   Thread& thread = Machine::The().self();
   const Copy copy = {shared, global, bytes, source_bytes, thread.open_group};
   if (Machine::The().copies_at_once()) Perform(copy);

@@ -292,6 +292,12 @@ TEST(EmulatorTest, WrongCopies) {
   EXPECT_THAT(ErrorOf(shape,
                       [&] {
                         NSA_SHARED(U32x4, staged, 1);
+                        CopyAsync(staged, static_cast<const U32x4*>(nullptr) + 4);
+                      }),
+              HasSubstr("near null"));
+  EXPECT_THAT(ErrorOf(shape,
+                      [&] {
+                        NSA_SHARED(U32x4, staged, 1);
                         CopyAsync(staged + 1, x);
                       }),
               HasSubstr("outside of the CTA's shared arrays"));

@@ -105,21 +105,26 @@ TEST(CudaSelAttnTest, BlocksOfThreePages) {
 }
 
 TEST(CudaSelAttnTest, EveryBarrierIsMissed) {
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const int num_rows : {1, 4}) {
-      const AttentionWorld world({.name = "",
-                                  .dtype = dtype,
-                                  .num_kv_heads = 1,
-                                  .group = 4,
-                                  .sequences = {{1500, num_rows}}});
-      Selection selection(world, 64, 128);
-      for (int32_t i = 0; i < kMaxSelected; ++i) selection.selected[i] = i;
-      selection.num_selected[0] = kMaxSelected;
-      for (const bool is_split : {true, false}) {
-        cuda_host::ExpectEveryBarrierIsMissed([&] {
-          return Attend(world, selection, {64, 128, 4, true}, world.segments(), is_split);
-        });
-      }
+  struct Shape {
+    DType dtype;
+    int group, num_rows;
+  };
+  for (const Shape& shape : {Shape{DType::kF32, 4, 1},
+                             {DType::kF32, 4, 4},
+                             {DType::kBF16, 4, 1},
+                             {DType::kBF16, 4, 4},
+                             {DType::kBF16, 16, 6}}) {
+    const AttentionWorld world({.name = "",
+                                .dtype = shape.dtype,
+                                .num_kv_heads = 1,
+                                .group = shape.group,
+                                .sequences = {{1500, shape.num_rows}}});
+    Selection selection(world, 64, 128);
+    for (int32_t i = 0; i < kMaxSelected; ++i) selection.selected[i] = i;
+    selection.num_selected[0] = kMaxSelected;
+    for (const bool is_split : {true, false}) {
+      cuda_host::ExpectEveryBarrierIsMissed(
+          [&] { return Attend(world, selection, {64, 128, 4, true}, world.segments(), is_split); });
     }
   }
 }

@@ -132,19 +132,67 @@ TEST(CudaAttentionTest, ThePlainTwinOfTensorCores) {
 }
 
 TEST(CudaAttentionTest, EveryBarrierIsMissed) {
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const int num_rows : {1, 7}) {
-      const AttentionWorld world({.name = "",
-                                  .dtype = dtype,
-                                  .num_kv_heads = 1,
-                                  .group = 4,
-                                  .sequences = {{1084, num_rows}}});
-      for (const bool is_split : {true, false}) {
-        cuda_host::ExpectEveryBarrierIsMissed(
-            [&] { return Attend(world, kOps[0], world.segments(), is_split); });
-      }
+  struct Shape {
+    DType dtype;
+    int group, num_rows;
+  };
+  // Warps that share lines, and (the last two) warps with lines of their own.
+  for (const Shape& shape : {Shape{DType::kF32, 4, 1},
+                             {DType::kF32, 4, 7},
+                             {DType::kBF16, 4, 1},
+                             {DType::kBF16, 4, 7},
+                             {DType::kF8E4M3, 4, 7},
+                             {DType::kF8E4M3, 16, 3},
+                             {DType::kBF16, 16, 6}}) {
+    const AttentionWorld world({.name = "",
+                                .dtype = shape.dtype,
+                                .num_kv_heads = 1,
+                                .group = shape.group,
+                                .sequences = {{1084, shape.num_rows}}});
+    for (const bool is_split : {true, false}) {
+      cuda_host::ExpectEveryBarrierIsMissed(
+          [&] { return Attend(world, kOps[0], world.segments(), is_split); });
     }
   }
+}
+
+TEST(CudaAttentionTest, WideTilesHaveNoRaces) {
+  for (const int group : {7, 16}) {
+    const AttentionWorld world({.name = "",
+                                .dtype = DType::kBF16,
+                                .num_kv_heads = 1,
+                                .group = group,
+                                .sequences = {{505, 18}}});
+    for (const bool is_split : {true, false}) {
+      cuda_host::InEveryOrder([&] { return Attend(world, kOps[0], world.segments(), is_split); });
+    }
+  }
+}
+
+// As many rows as a CTA can have, whose windows begin in two pages, and in two splits.
+TEST(CudaAttentionTest, TilesOfManyRows) {
+  const AttentionWorld world({.name = "",
+                              .dtype = DType::kBF16,
+                              .num_kv_heads = 1,
+                              .group = 1,
+                              .sequences = {{1000, 135}},
+                              .precision = AttentionPrecision::kSixteenBits});
+  for (const Op& op : {Op{}, Op{72, false}, Op{128, true}, Op{512, false}}) {
+    SCOPED_TRACE(op.window_size);
+    const std::vector<float> rows = Attend(world, op, CutSegments(world.segments(), 1), false);
+    for (const bool is_split : {true, false}) {
+      EXPECT_TRUE(SameBits(Attend(world, op, world.segments(), is_split), rows)) << is_split;
+    }
+  }
+}
+
+TEST(CudaAttentionTest, NoRows) {
+  AttentionWorld world({.name = "", .dtype = DType::kBF16, .sequences = {{70, 1}}});
+  std::vector<AttentionSegment> segments = world.segments();
+  segments[0].num_rows = 0;
+  const std::vector<float> untouched = world.MakeResult().out;
+  const std::vector<float> result = Attend(world, {}, segments, false);
+  for (size_t i = 0; i < untouched.size(); ++i) ASSERT_EQ(result[i], untouched[i]);
 }
 
 // Tiles of several rows: chunks that begin and end anywhere, over borders of pages and of splits,

@@ -54,7 +54,7 @@ TEST_P(GemmTest, QuantisedTypesEqualTheReferenceBitForBit) {
         const auto expected_packed = reference::Pack({&w.matrix, 1});
         EXPECT_EQ(packed->num_rows(), num_outputs);
         EXPECT_EQ(packed->num_columns(), num_columns);
-        for (int64_t num_rows : {1, 2, 3, 5, 7}) {
+        for (int64_t num_rows : {1, 2, 3, 5, 7, 23}) {
           const std::vector<float> x = RandomFloats(rng, num_rows * num_columns);
           const Call call{.num_rows = num_rows};
           ExpectSame(RunCpu(context, *packed, call, x), RunReference(*expected_packed, call, x));
@@ -214,16 +214,20 @@ TEST_P(GemmTest, HostileActivations) {
   cpu::Context context(1);
   constexpr int64_t kColumns = 256;
   constexpr float kMax = std::numeric_limits<float>::max();
-  std::vector<float> x(4 * kColumns, 0.0f);  // row 0: zeros
+  constexpr int64_t kRows = 5 * 4 + 3;
+  std::vector<float> x(kRows * kColumns, 0.0f);  // every fourth row: zeros
   for (size_t i = 0; i < kColumns; ++i) {
-    x[kColumns + i] = static_cast<float>(i) * std::numeric_limits<float>::denorm_min();
-    x[2 * kColumns + i] = i % 32 == 5 ? -1e20f : 1.0f;
-    x[3 * kColumns + i] = (i % 2 == 0 ? 1e-30f : -1e30f) * static_cast<float>(i + 1);
+    for (size_t row = 0; row + 3 < kRows; row += 4) {
+      float* column = x.data() + row * kColumns + i;
+      column[kColumns] = static_cast<float>(i) * std::numeric_limits<float>::denorm_min();
+      column[2 * kColumns] = i % 32 == 5 ? -1e20f : 1.0f;
+      column[3 * kColumns] = (i % 2 == 0 ? 1e-30f : -1e30f) * static_cast<float>(i + 1);
+    }
   }
   for (WeightType type : kQuantised) {
     SCOPED_TRACE(FindWeightBlock(type)->name);
     const Weights w(rng, type, 33, kColumns);
-    const Call call{.num_rows = 4};
+    const Call call{.num_rows = kRows};
     const std::vector<float> y = RunCpu(context, *cpu::Pack(context, {&w.matrix, 1}), call, x);
     if (TargetHasFma()) ExpectSame(y, RunReference(*reference::Pack({&w.matrix, 1}), call, x));
     for (size_t i = 0; i < 33; ++i) EXPECT_EQ(y[i], 0.0f);
@@ -235,18 +239,18 @@ TEST_P(GemmTest, HostileActivations) {
 TEST_P(GemmTest, NonFiniteRowsFailAlone) {
   std::mt19937 rng(9);
   cpu::Context context(1);
-  constexpr int64_t kColumns = 256, kOutputs = 40;
+  constexpr int64_t kColumns = 256, kOutputs = 40, kRows = 19;
   for (WeightType type : {WeightType::kQ4_1, WeightType::kQ4_0, WeightType::kQ6_K}) {
     const Weights w(rng, type, kOutputs, kColumns);
     const auto packed = cpu::Pack(context, {&w.matrix, 1});
     for (float bad :
          {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
-      std::vector<float> x = RandomFloats(rng, 3 * kColumns);
-      const Call call{.num_rows = 3};
+      std::vector<float> x = RandomFloats(rng, kRows * kColumns);
+      const Call call{.num_rows = kRows};
       const std::vector<float> clean = RunCpu(context, *packed, call, x);
       x[kColumns + 77] = bad;
       const std::vector<float> y = RunCpu(context, *packed, call, x);
-      for (size_t i = 0; i < 3 * kOutputs; ++i) {
+      for (size_t i = 0; i < kRows * kOutputs; ++i) {
         if (i / kOutputs == 1) {
           EXPECT_TRUE(std::isnan(y[i])) << i;
         } else {
