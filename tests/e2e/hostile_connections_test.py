@@ -103,9 +103,9 @@ def test_header_blocks_without_end_take_no_more_than_they_bring(plain):
                 stranger.sendall(frame(CONTINUATION, 0, 1, part))
             assert server.generate(plain, server.request("x", 2)).status == grpc.StatusCode.OK
             taken.append(resident_mib())
-    # What one leaves may still be there while the next begins, so that a single look may find three or four. But it
-    # must not become more and more: eight that stay would be 336 MB.
-    assert min(taken[-4:]) < max(taken[4:8]) + 40, taken
+    # Three or four may be there at once, and the allocator keeps some of what they leave (120 of them, 5 GB, leave some
+    # 200 MB). What all of them brought here is 672 MB; not a quarter may stay.
+    assert taken[-1] < taken[0] + 168, taken
 
 
 def test_a_flood_of_pings_ends_its_connection(plain):
